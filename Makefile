@@ -1,0 +1,63 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both need only Python 3.11 or newer and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+USE := .venv/.use
+DEV := .venv/.dev
+OUT ?= runs/demo
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test install doctest lint format types docs bench examples clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(USE) ## Verify the derivations, solve a mixture, train a small CRATE; results in runs/demo
+	$(BIN)/srr demo --out $(OUT)
+
+test: $(DEV) ## Run the tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) --ignore=tests/benchmarks tests
+
+install: $(DEV) ## Create .venv with everything needed for development
+
+doctest: $(DEV) ## Run the examples in the docstrings
+	$(BIN)/python -m pytest -q srr
+
+lint: $(DEV) ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DEV) ## Rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV) ## Check types strictly
+	$(BIN)/mypy --strict srr
+
+docs: $(DEV) ## Build the documentation into docs/_build/html; the examples run while it builds
+	$(BIN)/sphinx-build -W -n -b html docs docs/_build/html
+
+bench: $(DEV) ## Run the benchmarks
+	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-only
+
+examples: $(DEV) ## Run every example as a script
+	@for file in examples/plot_*.py; do echo "$$file"; MPLBACKEND=Agg $(BIN)/python "$$file" || exit 1; done
+
+clean: ## Remove what was built, keep .venv and runs
+	rm -rf docs/_build docs/auto_examples docs/api/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found; try make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; try make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(USE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing srr into .venv; a few minutes the first time."
+	$(PIP) --editable '.[all]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing srr and the development tools into .venv; a few minutes the first time."
+	$(PIP) --editable '.[all,dev]'
+	@touch $@ $(USE)

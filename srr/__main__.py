@@ -1,0 +1,18 @@
+"""`python -m srr` and the `srr` program."""
+
+import importlib.util
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    missing = [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"srr: the command line needs {' and '.join(missing)}; install it with: pip install 'srr[cli]'")
+    from srr.cli.app import main as run
+
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ def main() -> None:
     """Run the command line and exit with its status."""
     missing = [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]
     if missing:
-        sys.exit(f"srr: the command line needs {' and '.join(missing)}; install it with: pip install 'srr[cli]'")
+        sys.exit(f"the command line needs {' and '.join(missing)}; install with: pip install 'srr[cli]'")
     from srr.cli.app import main as run
 
     sys.exit(run())

@@ -1,4 +1,4 @@
-"""What every test shares: one thread for each process, no display, double precision in JAX, one hypothesis profile."""
+"""Shared by every test: one thread a process, no display, double precision in JAX, one hypothesis profile."""
 
 import os
 

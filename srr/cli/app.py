@@ -1,7 +1,9 @@
-"""The `srr` program: finds its commands by looking at the folder, imports only the one that is asked for, says errors in a sentence.
+"""The `srr` program: finds its commands by looking at the folder and imports only the one that is asked for.
 
-A command is a file ``srr/cli/<command>.py`` with a function ``<command>`` whose parameters carry typer annotations. Files that
-start with an underscore are helpers. The list of commands is read from the sources, so ``srr --help`` imports no solver and no torch.
+A command is a file ``srr/cli/<command>.py`` with a function ``<command>`` whose parameters carry typer
+annotations. Files that start with an underscore are helpers. The list of commands is read from the sources,
+so ``srr --help`` imports no solver and no torch. An error becomes one sentence on the error stream and a
+non-zero exit status.
 """
 
 import ast
@@ -54,7 +56,8 @@ def _show_version(wanted: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
@@ -63,7 +66,9 @@ def _options(
 
 def build(wanted: str | None) -> typer.Typer:
     """The program with the wanted command imported and every other one listed."""
-    app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app = typer.Typer(
+        add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+    )
     app.callback()(_options)
     for name in command_names():
         function: Callable[..., Any] = _placeholder(name)
@@ -92,7 +97,7 @@ def _report(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit status: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
+    """Run the program; the exit status is 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
 
     Args:
         arguments: The words after ``srr``; those of the process by default.
@@ -112,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return FAILURE
-    except Exception as error:  # noqa: BLE001 - the one place where every error becomes a sentence
+    except Exception as error:  # the one place where every error becomes a sentence
         if debug:
             raise
         _report(_sentence(error))

@@ -1,0 +1,223 @@
+"""The solver protocol and the one driver that stops: ``minimize`` and ``unroll``.
+
+An algorithm is a frozen set of hyper-parameters with ``init`` and ``step``. The step knows nothing of
+stopping, the driver knows nothing of mathematics: it reads ``state.objective`` and ``state.residual``, one
+number per batch item, and decides item by item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from srr._array import Array, asarray_like, check_count, check_nonnegative, namespace, to_numpy
+from srr.solvers.solution import History, NotConvergedError, Solution, Status
+
+__all__ = ["Callback", "Observation", "Solver", "State", "minimize", "unroll"]
+
+PATIENCE = 100  # steps without any gain in objective or residual before an item counts as stalled
+RESIDUAL_GAIN = 1e-3  # a residual this much lower (relative) counts as a gain
+RISE = 0.1  # an objective this much above the best one (relative) after PATIENCE steps is on its way up
+OBJECTIVE_GAIN = 1e-15  # so does an objective lower by more than its rounding error (relative)
+
+
+class State(Protocol):
+    """What the driver reads from a solver's state: one number per batch item each.
+
+    A state is a ``NamedTuple``. Every array in it carries the batch axes first, so that the driver can freeze
+    the items that are done while the others go on.
+    """
+
+    @property
+    def objective(self) -> Array:
+        """Value being minimised at the current iterate, shape (...)."""
+
+    @property
+    def residual(self) -> Array:
+        """Distance of the current iterate to optimality, shape (...)."""
+
+
+class Solver(Protocol):
+    """An algorithm: hyper-parameters, a first state and one step."""
+
+    def init(self, problem: Any, Z: Any) -> Any:
+        """State at the first iterate `Z`."""
+
+    def step(self, problem: Any, Z: Any, state: Any) -> tuple[Any, Any]:
+        """Next iterate and its state."""
+
+
+class Observation(NamedTuple):
+    """What a callback sees after each step; callbacks observe and never change the run.
+
+    Args:
+        step: Number of steps taken, 0 for the first iterate.
+        Z: Current iterate.
+        state: The solver's state at `Z`.
+        objective: Objective per batch item on the host, shape (...).
+        residual: Distance to optimality per batch item on the host, shape (...).
+        active: True for the batch items that are still being solved, shape (...).
+    """
+
+    step: int
+    Z: Any
+    state: Any
+    objective: np.ndarray[Any, Any]
+    residual: np.ndarray[Any, Any]
+    active: np.ndarray[Any, Any]
+
+
+Callback = Callable[[Observation], bool | None]
+
+
+def unroll(steps: Iterable[Callable[[Any], Any]], Z: Any) -> Any:
+    """Fold `Z` through `steps`: a network is an unrolled solver.
+
+    Args:
+        steps: Callables, each taking tokens to tokens.
+        Z: Tokens (..., n, d).
+
+    Returns:
+        The tokens after the last step.
+
+    Example:
+        >>> unroll([lambda z: z + 1, lambda z: 2 * z], 3)
+        8
+    """
+    for step in steps:
+        Z = step(Z)
+    return Z
+
+
+def minimize(
+    problem: Any,
+    Z0: Any,
+    solver: Solver,
+    *,
+    tol: float = 1e-6,
+    max_steps: int = 1000,
+    callbacks: Sequence[Callback] = (),
+    throw: bool = False,
+) -> Solution:
+    r"""Minimise `problem` from `Z0` with `solver`, and say per batch item why it stopped.
+
+    .. math:: \min_Z f(Z) + g(Z)
+
+    An item whose objective stops being finite keeps its last finite iterate and the status `Status.DIVERGED`;
+    items that are done are frozen, so one failure never loses the batch. A solver never raises for not
+    converging unless `throw` is set.
+
+    Args:
+        problem: What is solved; its ``start(Z)`` maps `Z0` to a feasible first iterate.
+        Z0: First iterate (..., n, d), or a `Solution` to start from warm. Never modified.
+        solver: The algorithm, for example `ProximalGradient()`.
+        tol: Distance to optimality at which an item counts as converged.
+        max_steps: Largest number of steps.
+        callbacks: Called with an `Observation` at the first iterate and after each step; one that returns
+            True stops the run.
+        throw: Raise `NotConvergedError` when an item did not converge.
+
+    Returns:
+        The `Solution`.
+
+    Raises:
+        ValueError: If `tol` is negative or not finite, or `max_steps` is negative.
+        TypeError: If `max_steps` is not an integer.
+        NotConvergedError: If `throw` is set and an item did not converge.
+    """
+    check_nonnegative(tol, "tol")
+    check_count(max_steps, "max_steps", least=0)
+    Z = problem.start(Z0.Z if isinstance(Z0, Solution) else Z0)
+    state = solver.init(problem, Z)
+    ledger = _Ledger(state, tol)
+    stop = ledger.observe(callbacks, Z, state)
+    while ledger.active.any() and not stop and ledger.step < max_steps:
+        Z_new, state_new = solver.step(problem, Z, state)
+        keep = ledger.accept(state_new)
+        Z, state = _select(keep, Z_new, Z), _select(keep, state_new, state)
+        ledger.record(state)
+        stop = ledger.observe(callbacks, Z, state)
+    solution = ledger.close(Z, Status.STOPPED if stop else Status.MAX_STEPS)
+    if throw and not solution.converged:
+        raise NotConvergedError(solution)
+    return solution
+
+
+class _Ledger:
+    """Host-side record of a run: which items are active, why the others ended, and the history."""
+
+    def __init__(self, state: State, tol: float) -> None:
+        objective, residual = _host(state)
+        self.tol, self.step = tol, 0
+        self.status = np.full(objective.shape, Status.RUNNING, dtype=object)
+        self.active = np.ones(objective.shape, dtype=bool)
+        self.steps = np.zeros(objective.shape, dtype=int)
+        self.best_objective, self.best_residual = objective.copy(), residual.copy()
+        self.gained_at = np.zeros(objective.shape, dtype=int)
+        self.objectives, self.residuals = [objective], [residual]
+        self._end(~np.isfinite(objective) | ~np.isfinite(residual), Status.DIVERGED)
+        self._end(residual <= tol, Status.CONVERGED)
+
+    def accept(self, state: State) -> np.ndarray[Any, Any]:
+        """Items that take the new iterate: active ones whose numbers are finite; the others diverged."""
+        objective, residual = _host(state)
+        finite = np.isfinite(objective) & np.isfinite(residual)
+        self._end(~finite, Status.DIVERGED)
+        self.step += 1
+        self.steps[self.active] = self.step
+        return self.active.copy()
+
+    def record(self, state: State) -> None:
+        """Append the numbers of this step and end the items that converged or stalled."""
+        objective, residual = _host(state)
+        self.objectives.append(objective)
+        self.residuals.append(residual)
+        gained = objective < self.best_objective - OBJECTIVE_GAIN * np.abs(self.best_objective)
+        gained |= residual < (1 - RESIDUAL_GAIN) * self.best_residual
+        self.gained_at[gained] = self.step
+        self.best_objective = np.minimum(self.best_objective, objective)
+        self.best_residual = np.where(gained, np.minimum(self.best_residual, residual), self.best_residual)
+        self._end(residual <= self.tol, Status.CONVERGED)
+        waited = self.step - self.gained_at >= PATIENCE
+        risen = objective > self.best_objective + RISE * (1 + np.abs(self.best_objective))
+        self._end(waited & risen, Status.DIVERGED)
+        self._end(waited, Status.STALLED)
+
+    def observe(self, callbacks: Sequence[Callback], Z: Any, state: State) -> bool:
+        """Show every callback the current step; True when one of them asks to stop."""
+        seen = Observation(self.step, Z, state, self.objectives[-1], self.residuals[-1], self.active.copy())
+        answers = [callback(seen) for callback in callbacks]
+        return any(answer is True for answer in answers)
+
+    def close(self, Z: Any, reason: Status) -> Solution:
+        """Give the items that still run their `reason` and put the solution together."""
+        self._end(self.active.copy(), reason)
+        history = History(np.stack(self.objectives), np.stack(self.residuals))
+        numbers = (self.status[()], self.steps[()], self.objectives[-1][()], self.residuals[-1][()])
+        return Solution(Z, *numbers, history)
+
+    def _end(self, where: np.ndarray[Any, Any], status: Status) -> None:
+        where = where & self.active
+        self.status[where] = status
+        self.active = self.active & ~where
+
+
+def _host(state: State) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    objective = np.array(to_numpy(state.objective), dtype=np.float64)
+    return objective, np.array(to_numpy(state.residual), dtype=np.float64)
+
+
+def _select(keep: np.ndarray[Any, Any], new: Any, old: Any) -> Any:
+    """Items of `new` where `keep`, of `old` elsewhere, through nested tuples; plain numbers are taken new."""
+    if keep.all():
+        return new
+    if isinstance(new, tuple):
+        parts = [_select(keep, a, b) for a, b in zip(new, old, strict=True)]
+        return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
+    if new is None or isinstance(new, bool | int | float):
+        return new
+    mask: Array = keep.reshape(keep.shape + (1,) * (new.ndim - keep.ndim))
+    xp = namespace(new)
+    return xp.where(asarray_like(mask, new, dtype=xp.bool), new, old)

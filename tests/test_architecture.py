@@ -1,0 +1,126 @@
+"""The floors of the package: who may import whom, what stays out, how long a file and a function may be."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "srr"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# One line a floor. A file may import from its own floor and from those above it.
+FLOORS = (
+    ("srr._array",),
+    ("srr.ops",),
+    ("srr.penalties",),
+    ("srr.problems",),
+    ("srr.solvers",),
+    ("srr.mixtures", "srr.theory", "srr.estimators", "srr.diagnostics", "srr.plots", "srr.testing"),
+    ("srr.nn",),
+    ("srr.training",),
+    ("srr.cli", "srr.__main__"),
+)
+ARRAY_LIBRARIES = {"array_api_compat", "array_api_extra"}
+BANNED = {"timm", "torchvision", "einops"}
+OPTIONAL = ("torch", "cupy", "matplotlib", "lightning", "sklearn", "jax", "dask", "rich", "typer", "PIL")
+LONGEST_FILE, LONGEST_FUNCTION = 250, 40
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor(module: str) -> int | None:
+    """Index of the floor a module stands on; None for `srr` itself, which only gathers names."""
+    for index, names in enumerate(FLOORS):
+        if any(module == name or module.startswith(name + ".") for name in names):
+            return index
+    return None
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module a file imports, wherever in the file, with its line; `from a import b` gives a.b too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} uses a relative import"
+            yield node.lineno, node.module or ""
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_run_up_the_floors(path):
+    own = floor(module_name(path))
+    if own is None:
+        assert path == PACKAGE / "__init__.py", f"{path} stands on no floor"
+        return
+    wrong = [
+        f"line {line}: {name}"
+        for line, name in imports(path)
+        if (other := floor(name)) is not None and other > own
+    ]
+    assert not wrong, f"{path.name} imports from a floor below its own: {wrong}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_one_file_knows_the_array_libraries(path):
+    roots = {name.split(".")[0] for _, name in imports(path)}
+    assert not roots & BANNED
+    if path != PACKAGE / "_array.py":
+        assert not roots & ARRAY_LIBRARIES
+
+
+def test_operators_import_no_array_library_and_no_framework():
+    """The mathematics speaks the array API standard; a backend's name may appear inside a function only."""
+    for path in FILES:
+        if floor(module_name(path)) not in (1, 2, 3):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                root = (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
+                assert root.split(".")[0] not in {*OPTIONAL, "numpy", "scipy"}, (
+                    f"{path.name}:{node.lineno} {root}"
+                )
+
+
+def test_import_srr_loads_nothing_optional():
+    code = f"import srr, sys; print([m for m in {OPTIONAL!r} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+def test_listing_the_commands_loads_no_engine(words):
+    code = (
+        "import sys; from srr.cli.app import main; status = main(sys.argv[1:]);"
+        "heavy = [m for m in ('torch', 'matplotlib', 'lightning', 'sklearn', 'jax') if m in sys.modules];"
+        "sys.exit(f'loaded {heavy}' if heavy else status)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def docstring_lines(tree: ast.Module) -> int:
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    owners = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    first = [node.body[0] for node in owners if ast.get_docstring(node, clean=False) is not None]
+    return sum((node.end_lineno or 0) - node.lineno + 1 for node in first)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_and_functions_stay_readable(path):
+    """Lengths are counted without docstrings; a file's without blank lines, a function's without its signature."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert sum(bool(line.strip()) for line in text.splitlines()) - docstring_lines(tree) <= LONGEST_FILE
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node, clean=False) is not None and len(node.body) > 1
+            length = (node.end_lineno or 0) - node.body[1 if documented else 0].lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{path.name}:{node.lineno} {node.name} has {length} lines"

@@ -1,0 +1,129 @@
+"""Sphinx extension: writes one reference page for each source file that has public names."""
+
+import importlib
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from public_api import PublicName, public_names
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+# Names in annotations that are aliases of Any, or typing and builtin words without a page of their own.
+PLAIN = {"Array", "Namespace", "DType", "Tensor", "optional", "T", "P"}
+ROOMS = (
+    ("Operators", ("srr.ops",)),
+    ("Penalties and problems", ("srr.penalties", "srr.problems")),
+    ("Solvers", ("srr.solvers",)),
+    ("Data with known truth", ("srr.mixtures",)),
+    ("scikit-learn estimators", ("srr.estimators",)),
+    ("Seeing and checking", ("srr.diagnostics", "srr.plots", "srr.testing")),
+    ("The ledger", ("srr.theory",)),
+    ("Networks", ("srr.nn",)),
+    ("Training", ("srr.training",)),
+    ("Foundations", ("srr",)),
+)
+
+
+def heading(text: str, mark: str) -> str:
+    return f"{text}\n{mark * len(text)}\n\n"
+
+
+def page(source: str, names: list[PublicName]) -> str:
+    """A page: what the file is for, a table of its names, each name in full."""
+    about = (importlib.import_module(source).__doc__ or "").strip()
+    text = heading(source, "=") + about + "\n\n"
+    for entry in names:
+        text += f".. currentmodule:: {entry.module}\n\n.. auto{entry.kind}:: {entry.path}\n"
+        if entry.kind == "class":
+            text += "   :members:\n   :show-inheritance:\n"
+        elif entry.kind == "data":
+            text += "   :no-value:\n"
+        text += "\n"
+    return text
+
+
+def room_of(source: str) -> str:
+    for title, roots in ROOMS:
+        if any(source == root or source.startswith(root + ".") for root in roots):
+            return title
+    raise AssertionError(source)  # pragma: no cover
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write docs/api/generated afresh: an index and a page for each file."""
+    folder = Path(app.srcdir) / "api" / "generated"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pages: dict[str, list[PublicName]] = defaultdict(list)
+    for entry in public_names():
+        pages[entry.source].append(entry)
+    rooms: dict[str, list[str]] = {title: [] for title, _ in ROOMS}
+    for source, names in pages.items():
+        (folder / f"{source}.rst").write_text(page(source, names), encoding="utf-8")
+        rooms[room_of(source)].append(source)
+    index = heading("Every public name", "=") + "By room, in the order of the chain.\n\n"
+    for title, sources in rooms.items():
+        if sources:
+            index += heading(title, "-") + ".. toctree::\n   :maxdepth: 1\n\n"
+            index += "".join(f"   {source}\n" for source in sources) + "\n"
+            for source in sources:
+                index += (
+                    f"``{source}``: "
+                    + ", ".join(f":py:obj:`{e.name} <{e.path}>`" for e in pages[source])
+                    + "\n\n"
+                )
+    (folder / "index.rst").write_text(index, encoding="utf-8")
+    app.config.srr_aliases = {
+        f"{e.source}.{getattr(e.value, '__qualname__', e.name)}": e.path for e in public_names()
+    }
+
+
+def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.Element) -> nodes.Element | None:
+    """Send a name's defining path to its public path; let names of other libraries be plain text."""
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"].lstrip(".")
+    public = app.config.srr_aliases.get(target)
+    if public is None and "." not in target:
+        hits = [path for path in app.config.srr_aliases.values() if path.rsplit(".", 1)[-1] == target]
+        public = hits[0] if len(hits) == 1 else None
+    if public is not None:
+        domain = env.get_domain("py")
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
+    foreign = "." in target and not target.startswith("srr.")
+    return (
+        contnode if foreign or target in PLAIN or target.startswith("srr._array.") or known(target) else None
+    )
+
+
+def known(target: str) -> bool:
+    """Whether a bare word is a builtin or a typing name."""
+    import builtins
+    import collections.abc
+    import typing
+
+    return any(hasattr(module, target) for module in (builtins, typing, collections.abc))
+
+
+def skip(app: Sphinx, what: str, name: str, value: Any, default: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples that only say which number they have."""
+    return True if type(value).__name__ == "_tuplegetter" else None
+
+
+def lift_source(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Show the ``Source: …`` line of a docstring as a labelled paragraph."""
+    for index, line in enumerate(lines):
+        if line.startswith("Source: "):
+            lines[index] = "**Source.** " + line.removeprefix("Source: ")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_config_value("srr_aliases", {}, "")
+    app.connect("builder-inited", write_pages)
+    app.connect("missing-reference", resolve)
+    app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-docstring", lift_source)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

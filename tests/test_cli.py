@@ -1,0 +1,137 @@
+"""The program as a user meets it: help, version, one sentence for a mistake, a traceback on demand."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srr import __version__
+from srr.cli import app
+
+EVERYDAY = {"verify", "solve", "train", "trace", "demo"}
+
+
+def srr(*words, **options):
+    command = [sys.executable, "-m", "srr", *words]
+    plain = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=plain, check=False, timeout=120, **options
+    )
+
+
+def assert_one_sentence(run, *, status=1):
+    assert run.returncode == status, run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, run.stderr
+    assert len(lines[0]) > 15
+    return lines[0]
+
+
+def test_version():
+    run = srr("--version")
+    assert (run.returncode, run.stdout) == (0, f"srr {__version__}\n")
+
+
+def test_help_lists_every_command_with_what_it_does(capsys):
+    assert app.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert set(app.command_names()) >= EVERYDAY
+    for name in app.command_names():
+        assert name in shown
+        assert app._summary(name)[:30] in shown
+
+
+@pytest.mark.parametrize("name", app.command_names())
+def test_every_command_has_help(name, capsys):
+    assert app.main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: srr {name}" in shown
+    assert "placeholder" not in shown
+
+
+def test_a_wrong_word_is_wrong_usage():
+    assert "nonsense" in assert_one_sentence(srr("nonsense"), status=2)
+    assert "--nonsense" in assert_one_sentence(srr("solve", "--nonsense"), status=2)
+    assert "--n" in assert_one_sentence(srr("solve", "--n", "many"), status=2)
+
+
+def test_an_existing_run_folder_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    message = assert_one_sentence(srr("solve", "--out", str(tmp_path)))
+    assert str(tmp_path) in message
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["solve", "--eps", "0"], "eps"),
+        (["solve", "--n", "0"], "n"),
+        (["train", "--data", "no-such-data"], "no-such-data"),
+        (["train", "--model", "no_such_model"], "no_such_model"),
+        (["trace", "no-such-run"], "no-such-run"),
+        (["verify", "--backend", "abacus"], "abacus"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, named, tmp_path):
+    run = srr(*words, *(["--out", str(tmp_path / "run")] if words[0] in {"solve", "train"} else []))
+    assert run.returncode != 0
+    assert named in assert_one_sentence(run, status=run.returncode)
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    run = srr("--debug", "solve", "--eps", "0", "--out", str(tmp_path / "run"))
+    assert run.returncode != 0
+    assert "Traceback" in run.stderr
+    assert "ValueError" in run.stderr
+
+
+def boom(error):
+    def command() -> None:
+        """Fail."""
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("eps must be positive; got 0"), 1, "eps must be positive; got 0"),
+        (FileNotFoundError(2, "No such file", "a.npz"), 1, "a.npz: No such file"),
+        (ModuleNotFoundError("No module named 'lightning'"), 1, "pip install 'srr[all]'"),
+        (KeyError("surprise"), 1, "--debug"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+    ],
+)
+def test_errors_become_a_sentence_and_a_status(monkeypatch, capsys, error, status, said):
+    monkeypatch.setattr("srr.cli.demo.demo", boom(error))
+    assert app.main(["demo"]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_interrupt_is_clean(tmp_path):
+    """Ctrl-C in the middle of work: no traceback, status 130."""
+    command = [
+        sys.executable,
+        "-m",
+        "srr",
+        "solve",
+        "--n",
+        "4000",
+        "--d",
+        "64",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in out + err
+    assert process.returncode in (130, -signal.SIGINT, 0)

@@ -1,0 +1,100 @@
+"""The documentation tells the truth: names are documented, commands exist, links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from public_api import public_names
+
+from srr.cli import app
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+BUILT = ("_build", "auto_examples", "generated")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *(page for page in sorted(DOCS.rglob("*.md")) if not set(BUILT) & set(page.relative_to(DOCS).parts)),
+]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def label(page):
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page, *languages):
+    return [
+        body for language, body in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages
+    ]
+
+
+def commands(page):
+    for block in blocks(page, "", "bash", "console", "shell"):
+        for line in block.splitlines():
+            words = line.partition("#")[0].strip().removeprefix("$ ")
+            if words:
+                yield words
+
+
+def make_targets():
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_commands_exist(page, capsys):
+    """Every `make target` is one, and every `srr command --option` is known to the program."""
+    for line in commands(page):
+        words = shlex.split(line)
+        if words[0] == "make":
+            wanted = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
+            assert set(wanted) <= make_targets(), line
+        if Path(words[0]).name == "srr" and len(words) > 1 and not words[1].startswith("-"):
+            assert words[1] in app.command_names(), line
+            app.main([words[1], "--help"])
+            shown = capsys.readouterr().out
+            for option in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
+                assert option in shown, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_relative_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href|srcset)="([^"]+)"', text)
+    for link in links:
+        target = link.partition("#")[0]
+        if not target or re.match(r"[a-z]+:", target) or set(BUILT) & set(Path(target).parts):
+            continue
+        place = page.parent / target
+        assert place.exists() or place.with_suffix(".md").exists(), f"{label(page)}: {link}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((DOCS / "start").glob("*.md"))], ids=label)
+def test_python_snippets_run(page, tmp_path, monkeypatch):
+    """The snippets of a page run one after the other, as a reader would paste them."""
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for body in blocks(page, "python"):
+        exec(compile(body, label(page), "exec"), scope)
+
+
+def test_public_names_have_pages():
+    """The reference is generated from the same list, so a public name cannot be missing from it."""
+    from api_pages import page, room_of
+
+    for entry in public_names():
+        assert room_of(entry.source)
+        assert f":: {entry.path}\n" in page(entry.source, [entry])
+
+
+def test_no_machine_is_named():
+    """No absolute path of somebody's machine and no address of a registry in the sources."""
+    private = re.compile(r"/(work|home|root|opt|Users)/|pypi\.org/simple|files\.pythonhosted")
+    kinds = {".py", ".md", ".yaml", ".toml", ".rst", ""}
+    for folder in ("srr", "tests", "docs", "examples", ".ci"):
+        for file in (ROOT / folder).rglob("*"):
+            built = {*BUILT, "__pycache__"} & set(file.parts)
+            if file.is_file() and file.suffix in kinds and not built and file.name != Path(__file__).name:
+                assert not private.search(file.read_text(encoding="utf-8")), file

@@ -1,0 +1,115 @@
+"""What a user can type: every public name is typed and documented in the house's form."""
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+from public_api import PublicName, public_modules, public_names
+
+import srr
+
+NAMES = list(public_names())
+FUNCTIONS = [entry for entry in NAMES if inspect.isfunction(entry.value)]
+CLASSES = [entry for entry in NAMES if inspect.isclass(entry.value)]
+OPERATORS = [entry for entry in FUNCTIONS if entry.source.startswith("srr.ops.")]
+SECTIONS = re.compile(
+    r"^(Args|Returns|Raises|Yields|Attributes|Notes?|Example|Source|Shapes)\s*:", re.MULTILINE
+)
+
+
+def path(entry: PublicName) -> str:
+    return entry.path
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
+
+
+def section(doc: str, name: str) -> str:
+    """Text of one section of a docstring, empty when there is none."""
+    start = re.search(rf"^{name}:[ ]*", doc, re.MULTILINE)
+    if start is None:
+        return ""
+    rest = doc[start.end() :]
+    end = SECTIONS.search(rest)
+    return rest[: end.start()] if end else rest
+
+
+def test_there_is_something_to_check():
+    assert len(NAMES) > 50
+    assert {"srr", "srr.nn", "srr.training"} <= {module.__name__ for module in public_modules()}
+
+
+@pytest.mark.parametrize("module", public_modules(), ids=lambda module: module.__name__)
+def test_all_is_complete_and_without_repetition(module):
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    assert (module.__doc__ or "").strip()
+
+
+def test_version_is_the_one_of_the_package():
+    from importlib.metadata import version
+
+    assert srr.__version__ == version("srr")
+
+
+def test_dir_lists_the_public_names():
+    assert set(srr.__all__) <= set(dir(srr))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = srr.no_such_name
+
+
+@pytest.mark.parametrize("entry", FUNCTIONS + CLASSES, ids=path)
+def test_docstring_opens_with_one_sentence(entry):
+    doc = inspect.getdoc(entry.value) or ""
+    assert doc, f"{entry.path} has no docstring"
+    summary = " ".join(doc.split("\n\n", 1)[0].split())
+    assert summary.endswith((".", ":", "?")), f"{entry.path}: the summary is not a sentence: {summary!r}"
+
+
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=path)
+def test_function_is_typed_and_its_arguments_are_documented(entry):
+    doc, arguments = inspect.getdoc(entry.value) or "", section(inspect.getdoc(entry.value) or "", "Args")
+    signature = inspect.signature(entry.value)
+    for name, parameter in signature.parameters.items():
+        assert parameter.annotation is not inspect.Parameter.empty, f"{entry.path}: {name} has no type"
+        assert re.search(rf"\b{re.escape(name)}\b", arguments), f"{entry.path}: Args says nothing of {name}"
+    assert signature.return_annotation is not inspect.Signature.empty, f"{entry.path} has no return type"
+    if signature.return_annotation not in (None, "None"):
+        assert section(doc, "Returns") or section(doc, "Yields"), f"{entry.path}: no Returns section"
+
+
+@pytest.mark.parametrize("entry", OPERATORS, ids=path)
+def test_operator_follows_the_house_order(entry):
+    """Arrays positional, scalars keyword-only, xp=None last; a source and the errors are named."""
+    given = parameters(entry.value)
+    names = list(given)
+    if "xp" in given:
+        assert names[-1] == "xp", f"{entry.path}: xp is not last"
+        assert given["xp"].default is None
+        assert given["xp"].kind is inspect.Parameter.KEYWORD_ONLY
+    for scalar in {"eps", "lam", "step", "scale", "threshold", "terms", "temperature", "causal"} & set(given):
+        assert given[scalar].kind is inspect.Parameter.KEYWORD_ONLY, f"{entry.path}: {scalar} is positional"
+    doc = inspect.getdoc(entry.value) or ""
+    assert section(doc, "Source"), f"{entry.path}: no Source"
+    assert section(doc, "Raises"), f"{entry.path}: no Raises"
+
+
+@pytest.mark.parametrize("entry", CLASSES, ids=path)
+def test_class_documents_its_arguments_and_its_public_methods(entry):
+    doc = inspect.getdoc(entry.value) or ""
+    fields = getattr(entry.value, "__dataclass_fields__", None) or dict.fromkeys(
+        getattr(entry.value, "_fields", ())
+    )
+    for name in fields:
+        if not name.startswith("_"):
+            assert re.search(rf"\b{re.escape(name)}\b", doc), f"{entry.path}: nothing is said of {name}"
+    for name, method in vars(entry.value).items():
+        if not name.startswith("_") and inspect.isfunction(method):
+            assert inspect.getdoc(getattr(entry.value, name)), f"{entry.path}.{name} has no docstring"
+            hints = inspect.signature(method)
+            assert hints.return_annotation is not inspect.Signature.empty, f"{entry.path}.{name} is not typed"

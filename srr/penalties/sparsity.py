@@ -1,0 +1,174 @@
+"""Sparsity: l1 norms on the whole space, on the orthant, on the sphere and in a rotated frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from srr._array import Array, check_array, check_nonnegative, core_cast, epsilon, eye, namespace
+from srr.ops.shrinkage import relu_threshold, soft_threshold, unit_soft_threshold
+from srr.penalties.protocol import Penalty, Step, frobenius_norm
+
+
+@dataclass(frozen=True)
+class L1:
+    r"""Sparsity :math:`\lambda \lVert Z \rVert_1`.
+
+    Args:
+        lam: λ ≥ 0, in nats per unit of Z.
+
+    Raises:
+        ValueError: lam is negative or not finite.
+
+    Source: [CRATE] (1) with ‖Z‖₀ relaxed to ‖Z‖₁.
+
+    Example:
+        >>> import numpy as np
+        >>> L1(0.5).prox(np.asarray([[2.0, -0.1]]), step=1.0).tolist()
+        [[1.5, 0.0]]
+    """
+
+    lam: float
+
+    def __post_init__(self) -> None:
+        check_nonnegative(self.lam, "lam")
+
+    def value(self, Z: Array) -> Array:
+        """λ‖Z‖₁ per batch item, shape (...)."""
+        return self.lam * absolute_sum(Z)
+
+    def prox(self, V: Array, *, step: Step) -> Array:
+        """Soft threshold at step·λ."""
+        return soft_threshold(V, threshold=step * self.lam)
+
+    def distance(self, Z: Array, grad: Array) -> Array:
+        """‖grad + λ sign(Z)‖ on the support, what exceeds λ off it."""
+        return frobenius_norm(l1_gap(Z, grad, self.lam))
+
+
+@dataclass(frozen=True)
+class NonnegativeL1:
+    r"""Sparsity of non-negative entries, :math:`\lambda \sum_{ij} Z_{ij}` with :math:`Z \ge 0`.
+
+    Args:
+        lam: λ ≥ 0, in nats per unit of Z.
+
+    Raises:
+        ValueError: lam is negative or not finite.
+
+    Source: [CRATE] (17), the constraint A ≥ 0 that makes the step a ReLU.
+    """
+
+    lam: float
+
+    def __post_init__(self) -> None:
+        check_nonnegative(self.lam, "lam")
+
+    def value(self, Z: Array) -> Array:
+        """λ‖Z‖₁, +inf where an entry is negative, shape (...)."""
+        xp = namespace(Z)
+        total = self.lam * absolute_sum(Z)
+        return xp.where(xp.any(Z < 0, axis=(-2, -1)), xp.full_like(total, float("inf")), total)
+
+    def prox(self, V: Array, *, step: Step) -> Array:
+        """ReLU of V - step·λ."""
+        return relu_threshold(V, threshold=step * self.lam)
+
+    def distance(self, Z: Array, grad: Array) -> Array:
+        """|grad + λ| where an entry is positive, its negative part where it is zero."""
+        xp = namespace(Z, grad)
+        slope = grad + self.lam
+        return frobenius_norm(xp.where(Z > 0, slope, xp.clip(slope, max=0.0)))
+
+
+@dataclass(frozen=True)
+class UnitL1:
+    r"""Sparsity on the unit sphere, :math:`\lambda \lVert Z \rVert_1` with :math:`\lVert z_i \rVert_2 = 1`.
+
+    Not convex, yet its prox is exact. With λ = 0 it is the sphere constraint of [MCR2]. The sphere is what
+    keeps the sparse rate reduction from running away to a few enormous tokens.
+
+    Args:
+        lam: λ ≥ 0, in nats per unit of Z.
+
+    Raises:
+        ValueError: lam is negative or not finite.
+
+    Source: [MCR2] (11) for the sphere, [CRATE] (1) for the sparsity; LayerNorm plays its part in the network.
+    """
+
+    lam: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_nonnegative(self.lam, "lam")
+
+    def value(self, Z: Array) -> Array:
+        """λ‖Z‖₁, +inf where a row is off the sphere by more than √machine epsilon, shape (...)."""
+        xp = namespace(Z)
+        total = self.lam * absolute_sum(Z)
+        off = xp.abs(xp.sum(Z * Z, axis=-1) - 1.0) > 2.0 * epsilon(Z.dtype, xp) ** 0.5
+        return xp.where(xp.any(off, axis=-1), xp.full_like(total, float("inf")), total)
+
+    def prox(self, V: Array, *, step: Step) -> Array:
+        """Soft threshold at step·λ, then unit length; the signed largest coordinate where nothing is left."""
+        return unit_soft_threshold(V, threshold=step * self.lam)
+
+    def distance(self, Z: Array, grad: Array) -> Array:
+        """The same gap as `L1`, with the part along each token removed: that is normal to the sphere."""
+        xp = namespace(Z, grad)
+        gap = l1_gap(Z, grad, self.lam)
+        return frobenius_norm(gap - Z * xp.sum(Z * gap, axis=-1, keepdims=True))
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedPenalty:
+    r"""A penalty measured in the frame D, :math:`g(Z D)` with D orthogonal.
+
+    Sparsity in the standard basis fights subspaces that are rotated against it; D aligned with U makes peace.
+
+    Args:
+        penalty: g.
+        D: orthogonal matrix of shape (d, d), the frame's axes in columns.
+
+    Raises:
+        TypeError: D is not a real floating array.
+        ValueError: D is not square, or its columns are not orthonormal.
+
+    Source: prox of g∘D for orthogonal D, D·prox(Dᵀz): Parikh and Boyd (2014), (2.2).
+    """
+
+    penalty: Penalty
+    D: Array
+
+    def __post_init__(self) -> None:
+        check_array(self.D, "D", ndim=2)
+        if self.D.shape[-1] != self.D.shape[-2]:
+            raise ValueError(f"D must be square; got shape {tuple(self.D.shape)}")
+        xp = namespace(self.D)
+        gap = float(xp.max(xp.abs(self.D.mT @ self.D - eye(self.D.shape[-1], self.D, xp))))
+        if gap > 100 * epsilon(self.D.dtype, xp):
+            raise ValueError(f"D must have orthonormal columns; got |DᵀD - I| up to {gap:.1e}")
+
+    def value(self, Z: Array) -> Array:
+        """g(Z D), shape (...)."""
+        return self.penalty.value(Z @ self.D)
+
+    def prox(self, V: Array, *, step: Step) -> Array:
+        """Prox of g at V D, rotated back."""
+        return self.penalty.prox(V @ self.D, step=step) @ self.D.mT
+
+    def distance(self, Z: Array, grad: Array) -> Array:
+        """Distance of g at Z D for the rotated gradient."""
+        return self.penalty.distance(Z @ self.D, grad @ self.D)
+
+
+def absolute_sum(Z: Array) -> Array:
+    """‖Z‖₁ of each batch item, in the precision of the core."""
+    xp = namespace(Z)
+    return xp.sum(core_cast(xp.abs(Z), None, xp), axis=(-2, -1))
+
+
+def l1_gap(Z: Array, grad: Array, lam: float) -> Array:
+    """Smallest element of grad + λ∂‖Z‖₁, entry by entry."""
+    xp = namespace(Z, grad)
+    off_support = grad - xp.clip(grad, min=-lam, max=lam)
+    return xp.where(Z == 0, off_support, grad + lam * xp.sign(Z))

@@ -1,0 +1,241 @@
+"""Proximal gradient: one gradient step on the smooth part, one prox of the penalty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from srr._array import Array, Namespace, asarray_like, check_count, check_positive, epsilon, namespace
+from srr.problems import Problem
+
+SUFFICIENT = 1e-4  # share of the model's decrease ‖ΔZ‖²/(2·step) that a searched step must achieve
+LONGEST = 1e6  # a searched step is at most this many times the safe step 1/L
+ROUNDING = 8.0  # rounding errors of the objective, in machine epsilons, that a search forgives
+OVERFLOW_MARGIN = (
+    0.25  # tokens above the largest float to this power count as lost: their Grams would overflow
+)
+
+
+class ProximalState(NamedTuple):
+    """State at Z: objective and residual, the smooth part and its gradient, and what the step rule remembers.
+
+    Args:
+        objective: f(Z) + g(Z), shape (...).
+        residual: distance of -∇f(Z) to ∂g(Z), shape (...).
+        grad: ∇f(Z), shape (..., n, d).
+        step: length of the last step, shape (...).
+        proposal: length the next step tries first, shape (...).
+        recent: the last objectives a search compares with, shape (..., memory).
+        safe: (1 - σ)/L, a step that always descends.
+    """
+
+    objective: Array
+    residual: Array
+    grad: Array
+    step: Array
+    proposal: Array
+    recent: Array
+    safe: float
+
+
+class StepRule(Protocol):
+    """How long a step is tried first, and what it must achieve."""
+
+    @property
+    def memory(self) -> int:
+        """Objectives the search compares with; 1 makes it monotone, 0 takes every step as proposed."""
+
+    @property
+    def shrink(self) -> float:
+        """Factor of a rejected step."""
+
+    def first(self, safe: float) -> float:
+        """Length of the first step."""
+
+    def propose(self, step: Array, moved: Array, curvature: Array, xp: Namespace) -> Array:
+        """Length to try after a step that moved Z by `moved` = ‖ΔZ‖² and had `curvature` = ⟨ΔZ, Δ∇f⟩."""
+
+
+@dataclass(frozen=True)
+class FixedStep:
+    """The same step every time: `step`, or 1/L from the problem's smoothness constant.
+
+    Args:
+        step: length of the step, in squared units of Z per nat; None for 1/L.
+
+    Raises:
+        ValueError: step is not positive.
+
+    Source: theory of the proximal gradient method: f(Z) + g(Z) never rises for a step of at most 1/L.
+    """
+
+    step: float | None = None
+    memory: int = 0
+    shrink: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.step is not None:
+            check_positive(self.step, "step")
+
+    def first(self, safe: float) -> float:
+        """The fixed step."""
+        return safe if self.step is None else self.step
+
+    def propose(self, step: Array, moved: Array, curvature: Array, xp: Namespace) -> Array:
+        """The same step again."""
+        return step
+
+
+@dataclass(frozen=True)
+class Backtracking:
+    """Try a longer step than the last, halve it until the objective falls enough; monotone.
+
+    Args:
+        grow: factor of an accepted step.
+        shrink: factor of a rejected one.
+
+    Raises:
+        ValueError: grow is below 1, or shrink not between 0 and 1.
+
+    Source: Beck and Teboulle (2009), section 4, with the decrease test of Wright et al. (2009), SpaRSA.
+    """
+
+    grow: float = 2.0
+    shrink: float = 0.5
+    memory: int = 1
+
+    def __post_init__(self) -> None:
+        _check_factors(self.grow, self.shrink, self.memory)
+
+    def first(self, safe: float) -> float:
+        """The safe step."""
+        return safe
+
+    def propose(self, step: Array, moved: Array, curvature: Array, xp: Namespace) -> Array:
+        """A step `grow` times as long."""
+        return self.grow * step
+
+
+@dataclass(frozen=True)
+class BarzilaiBorwein:
+    """The inverse of the curvature met on the last step, safeguarded by a nonmonotone search.
+
+    Args:
+        grow: factor of the last step where the curvature was not positive.
+        shrink: factor of a rejected step.
+        memory: the objective may not rise above the largest of this many last ones.
+
+    Raises:
+        ValueError: grow is below 1, shrink not between 0 and 1, or memory below 1.
+
+    Source: Barzilai and Borwein (1988), (5); safeguard of Wright et al. (2009), SpaRSA.
+    """
+
+    grow: float = 2.0
+    shrink: float = 0.5
+    memory: int = 10
+
+    def __post_init__(self) -> None:
+        _check_factors(self.grow, self.shrink, self.memory)
+
+    def first(self, safe: float) -> float:
+        """The safe step."""
+        return safe
+
+    def propose(self, step: Array, moved: Array, curvature: Array, xp: Namespace) -> Array:
+        """‖ΔZ‖² / ⟨ΔZ, Δ∇f⟩."""
+        convex = curvature > 0
+        return xp.where(
+            convex, moved / xp.where(convex, curvature, xp.ones_like(curvature)), self.grow * step
+        )
+
+
+def _check_factors(grow: float, shrink: float, memory: int) -> None:
+    check_count(memory, "memory")
+    if not grow >= 1:
+        raise ValueError(f"grow must be >= 1; got {grow!r}")
+    if not 0 < shrink < 1:
+        raise ValueError(f"shrink must be between 0 and 1; got {shrink!r}")
+
+
+@dataclass(frozen=True)
+class ProximalGradient:
+    r"""Proximal gradient method with a fixed, backtracked or Barzilai-Borwein step.
+
+    .. math:: Z^+ = \operatorname{prox}_{t g}(Z - t \nabla f(Z))
+
+    A step costs one value and gradient of f, one prox, and one more of each per rejected trial. A searched step
+    never has to be shorter than the safe step (1 - σ)/L, so every search ends.
+
+    Args:
+        rule: `FixedStep`, `Backtracking` or `BarzilaiBorwein`.
+
+    Source: [CRATE] (13)-(17), the layer's two half-steps on one objective; Beck and Teboulle (2009).
+    """
+
+    rule: StepRule = Backtracking()
+
+    def init(self, problem: Problem, Z: Array) -> ProximalState:
+        """State at Z."""
+        xp = namespace(Z)
+        safe = (1.0 - SUFFICIENT if self.rule.memory else 1.0) / problem.smoothness(Z)
+        value, grad = problem.value_and_grad(Z)
+        objective = value + problem.regularizer.value(Z)
+        residual = problem.regularizer.distance(Z, grad)
+        first = xp.full_like(objective, self.rule.first(safe))
+        recent = xp.stack([objective] * max(self.rule.memory, 1), axis=-1)
+        return ProximalState(objective, residual, grad, first, first, recent, safe)
+
+    def step(self, problem: Problem, Z: Array, state: ProximalState) -> tuple[Array, ProximalState]:
+        """Next iterate: the first trial step that lowers the objective enough."""
+        xp = namespace(Z)
+        length = state.proposal
+        while True:
+            Z_new, objective, grad, moved = _trial(problem, Z, state.grad, length, xp)
+            accepted = self._accepted(state, objective, moved, length, xp)
+            if bool(xp.all(accepted)):
+                break
+            length = xp.where(accepted, length, xp.clip(self.rule.shrink * length, min=state.safe))
+        residual = problem.regularizer.distance(Z_new, grad)
+        curvature = inner(Z_new - Z, grad - state.grad, xp)
+        proposal = self.rule.propose(length, moved, curvature, xp)
+        if self.rule.memory:
+            proposal = xp.clip(proposal, min=state.safe, max=LONGEST * state.safe)
+        recent = xp.concat([state.recent[..., 1:], objective[..., None]], axis=-1)
+        return Z_new, ProximalState(objective, residual, grad, length, proposal, recent, state.safe)
+
+    def _accepted(
+        self, state: ProximalState, objective: Array, moved: Array, length: Array, xp: Namespace
+    ) -> Array:
+        if self.rule.memory == 0:
+            return xp.ones_like(objective, dtype=xp.bool)
+        reference = xp.max(state.recent, axis=-1)
+        slack = ROUNDING * epsilon(objective.dtype, xp) * xp.abs(reference)
+        enough = objective <= reference - SUFFICIENT * moved / (2.0 * length) + slack
+        return enough | (length <= state.safe)
+
+
+def _trial(
+    problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace
+) -> tuple[Array, Array, Array, Array]:
+    """Trial iterate with its objective, gradient and squared distance from Z."""
+    t = asarray_like(length, Z, xp=xp)[..., None, None]
+    Z_new, lost = keep_finite(problem.regularizer.prox(Z - t * grad, step=t), Z, xp)
+    value, grad_new = problem.value_and_grad(Z_new)
+    objective = value + problem.regularizer.value(Z_new)
+    objective = xp.where(lost, xp.full_like(objective, float("inf")), objective)
+    return Z_new, objective, grad_new, inner(Z_new - Z, Z_new - Z, xp)
+
+
+def keep_finite(Z_new: Array, Z: Array, xp: Namespace) -> tuple[Array, Array]:
+    """New tokens, with the items that overflowed put back to Z, and which those are, shape (...)."""
+    bound = float(xp.finfo(Z.dtype).max) ** OVERFLOW_MARGIN
+    kept = xp.max(xp.abs(Z_new), axis=(-2, -1)) < bound
+    if bool(xp.all(kept)):
+        return Z_new, ~kept
+    return xp.where(kept[..., None, None], Z_new, Z), ~kept
+
+
+def inner(A: Array, B: Array, xp: Namespace) -> Array:
+    """Inner product ⟨A, B⟩ of each batch item."""
+    return xp.sum(A * B, axis=(-2, -1))

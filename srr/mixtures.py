@@ -22,7 +22,7 @@ class Mixture(NamedTuple):
         labels: class of each token, integers of shape (n,).
         U: bases of shape (K, d, p); a class of smaller dimension has zero columns at its end.
         clean: tokens without noise, shape (n, d).
-        D: orthogonal frame of shape (d, d) whose axes the subspaces are built from; the identity unless rotated.
+        D: orthogonal frame of shape (d, d) whose axes build the subspaces; the identity unless rotated.
         dims: dimension of each subspace, integers of shape (K,).
     """
 
@@ -57,9 +57,9 @@ def subspace_mixture(
         K: number of subspaces.
         p: dimension of every subspace, or one for each.
         noise: standard deviation σ ≥ 0 of the noise in every coordinate.
-        coherence: cosine c in [0, 1) of every principal angle between two subspaces: 0 for mutually orthogonal
-            ones; None draws them independently, which any K and p allow.
-        rotated: turn everything by one random rotation; otherwise the subspaces are spanned by coordinate axes
+        coherence: cosine c in [0, 1) of every principal angle between two subspaces: 0 for mutually
+            orthogonal ones; None draws them independently, which any K and p allow.
+        rotated: turn everything by one random rotation; otherwise coordinate axes span the subspaces
             (where ``coherence`` is 0).
         seed: seed or generator; the same seed gives the same mixture on every backend.
         dtype: dtype of the arrays, the library's float64 by default.
@@ -112,7 +112,9 @@ def _sizes(
     shared = max(dims) if coherence else 0
     needed = max(dims) if coherence is None else sum(dims) + shared
     if needed > d:
-        raise ValueError(f"d must be at least {needed} for dimensions {dims} at coherence {coherence}; got {d}")
+        raise ValueError(
+            f"d must be at least {needed} for dimensions {dims} at coherence {coherence}; got {d}"
+        )
     return np.asarray(sizes), np.asarray(dims)
 
 

@@ -17,10 +17,10 @@ from srr._array import (
     eye,
     namespace,
 )
+from srr.ops.curvature import sparse_rate_reduction_smoothness
 from srr.ops.gram import gram
 from srr.ops.rates import coding_rate_value_and_grad, rate_scale
 from srr.ops.subspace_rates import subspace_coding_rate_value_and_grad
-from srr.ops.subspaces import flatten_heads
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
 from srr.problems.protocol import Problem
 
@@ -85,10 +85,7 @@ class SparseRateReduction(Problem):
     def smoothness(self, Z: Array) -> float:
         """L_c + α/8 with L_c = β‖Σ U_kU_kᵀ‖₂."""
         xp = namespace(Z, self.U)
-        wide = flatten_heads(core_cast(self.U, None, xp))
-        alpha = rate_scale(Z, eps=self.eps)
-        beta = rate_scale(Z[..., : self.U.shape[-1]], eps=self.eps)
-        return float(beta * xp.max(xp.linalg.svdvals(wide)) ** 2 + alpha / 8.0)
+        return float(xp.max(sparse_rate_reduction_smoothness(Z, self.U, eps=self.eps, xp=xp)))
 
 
 def _from_tokens(A: Array, U: Array, eps: float, core_dtype: DType, xp: Namespace) -> tuple[Array, Array]:

@@ -164,8 +164,8 @@ class ProximalGradient:
 
     .. math:: Z^+ = \operatorname{prox}_{t g}(Z - t \nabla f(Z))
 
-    A step costs one value and gradient of f, one prox, and one more of each per rejected trial. A searched step
-    never has to be shorter than the safe step (1 - σ)/L, so every search ends.
+    A step costs one value and gradient of f, one prox, and one more of each per rejected trial. A searched
+    step never has to be shorter than the safe step (1 - σ)/L, so every search ends.
 
     Args:
         rule: `FixedStep`, `Backtracking` or `BarzilaiBorwein`.

@@ -1,0 +1,206 @@
+"""Subspace self-attention: the softmax heuristic that networks run in place of the compression gradient."""
+
+from __future__ import annotations
+
+from srr._array import (
+    Array,
+    Namespace,
+    asarray_like,
+    check_array,
+    check_bases,
+    check_nonnegative,
+    check_positive,
+    device,
+    is_torch,
+    namespace,
+    scaled_dot_product_attention,
+    softmax,
+)
+from srr.ops.subspaces import lift, project
+
+
+def ssa(
+    V: Array, *, scale: float = 1.0, causal: bool = False, mask: Array | None = None, xp: Namespace = None
+) -> Array:
+    r"""Subspace self-attention: every token becomes a softmax-weighted mean of the tokens of its head.
+
+    .. math:: \mathrm{SSA}(V) = \operatorname{softmax}_{\text{rows}}(s\, V V^\top)\, V
+
+    Args:
+        V: coordinates of shape (..., n, p).
+        scale: s ≥ 0; 1 in the theory, p^{-1/2} in the released networks.
+        causal: let token i see tokens j ≤ i only.
+        mask: boolean, broadcastable to (..., n, n); True where token i may see token j. A row that may see
+            nothing gives zeros.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Coordinates of shape (..., n, p).
+
+    Raises:
+        TypeError: V is not a real floating array, mask not boolean.
+        ValueError: scale negative, mask of another size, NaN or infinity.
+
+    Source: [CRATE] (11). Gram matrix → softmax is a heuristic without an error bound.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> srr.ssa(np.asarray([[1.0], [3.0]]), scale=0.0).ravel().tolist()
+        [2.0, 2.0]
+    """
+    xp = namespace(V, mask, xp=xp)
+    check_array(V, "V", xp=xp)
+    check_nonnegative(scale, "scale")
+    _check_mask(mask, V.shape[-2], xp)
+    if is_torch(V):
+        if causal and mask is not None:
+            mask, causal = mask & _lower(V, xp), False
+        return scaled_dot_product_attention(V, scale=scale, causal=causal, mask=mask)
+    return attention_weights(V, scale=scale, causal=causal, mask=mask, xp=xp) @ V
+
+
+def attention_weights(
+    V: Array, *, scale: float = 1.0, causal: bool = False, mask: Array | None = None, xp: Namespace = None
+) -> Array:
+    r"""Attention matrix :math:`\operatorname{softmax}_{\text{rows}}(s\, V V^\top)` that :func:`ssa` applies.
+
+    Args:
+        V: coordinates of shape (..., n, p).
+        scale: s ≥ 0.
+        causal: let token i see tokens j ≤ i only.
+        mask: boolean, broadcastable to (..., n, n); True where token i may see token j.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Weights of shape (..., n, n); rows sum to one, or to zero where a row may see nothing.
+
+    Raises:
+        TypeError: V is not a real floating array, mask not boolean.
+        ValueError: scale negative, mask of another size, NaN or infinity.
+
+    Source: [CRATE] (11).
+    """
+    xp = namespace(V, mask, xp=xp)
+    check_array(V, "V", xp=xp)
+    check_nonnegative(scale, "scale")
+    _check_mask(mask, V.shape[-2], xp)
+    scores = (V @ V.mT) * scale
+    if causal:
+        mask = _lower(V, xp) if mask is None else mask & _lower(V, xp)
+    if mask is not None:
+        scores = xp.where(mask, scores, xp.full_like(scores, -float("inf")))
+    return softmax(scores, axis=-1, xp=xp)
+
+
+def _lower(V: Array, xp: Namespace) -> Array:
+    """Lower triangle: row i sees tokens j ≤ i."""
+    place = xp.arange(V.shape[-2], device=device(V))
+    return place[:, None] >= place[None, :]
+
+
+def _check_mask(mask: Array | None, n: int, xp: Namespace) -> None:
+    if mask is None:
+        return
+    if not xp.isdtype(mask.dtype, "bool"):
+        raise TypeError(f"mask must be boolean, True where a token may be seen; got {mask.dtype}")
+    if mask.ndim < 2 or any(size not in (1, n) for size in mask.shape[-2:]):
+        raise ValueError(f"mask must broadcast to (..., {n}, {n}); got shape {tuple(mask.shape)}")
+
+
+def mssa(
+    Z: Array,
+    U: Array,
+    *,
+    out: Array | None = None,
+    bias: Array | None = None,
+    scale: float = 1.0,
+    causal: bool = False,
+    mask: Array | None = None,
+    xp: Namespace = None,
+) -> Array:
+    r"""Multi-head subspace self-attention.
+
+    .. math:: \mathrm{MSSA}(Z) = \sum_k \mathrm{SSA}(Z U_k)\, W_k^\top + b,\qquad W = U,\ b = 0 \text{ in the theory}
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        out: output maps W of shape (K, d, p); U itself by default.
+        bias: b of shape (d,), none by default.
+        scale: s ≥ 0; 1 in the theory, p^{-1/2} in the released networks.
+        causal: let token i see tokens j ≤ i only.
+        mask: boolean, broadcastable to (..., n, n), the same for every head; ``keep[..., None, :]`` hides padding
+            tokens from the others.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (..., n, d).
+
+    Raises:
+        TypeError: an argument is not a real floating array, mask not boolean.
+        ValueError: sizes that do not fit, scale negative, NaN or infinity.
+
+    Source: [CRATE] (11)-(12), without the factor β, which (10) carries already; ``out`` and ``bias`` are the free
+        output map of the released networks.
+    """
+    xp = namespace(Z, U, out, bias, mask, xp=xp)
+    if out is not None:
+        check_bases(out, Z.shape[-1], "out", xp=xp)
+    V = project(Z, U, xp=xp)  # (..., K, n, p)
+    heads = ssa(V, scale=scale, causal=causal, mask=over_heads(mask), xp=xp)
+    lifted = lift(heads, U if out is None else out, xp=xp)
+    return lifted if bias is None else lifted + bias
+
+
+def over_heads(mask: Array | None) -> Array | None:
+    """Insert the head axis into a mask of shape (..., n, n)."""
+    return mask if mask is None or mask.ndim < 3 else mask[..., None, :, :]
+
+
+def thresholded_ssa(V: Array, *, threshold: float, scale: float = 1.0, xp: Namespace = None) -> Array:
+    r"""Subspace attention that is all or nothing: :math:`h_\tau(\operatorname{softmax}(s V V^\top)) V`.
+
+    Args:
+        V: coordinates of shape (..., n, p).
+        threshold: τ > 0; weights above τ become τ, the others zero.
+        scale: s ≥ 0 inside the softmax.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Coordinates of shape (..., n, p).
+
+    Raises:
+        TypeError: V is not a real floating array.
+        ValueError: threshold not positive, scale negative, NaN or infinity.
+
+    Source: [AOT], the operator of its denoising theorem.
+    """
+    xp = namespace(V, xp=xp)
+    check_positive(threshold, "threshold")
+    weights = attention_weights(V, scale=scale, xp=xp)
+    level = asarray_like(threshold, V, xp=xp)
+    return xp.where(weights > threshold, level, xp.zeros_like(weights)) @ V
+
+
+def thresholded_mssa(Z: Array, U: Array, *, threshold: float, scale: float = 1.0, xp: Namespace = None) -> Array:
+    r"""Multi-head form of :func:`thresholded_ssa`; :math:`Z + \eta\,` of it denoises a mixture of subspaces.
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        threshold: τ > 0.
+        scale: s ≥ 0 inside the softmax.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (..., n, d).
+
+    Raises:
+        TypeError: Z or U is not a real floating array.
+        ValueError: as :func:`thresholded_ssa`, or U without the d of Z.
+
+    Source: [AOT]: in its regime the signal-to-noise ratio grows by exactly 1 + ητ per layer.
+    """
+    xp = namespace(Z, U, xp=xp)
+    V = project(Z, U, xp=xp)
+    return lift(thresholded_ssa(V, threshold=threshold, scale=scale, xp=xp), U, xp=xp)

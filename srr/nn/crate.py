@@ -1,0 +1,112 @@
+"""The CRATE classifier: embed the image, unroll the layers, read the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from srr.nn.config import CrateConfig
+from srr.nn.embed import PatchEmbedding
+from srr.nn.variants import build_blocks
+from srr.solvers.base import unroll
+
+__all__ = ["CRATE", "ClassifierHead"]
+
+
+class ClassifierHead(nn.Module):
+    """Layer norm and linear map of one pooled token to class scores.
+
+    Args:
+        dim: width of a token.
+        num_classes: number of classes.
+
+    Shapes:
+        ``(..., dim)`` to ``(..., num_classes)``.
+
+    Example:
+        >>> ClassifierHead(8, 10)(torch.zeros(2, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(dim, num_classes)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """Class scores, unnormalised."""
+        return self.linear(self.norm(token))  # type: ignore[no-any-return]
+
+
+class CRATE(nn.Module):
+    """White-box transformer classifier: embed → unroll(blocks) → head.
+
+    Args:
+        config: sizes and choices, see :class:`srr.nn.CrateConfig`.
+
+    Shapes:
+        images ``(B, channels, height, width)`` to scores ``(B, num_classes)``; ``mask`` is ``(B,
+        patches)``, True at real patches, for batches of padded images.
+
+    Source:
+        [CRATE] section 2.4, sizes of its Table 4.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> model = create_model("crate_micro")
+        >>> model(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, config: CrateConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = PatchEmbedding(
+            config.image_size,
+            config.patch_size,
+            channels=config.channels,
+            dim=config.dim,
+            norm=config.patch_norm,
+            position_std=config.position_std,
+        )
+        self.blocks = build_blocks(config)
+        self.head = ClassifierHead(config.dim, config.num_classes)
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Class scores of the images."""
+        Z = self.embed(images)  # (B, C, H, W) -> (B, 1 + n, d)
+        mask = with_class_token(mask)
+        Z = unroll(self.steps(mask), Z)
+        return self.head(self.pool(Z, mask))  # type: ignore[no-any-return]  # (B, 1 + n, d) -> (B, classes)
+
+    def steps(self, mask: Tensor | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
+        """The layers as functions of the tokens alone, recomputed in the backward pass if so configured."""
+        return layer_steps(self.blocks, mask, recompute=self.config.checkpoint_blocks and self.training)
+
+    def pool(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The token the head reads: (B, 1 + n, d) to (B, d)."""
+        if self.config.pool == "cls":
+            return Z[:, 0]  # (B, d)
+        if mask is None:
+            return Z.mean(dim=1)  # (B, d)
+        real = mask[..., None].to(Z.dtype)  # (B, 1 + n, 1)
+        return (Z * real).sum(dim=1) / real.sum(dim=1)  # (B, d)
+
+
+def layer_steps(
+    blocks: nn.ModuleList, mask: Tensor | None, *, recompute: bool
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Blocks as steps of :func:`srr.unroll`."""
+    for block in blocks:
+        if recompute:
+            yield partial(checkpoint, block, mask=mask, use_reentrant=False)
+        else:
+            yield partial(block, mask=mask)
+
+
+def with_class_token(mask: Tensor | None) -> Tensor | None:
+    """Token mask (B, 1 + n) from a patch mask (B, n): the class token is always real."""
+    return None if mask is None else nn.functional.pad(mask, (1, 0), value=True)

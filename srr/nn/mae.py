@@ -1,0 +1,217 @@
+"""Masked autoencoder: CRATE encoder on visible and mask tokens, its mirror image as decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from srr._array import check_count
+from srr.nn.config import Config, Size, pair, patch_grid
+from srr.nn.crate import layer_steps
+from srr.nn.decoder import DecoderBlock
+from srr.nn.embed import check_images, patchify, prepend, unpatchify
+from srr.nn.positions import sincos_positions
+from srr.nn.variants import build_blocks
+from srr.solvers.base import unroll
+
+__all__ = ["CrateMAE", "MaeConfig", "random_patch_mask", "reconstruction_loss"]
+
+
+@dataclass(frozen=True)
+class MaeConfig(Config):
+    """Description of a :class:`srr.nn.CrateMAE` autoencoder.
+
+    Args:
+        image_size: height and width in pixels.
+        patch_size: height and width of a patch.
+        channels: channels of an image.
+        decoder_depth: number of decoder layers.
+        mask_ratio: share of patches hidden by :meth:`srr.nn.CrateMAE.draw_mask`.
+        normalize_targets: compare with patches of zero mean and unit variance.
+
+    Raises:
+        ValueError: a count below one, an image that is no whole number of patches, a ratio outside (0, 1).
+
+    Example:
+        >>> MaeConfig(image_size=32, patch_size=4).grid
+        (8, 8)
+    """
+
+    lam: float = 0.5
+    image_size: Size = 224
+    patch_size: Size = 16
+    channels: int = 3
+    decoder_depth: int = 12
+    mask_ratio: float = 0.75
+    normalize_targets: bool = False
+
+    counts: ClassVar[tuple[str, ...]] = (*Config.counts, "channels", "decoder_depth")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        patch_grid(self.image_size, self.patch_size)
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1; got {self.mask_ratio}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return patch_grid(self.image_size, self.patch_size)
+
+
+class CrateMAE(nn.Module):
+    r"""Masked autoencoder whose encoder is CRATE with λ = 0.5 and whose decoder runs its layers backwards.
+
+    Hidden patches are replaced by one learned token *before* the encoder, which therefore sees every
+    position.
+
+    Objective step: encoder layers compress and sparsify as in :class:`srr.nn.CrateBlock`; the training loss
+    is the mean squared error of hidden patches.
+
+    Args:
+        config: sizes and choices, see :class:`srr.nn.MaeConfig`.
+
+    Shapes:
+        images ``(B, channels, height, width)`` and ``hidden`` ``(B, patches)``, True at hidden patches, to
+        predicted patches ``(B, patches, patch_dim)`` in the order of :func:`srr.nn.patchify`.
+
+    Notes:
+        The released files carry a second position table and a linear map that no computation reads. They
+        are kept as frozen parameters in ``unread``, so that such a file loads and saves without loss and
+        the parameter count is the published one.
+
+    Source:
+        [MAE].
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> model = create_model("crate_mae_micro")
+        >>> images = torch.zeros(2, 1, 8, 8)
+        >>> hidden = model.draw_mask(2, seed=0)
+        >>> model(images, hidden).shape, model.loss(images, hidden).shape
+        (torch.Size([2, 16, 4]), torch.Size([]))
+    """
+
+    def __init__(self, config: MaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        p1, p2 = pair(config.patch_size)
+        patch_dim = p1 * p2 * config.channels
+        self.linear = nn.Linear(patch_dim, dim)
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        table = sincos_positions(config.grid, dim)[None]  # (1, 1 + n, d)
+        self.positions = nn.Parameter(table, requires_grad=False)
+        self.blocks = build_blocks(config)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.decoder_blocks = nn.ModuleList(
+            DecoderBlock(dim, config.heads, config.head_dim, norm_eps=config.norm_eps)
+            for _ in range(config.decoder_depth)
+        )
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.predict = nn.Linear(dim, patch_dim)
+        self._start_linear_maps()
+        self.unread = nn.ParameterDict(
+            {"positions": table.clone(), "weight": torch.zeros(dim, dim), "bias": torch.zeros(dim)}
+        ).requires_grad_(False)
+
+    def _start_linear_maps(self) -> None:
+        for linear in (self.linear, self.predict):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def encode(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Features of the images after the encoder norm: (B, C, H, W) to (B, 1 + n, d), class token first."""
+        check_images(images, self.config.channels, pair(self.config.image_size))
+        Z = self.linear(patchify(images, self.config.patch_size))  # (B, C, H, W) -> (B, n, d)
+        if hidden is not None:
+            Z = torch.where(hidden[..., None], self.mask_token, Z)
+        Z = prepend(self.class_token, Z) + self.positions  # (B, 1 + n, d)
+        return self.norm(unroll(self._steps(self.blocks), Z))  # type: ignore[no-any-return]
+
+    def decode(self, Z: Tensor) -> Tensor:
+        """Predicted patches from features: (B, 1 + n, d) to (B, n, patch_dim)."""
+        Z = self.decoder_norm(unroll(self._steps(self.decoder_blocks), Z))
+        return self.predict(Z)[:, 1:]  # type: ignore[no-any-return]  # (B, 1 + n, d) -> (B, n, patch_dim)
+
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Predicted patches of the images, some of them hidden."""
+        return self.decode(self.encode(images, hidden))
+
+    def draw_mask(self, batch: int, *, seed: int | torch.Generator) -> Tensor:
+        """Patches to hide, (batch, patches), at the ratio of the config."""
+        rows, columns = self.config.grid
+        mask = random_patch_mask(batch, rows * columns, ratio=self.config.mask_ratio, seed=seed)
+        return mask.to(self.positions.device)
+
+    def loss(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Mean squared error of the hidden patches, one number."""
+        targets = patchify(images, self.config.patch_size)  # (B, n, patch_dim)
+        if self.config.normalize_targets:
+            variance, mean = torch.var_mean(targets, dim=-1, keepdim=True)
+            targets = (targets - mean) / (variance + 1e-6).sqrt()
+        return reconstruction_loss(self(images, hidden), targets, hidden)
+
+    def reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Images whose hidden patches are the predicted ones: (B, C, H, W)."""
+        seen = patchify(images, self.config.patch_size)  # (B, n, patch_dim)
+        patches = torch.where(hidden[..., None], self(images, hidden), seen)
+        return unpatchify(patches, self.config.image_size, self.config.patch_size)
+
+    def _steps(self, blocks: nn.ModuleList):  # type: ignore[no-untyped-def]
+        return layer_steps(blocks, None, recompute=self.config.checkpoint_blocks and self.training)
+
+
+def random_patch_mask(batch: int, patches: int, *, ratio: float, seed: int | torch.Generator) -> Tensor:
+    """Patches to hide: in every image all but the ⌊patches · (1 − ratio)⌋ with the smallest of uniform noise.
+
+    Args:
+        batch: number of images.
+        patches: patches of an image.
+        ratio: share to hide, between 0 and 1.
+        seed: seed or generator of the noise.
+
+    Returns:
+        Boolean (batch, patches), True where hidden.
+
+    Raises:
+        ValueError: a count below one or a ratio outside [0, 1].
+
+    Example:
+        >>> random_patch_mask(2, 8, ratio=0.75, seed=0).sum(dim=1)
+        tensor([6, 6])
+    """
+    check_count(batch, "batch")
+    check_count(patches, "patches")
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must lie in [0, 1]; got {ratio}")
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    noise = torch.rand(batch, patches, generator=generator, device=generator.device)
+    return noise.argsort(dim=1).argsort(dim=1) >= int(patches * (1 - ratio))  # rank of each patch's noise
+
+
+def reconstruction_loss(predicted: Tensor, targets: Tensor, hidden: Tensor) -> Tensor:
+    r"""Mean over hidden patches of the mean squared error of a patch.
+
+    Args:
+        predicted: (B, n, patch_dim).
+        targets: (B, n, patch_dim).
+        hidden: boolean (B, n).
+
+    Returns:
+        One number; NaN when no patch is hidden.
+
+    Source:
+        [MAE], training objective.
+
+    Example:
+        >>> reconstruction_loss(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False]]))
+        tensor(1.)
+    """
+    error = (predicted - targets).square().mean(dim=-1)  # (B, n, patch_dim) -> (B, n)
+    weight = hidden.to(error.dtype)
+    return (error * weight).sum() / weight.sum()

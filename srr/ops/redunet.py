@@ -34,7 +34,8 @@ class ReduNetOperators(NamedTuple):
         E: expansion operator of shape (..., d, d), or (..., F, C, C) with F frequencies.
         C: compression operators of shape (..., K, d, d), or (..., F, K, C, C).
         proportions: share γ of each class, shape (..., K).
-        rate_reduction: ΔR of the tokens in nats, shape (...); for signals, per circular shift.
+        rate_reduction: ΔR of the tokens in nats, shape (...), in the precision of the core; for signals, per
+            circular shift.
     """
 
     E: Array
@@ -94,7 +95,7 @@ def redunet_operators(
     if shift_axes == 0:
         E, C = E[..., 0, :, :], C[..., 0, :, :, :]
     E, C = (_cast(A, Z, xp) for A in (E, C))
-    return ReduNetOperators(E, C, _cast(share, Z, xp), _cast(gained, Z, xp))
+    return ReduNetOperators(E, C, _cast(share, Z, xp), gained)
 
 
 def expansion_operator(

@@ -11,8 +11,12 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from srr import ops
+from srr import ops, penalties, problems, solvers
+from srr.mixtures import Mixture, subspace_mixture
 from srr.ops import *  # noqa: F403
+from srr.penalties import *  # noqa: F403
+from srr.problems import *  # noqa: F403
+from srr.solvers import *  # noqa: F403
 
 try:
     __version__ = version("srr")
@@ -21,8 +25,11 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _SUBMODULES = ("diagnostics", "estimators", "nn", "plots", "testing", "theory", "training")
 
-__all__ = ["ops"]
+__all__ = ["Mixture", "ops", "penalties", "problems", "solvers", "subspace_mixture"]
 __all__ += ops.__all__
+__all__ += penalties.__all__
+__all__ += problems.__all__
+__all__ += solvers.__all__
 
 
 def __getattr__(name: str) -> Any:

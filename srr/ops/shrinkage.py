@@ -5,14 +5,14 @@ from __future__ import annotations
 from srr._array import Array, Namespace, check_array, check_nonnegative, device, namespace, positive_part
 
 
-def soft_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array:
+def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1`: shrink every entry towards zero by t.
 
     .. math:: \operatorname{sign}(z) \max(|z| - t, 0)
 
     Args:
         Z: array of any shape.
-        threshold: t ≥ 0, in units of Z.
+        threshold: t ≥ 0, in units of Z: a number, or an array that broadcasts against Z.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -33,12 +33,12 @@ def soft_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array
     return positive_part(Z - threshold, xp) - positive_part(-Z - threshold, xp)
 
 
-def relu_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array:
+def relu_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1` on the non-negative orthant: :math:`\max(z - t, 0)`.
 
     Args:
         Z: array of any shape.
-        threshold: t ≥ 0, in units of Z.
+        threshold: t ≥ 0, in units of Z: a number, or an array that broadcasts against Z.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -54,12 +54,12 @@ def relu_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array
     return positive_part(Z - threshold, xp)
 
 
-def hard_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array:
+def hard_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
     r"""Proximal operator of :math:`\tfrac12 t^2 \lVert \cdot \rVert_0`: keep entries larger than t in size.
 
     Args:
         Z: array of any shape.
-        threshold: t ≥ 0, in units of Z.
+        threshold: t ≥ 0, in units of Z: a number, or an array that broadcasts against Z.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -75,12 +75,12 @@ def hard_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array
     return xp.where(xp.abs(Z) > threshold, Z, xp.zeros_like(Z))
 
 
-def group_soft_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array:
+def group_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
     r"""Proximal operator of :math:`t \sum_i \lVert z_i \rVert_2`: shorten every row by t, or drop it.
 
     Args:
         Z: rows of shape (..., d).
-        threshold: t ≥ 0, in units of Z.
+        threshold: t ≥ 0, in units of Z: a number, or an array that broadcasts against Z.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -98,7 +98,7 @@ def group_soft_threshold(Z: Array, *, threshold: float, xp: Namespace = None) ->
     return Z * (kept / xp.where(lengths > 0, lengths, xp.ones_like(lengths)))
 
 
-def unit_soft_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> Array:
+def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1` on the unit sphere, row by row.
 
     It is the soft-thresholded row put back to unit length, or, where nothing survives the threshold, the
@@ -107,7 +107,7 @@ def unit_soft_threshold(Z: Array, *, threshold: float, xp: Namespace = None) -> 
 
     Args:
         Z: rows of shape (..., d).
-        threshold: t ≥ 0, in units of Z.
+        threshold: t ≥ 0, in units of Z: a number, or an array that broadcasts against Z.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -143,8 +143,9 @@ def row_norms(Z: Array, xp: Namespace) -> Array:
     return top * xp.sqrt(xp.sum((Z / top) ** 2, axis=-1, keepdims=True))
 
 
-def _checked(Z: Array, threshold: float, ndim: int, xp: Namespace) -> Namespace:
+def _checked(Z: Array, threshold: Array | float, ndim: int, xp: Namespace) -> Namespace:
     xp = namespace(Z, xp=xp)
     check_array(Z, "Z", ndim=ndim, xp=xp)
-    check_nonnegative(threshold, "threshold")
+    if getattr(threshold, "ndim", 0) == 0:
+        check_nonnegative(threshold, "threshold")
     return xp

@@ -66,9 +66,7 @@ class ClassSpheres:
     def __post_init__(self) -> None:
         y = to_numpy(self.labels)
         if y.ndim != 1 or y.size == 0 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-            raise ValueError(
-                f"labels must be a vector of integers >= 0; got shape {y.shape}, dtype {y.dtype}"
-            )
+            raise ValueError(f"labels must be a vector of integers >= 0; got shape {y.shape}, dtype {y.dtype}")
         object.__setattr__(self, "_member", (y[:, None] == np.unique(y)).astype(float))
 
     def value(self, Z: Array) -> Array:

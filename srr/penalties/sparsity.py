@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from srr._array import Array, check_array, check_nonnegative, core_cast, epsilon, eye, namespace
-from srr.ops.shrinkage import relu_threshold, soft_threshold, unit_soft_threshold
+from srr.ops import relu_threshold, soft_threshold, unit_soft_threshold
 from srr.penalties.protocol import Penalty, Step, frobenius_norm
 
 

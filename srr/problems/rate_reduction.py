@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from srr._array import Array, DType, check_positive, core_cast, is_floating, namespace
-from srr.ops.partition import rate_reduction_value_and_grad
-from srr.ops.rates import rate_scale
+from srr.ops import rate_reduction_value_and_grad, rate_scale
 from srr.penalties import Penalty
 from srr.problems.protocol import Problem
 
@@ -18,8 +17,8 @@ class RateReduction(Problem):
     .. math:: \min_Z \; R^c(Z \mid \Pi) - R(Z) + g(Z)
 
     The rates grow with the tokens, so g has to bound them: ``ClassSpheres(labels)`` is the Frobenius
-    constraint ‖Z_k‖² = n_k, ``UnitL1()`` the unit sphere for every token, ``Ridge(lam)`` the regularised form,
-    whose maximisers are known in closed form.
+    constraint ‖Z_k‖² = n_k, ``UnitL1()`` the unit sphere for every token, ``Ridge(lam)`` the regularised
+    form, whose maximisers are known in closed form.
 
     Args:
         Pi: membership weights of shape (..., n, K) whose rows sum to one, or integer labels (..., n).

@@ -17,10 +17,13 @@ from srr._array import (
     eye,
     namespace,
 )
-from srr.ops.curvature import sparse_rate_reduction_smoothness
-from srr.ops.gram import gram
-from srr.ops.rates import coding_rate_value_and_grad, rate_scale
-from srr.ops.subspace_rates import subspace_coding_rate_value_and_grad
+from srr.ops import (
+    coding_rate_value_and_grad,
+    gram,
+    rate_scale,
+    sparse_rate_reduction_smoothness,
+    subspace_coding_rate_value_and_grad,
+)
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
 from srr.problems.protocol import Problem
 
@@ -109,9 +112,7 @@ def _from_moment(A: Array, U: Array, eps: float, xp: Namespace) -> tuple[Array, 
     heads = cholesky(eye(p, A, xp) + beta * (U.mT @ (G[..., None, :, :] @ U)), xp)
     if whole is None or heads is None:
         return None
-    compress = beta * xp.sum(
-        U @ cholesky_solve(heads, xp.broadcast_to(U.mT, (*heads.shape[:-1], d)), xp), axis=-3
-    )
+    compress = beta * xp.sum(U @ cholesky_solve(heads, xp.broadcast_to(U.mT, (*heads.shape[:-1], d)), xp), axis=-3)
     expand = alpha * cholesky_solve(whole, xp.broadcast_to(eye(d, A, xp), whole.shape), xp)
     value = xp.sum(_half_logdet(heads, xp), axis=-1) - _half_logdet(whole, xp)
     return value, A @ (compress - expand)

@@ -66,9 +66,7 @@ class Accelerated:
     def step(self, problem: Problem, Z: Array, state: AcceleratedState) -> tuple[Array, AcceleratedState]:
         """Next iterate, or the same one with its momentum gone."""
         xp = namespace(Z)
-        trial = problem.regularizer.prox(
-            state.ahead - state.step * problem.grad(state.ahead), step=state.step
-        )
+        trial = problem.regularizer.prox(state.ahead - state.step * problem.grad(state.ahead), step=state.step)
         trial, lost = keep_finite(trial, Z, xp)
         value, grad = problem.value_and_grad(trial)
         objective = value + problem.regularizer.value(trial)
@@ -79,9 +77,7 @@ class Accelerated:
         Z_new = xp.where(rose[..., None, None], Z, trial)
         momentum = 0.5 * (1.0 + xp.sqrt(1.0 + 4.0 * state.momentum**2))
         gain = asarray_like((state.momentum - 1.0) / momentum, Z, xp=xp)[..., None, None]
-        ahead, _ = keep_finite(
-            Z_new + xp.where(rose[..., None, None], 0.0 * gain, gain) * (Z_new - Z), Z_new, xp
-        )
+        ahead, _ = keep_finite(Z_new + xp.where(rose[..., None, None], 0.0 * gain, gain) * (Z_new - Z), Z_new, xp)
         return Z_new, AcceleratedState(
             xp.where(rose, state.objective, objective),
             xp.where(rose, state.residual, residual),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from srr._array import check_count, check_nonnegative, check_positive, to_numpy
+from srr._array import check_count, check_nonnegative, to_numpy
 from srr.solvers.base import Observation
+from srr.solvers.files import write_atomically
 
 __all__ = ["Checkpoint", "EarlyStop", "Report"]
 
@@ -89,7 +89,6 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, *, every: int = 100) -> None:
-        check_positive(every, "every")
         check_count(every, "every")
         self.path, self.every = Path(path), every
         if self.path.suffix != ".npz":
@@ -99,11 +98,5 @@ class Checkpoint:
         """Write the iterate when it is its turn."""
         if seen.step % self.every and seen.active.any():
             return
-        temporary = self.path.with_suffix(".partial")
-        with temporary.open("wb") as file:
-            np.savez(
-                file, Z=to_numpy(seen.Z), step=seen.step, objective=seen.objective, residual=seen.residual
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        numbers = {"objective": seen.objective, "residual": seen.residual}
+        write_atomically(self.path, lambda file: np.savez(file, Z=to_numpy(seen.Z), step=seen.step, **numbers))

@@ -9,11 +9,9 @@ from srr._array import Array, Namespace, asarray_like, check_count, check_positi
 from srr.problems import Problem
 
 SUFFICIENT = 1e-4  # share of the model's decrease ‖ΔZ‖²/(2·step) that a searched step must achieve
-LONGEST = 1e6  # a searched step is at most this many times the safe step 1/L
+LONGEST = 1e3  # a searched step is at most this many times the safe step 1/L
 ROUNDING = 8.0  # rounding errors of the objective, in machine epsilons, that a search forgives
-OVERFLOW_MARGIN = (
-    0.25  # tokens above the largest float to this power count as lost: their Grams would overflow
-)
+OVERFLOW_MARGIN = 0.25  # tokens above the largest float to this power count as lost: their Grams would overflow
 
 
 class ProximalState(NamedTuple):
@@ -100,7 +98,7 @@ class Backtracking:
     Source: Beck and Teboulle (2009), section 4, with the decrease test of Wright et al. (2009), SpaRSA.
     """
 
-    grow: float = 2.0
+    grow: float = 1.5
     shrink: float = 0.5
     memory: int = 1
 
@@ -131,7 +129,7 @@ class BarzilaiBorwein:
     Source: Barzilai and Borwein (1988), (5); safeguard of Wright et al. (2009), SpaRSA.
     """
 
-    grow: float = 2.0
+    grow: float = 1.5
     shrink: float = 0.5
     memory: int = 10
 
@@ -145,9 +143,7 @@ class BarzilaiBorwein:
     def propose(self, step: Array, moved: Array, curvature: Array, xp: Namespace) -> Array:
         """‖ΔZ‖² / ⟨ΔZ, Δ∇f⟩."""
         convex = curvature > 0
-        return xp.where(
-            convex, moved / xp.where(convex, curvature, xp.ones_like(curvature)), self.grow * step
-        )
+        return xp.where(convex, moved / xp.where(convex, curvature, xp.ones_like(curvature)), self.grow * step)
 
 
 def _check_factors(grow: float, shrink: float, memory: int) -> None:
@@ -204,9 +200,7 @@ class ProximalGradient:
         recent = xp.concat([state.recent[..., 1:], objective[..., None]], axis=-1)
         return Z_new, ProximalState(objective, residual, grad, length, proposal, recent, state.safe)
 
-    def _accepted(
-        self, state: ProximalState, objective: Array, moved: Array, length: Array, xp: Namespace
-    ) -> Array:
+    def _accepted(self, state: ProximalState, objective: Array, moved: Array, length: Array, xp: Namespace) -> Array:
         if self.rule.memory == 0:
             return xp.ones_like(objective, dtype=xp.bool)
         reference = xp.max(state.recent, axis=-1)
@@ -215,9 +209,7 @@ class ProximalGradient:
         return enough | (length <= state.safe)
 
 
-def _trial(
-    problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace
-) -> tuple[Array, Array, Array, Array]:
+def _trial(problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace) -> tuple[Array, Array, Array, Array]:
     """Trial iterate with its objective, gradient and squared distance from Z."""
     t = asarray_like(length, Z, xp=xp)[..., None, None]
     Z_new, lost = keep_finite(problem.regularizer.prox(Z - t * grad, step=t), Z, xp)

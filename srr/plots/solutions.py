@@ -1,0 +1,110 @@
+"""Pictures of a solution: how the objective fell, and how the tokens moved onto their subspaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from srr._array import Array, to_numpy
+from srr.ops.subspaces import project
+from srr.solvers.solution import Solution
+
+__all__ = ["plot_energies", "plot_gram", "plot_objective"]
+
+LARGEST_PICTURE = 1000  # tokens drawn at most; more are thinned out evenly
+
+
+def plot_objective(solution: Solution, *, figure: Any = None) -> Any:
+    """Draw the objective and the distance to optimality at every step.
+
+    Args:
+        solution: What `minimize` returned; every batch item becomes a line.
+        figure: Matplotlib figure to draw into, a new one by default.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure(figure, (9.0, 3.4))
+    left, right = figure.subplots(1, 2)
+    steps = np.arange(len(solution.history.objective))
+    left.plot(steps, solution.history.objective.reshape(len(steps), -1))
+    left.set(xlabel="step", ylabel="objective (nats)", title="Objective")
+    residual = solution.history.residual.reshape(len(steps), -1)
+    right.semilogy(steps, np.where(residual > 0, residual, np.nan), marker=".")
+    right.set(xlabel="step", ylabel="distance to optimality", title="Residual")
+    return figure
+
+
+def plot_gram(before: Array, after: Array, labels: Array, *, figure: Any = None) -> Any:
+    """Draw the absolute Gram matrices |Z Zᵀ| of unit tokens before and after, ordered by class.
+
+    Args:
+        before: Tokens of shape (n, d).
+        after: Tokens of shape (n, d).
+        labels: Classes of shape (n,).
+        figure: Matplotlib figure to draw into, a new one by default.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure(figure, (9.0, 4.2))
+    order, edges = _by_class(labels)
+    for axis, tokens, title in zip(figure.subplots(1, 2), (before, after), ("before", "after"), strict=True):
+        Z = _unit(to_numpy(tokens))[order]
+        image = axis.imshow(np.abs(Z @ Z.T), vmin=0.0, vmax=1.0, cmap="magma", interpolation="nearest")
+        axis.set(title=f"|Z Zᵀ| {title}", xlabel="token, by class", ylabel="token, by class")
+        for edge in edges:
+            axis.axhline(edge, color="white", linewidth=0.5)
+            axis.axvline(edge, color="white", linewidth=0.5)
+    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="cosine")
+    return figure
+
+
+def plot_energies(before: Array, after: Array, U: Array, labels: Array, *, figure: Any = None) -> Any:
+    """Draw the share of every token's energy in every subspace, before and after, ordered by class.
+
+    Args:
+        before: Tokens of shape (n, d).
+        after: Tokens of shape (n, d).
+        U: Orthonormal bases of shape (K, d, p).
+        labels: Classes of shape (n,).
+        figure: Matplotlib figure to draw into, a new one by default.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure(figure, (9.0, 3.4))
+    order, edges = _by_class(labels)
+    for axis, tokens, title in zip(figure.subplots(2, 1), (before, after), ("before", "after"), strict=True):
+        energy = np.sum(to_numpy(project(tokens, U)) ** 2, axis=-1)
+        total = np.sum(to_numpy(tokens) ** 2, axis=-1)
+        share = energy / np.where(total > 0, total, 1.0)
+        image = axis.imshow(share[:, order], vmin=0.0, vmax=1.0, aspect="auto", cmap="viridis", interpolation="nearest")
+        axis.set(title=f"energy per subspace, {title}", ylabel="subspace", yticks=range(len(share)))
+        for edge in edges:
+            axis.axvline(edge, color="white", linewidth=0.5)
+    axis.set_xlabel("token, by class")
+    figure.colorbar(image, ax=figure.axes, label="share of ‖z‖²")
+    return figure
+
+
+def _figure(figure: Any, size: tuple[float, float]) -> Any:
+    if figure is not None:
+        return figure
+    from matplotlib import pyplot
+
+    return pyplot.figure(figsize=size, layout="constrained")
+
+
+def _by_class(labels: Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Tokens in order of class, thinned out when there are too many, and where each class but the first starts."""
+    y = to_numpy(labels)
+    order = np.argsort(y, kind="stable")
+    order = order[:: -(-len(order) // LARGEST_PICTURE)]
+    return order, np.flatnonzero(np.diff(y[order])) + 0.5
+
+
+def _unit(Z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    length = np.linalg.norm(Z, axis=-1, keepdims=True)
+    return np.asarray(Z / np.where(length > 0, length, 1.0))

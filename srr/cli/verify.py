@@ -1,0 +1,115 @@
+"""`srr verify`: check every statement of the theory and say what came out."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from srr.theory import Lab, Result, Statement, ledger
+from srr.theory import verify as run_ledger
+
+COLOURS = {
+    "holds": "green",
+    "holds under its assumptions": "green",
+    "approximate": "yellow",
+    "refuted as stated": "magenta",
+    "fails": "bold red",
+}
+TAIL = 12  # rows of the live table; the whole one is printed at the end
+
+
+def verify(
+    labels: Annotated[list[str] | None, typer.Argument(help="Labels, or their beginnings; all by default.")] = None,
+    source: Annotated[str, typer.Option(help="Only statements whose source contains this text.")] = "",
+    kind: Annotated[list[str] | None, typer.Option(help="Only this kind; may be repeated.")] = None,
+    samples: Annotated[int, typer.Option(help="Random problems per statement.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the random problems.")] = 0,
+    backend: Annotated[str, typer.Option(help="numpy, torch, jax, cupy or strict.")] = "numpy",
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list on standard output.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this new file.")] = None,
+) -> None:
+    """Check every statement of the theory; exit status 1 if one that should hold does not."""
+    statements = ledger(labels=labels or (), source=source, kinds=kind or ())
+    if html is not None and html.exists():
+        raise FileExistsError(f"html must name a new file; got {html}, which exists")
+    lab = Lab(backend=backend, dtype=dtype)
+    found = run_ledger(statements, lab, samples=samples, seed=seed)
+    results = list(found) if as_json else _watch(found, len(statements))
+    if as_json:
+        typer.echo(json.dumps([result.as_dict() for result in results], indent=1, ensure_ascii=False))
+    else:
+        _report(statements, results)
+    if html is not None:
+        _write_page(html, results, lab)
+    if not all(result.passed for result in results):
+        raise typer.Exit(code=1)
+
+
+def _watch(found: Iterable[Result], total: int) -> list[Result]:
+    """Collect the results while a table of the latest ones stays on the screen."""
+    results: list[Result] = []
+    console = Console()
+    with Live(console=console, transient=True, refresh_per_second=8) as live:
+        for result in found:
+            results.append(result)
+            if console.is_terminal:
+                live.update(Group(_table(results[-TAIL:]), ProgressBar(total=total, completed=len(results))))
+    return results
+
+
+def _report(statements: list[Statement], results: list[Result]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(_table(results))
+    for result in results:
+        if result.note and result.verdict not in ("holds", "approximate"):
+            console.print(Text(f"{result.label}: {result.note}", style=COLOURS[result.verdict]))
+    count = {verdict: sum(r.verdict == verdict for r in results) for verdict in COLOURS}
+    summary = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
+    console.print(f"{len(statements)} statements in {sum(r.seconds for r in results):.1f} s: {summary}")
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("§", "label", "statement", "source", "kind", "measured", "bound", "outside", "verdict"):
+        right = name in ("measured", "bound", "outside")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name in ("label", "measured", "bound"))
+    for r in results:
+        table.add_row(
+            f"{r.section}({r.item})",
+            r.label,
+            r.title,
+            r.source,
+            r.kind,
+            _measured(r),
+            _bound(r),
+            "" if r.outside is None else f"{r.outside:.2g}",
+            Text(r.verdict, style=COLOURS[r.verdict]),
+        )
+    return table
+
+
+def _measured(r: Result) -> str:
+    if r.interval is None:
+        return f"{r.measured:.2g}"
+    return f"{r.measured:.3f} ± {(r.interval[1] - r.interval[0]) / 2:.3f}"
+
+
+def _bound(r: Result) -> str:
+    return f"{r.bound[0]:g} … {r.bound[1]:g}" if isinstance(r.bound, tuple) else f"{r.bound:.2g}"
+
+
+def _write_page(path: Path, results: list[Result], lab: Lab) -> None:
+    from srr.theory.page import render
+
+    path.write_text(render(results, lab), encoding="utf-8")

@@ -1,0 +1,21 @@
+"""The ledger: every statement of the theory, checked by machine.
+
+One module per section; each statement is one small function that measures, registered with its formula, source,
+assumptions and bound. :func:`verify` draws random problems and turns the measurements into verdicts.
+"""
+
+from __future__ import annotations
+
+from srr.theory import (  # noqa: F401  (importing a section registers its statements)
+    section_1,
+    section_2_bounds,
+    section_2_constants,
+    section_2_gradients,
+    section_2_symmetries,
+    section_4_sparse_coding,
+)
+from srr.theory.lab import Lab
+from srr.theory.statement import Refutation, Series, Statement, ledger
+from srr.theory.verdicts import Result, examine, fit_slope, verify
+
+__all__ = ["Lab", "Refutation", "Result", "Series", "Statement", "examine", "fit_slope", "ledger", "verify"]

@@ -1,0 +1,99 @@
+"""Random problems inside the assumptions of the statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from srr.theory.statement import Problem
+
+Matrix = Any
+
+
+def spread(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number between low and high, uniform in its logarithm."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def orthonormal(rng: np.random.Generator, d: int, p: int) -> Matrix:
+    """Orthonormal columns, p of them, in R^d, uniformly random."""
+    Q, R = np.linalg.qr(rng.standard_normal((d, p)))
+    return Q * np.sign(np.diag(R))
+
+
+def bases(rng: np.random.Generator, K: int, d: int, p: int) -> Matrix:
+    """K orthonormal bases of shape (K, d, p), at random angles to each other."""
+    return np.stack([orthonormal(rng, d, p) for _ in range(K)])
+
+
+def orthogonal_bases(rng: np.random.Generator, K: int, d: int, p: int) -> Matrix:
+    """K mutually orthogonal bases of shape (K, d, p), Kp ≤ d; complete when Kp = d."""
+    return np.stack(np.split(orthonormal(rng, d, K * p), K, axis=1))
+
+
+def membership(rng: np.random.Generator, n: int, K: int) -> Matrix:
+    """Soft memberships of shape (n, K), rows on the simplex."""
+    return rng.dirichlet(np.full(K, 0.7), size=n)
+
+
+def unit_rows(Z: Matrix) -> Matrix:
+    """Every token divided by its norm."""
+    return Z / np.linalg.norm(Z, axis=-1, keepdims=True)
+
+
+def tokens(rng: np.random.Generator) -> Problem:
+    """Tokens of any small shape, scale and rank, duplicated rows included, with a distortion."""
+    n, d = (int(size) for size in rng.integers(1, 7, size=2))
+    Z = rng.standard_normal((n, d))
+    form = rng.integers(4)
+    if form == 1:
+        Z = np.outer(rng.standard_normal(n), rng.standard_normal(d))
+    if form == 2:
+        Z = Z[rng.integers(0, n, size=n)]
+    return Problem(Z=spread(rng, 0.1, 10.0) * Z, eps=spread(rng, 0.1, 2.0))
+
+
+def weighted_tokens(rng: np.random.Generator) -> Problem:
+    """Tokens with non-negative weights, some of them zero."""
+    p = tokens(rng)
+    w = rng.uniform(0.1, 2.0, len(p.Z)) * (rng.random(len(p.Z)) < 0.7)
+    w[rng.integers(len(w))] = 1.0
+    return Problem(Z=p.Z, eps=p.eps, w=w)
+
+
+def subspaces(rng: np.random.Generator) -> Problem:
+    """Tokens and orthonormal bases at random angles."""
+    n, d = int(rng.integers(1, 7)), int(rng.integers(2, 7))
+    U = bases(rng, int(rng.integers(1, 4)), d, int(rng.integers(1, d)))
+    return Problem(Z=spread(rng, 0.1, 5.0) * rng.standard_normal((n, d)), U=U, eps=spread(rng, 0.2, 2.0))
+
+
+def free_subspaces(rng: np.random.Generator) -> Problem:
+    """Tokens and bases that need not be orthonormal, as in a trained network."""
+    p = subspaces(rng)
+    return Problem(Z=p.Z, U=rng.standard_normal(p.U.shape), eps=p.eps)
+
+
+def orthogonal_subspaces(rng: np.random.Generator) -> Problem:
+    """Tokens and mutually orthogonal bases that fill the space."""
+    K, p = int(rng.integers(2, 4)), int(rng.integers(1, 4))
+    n, d = int(rng.integers(2, 9)), K * p
+    U = orthogonal_bases(rng, K, d, p)
+    return Problem(Z=spread(rng, 0.1, 5.0) * rng.standard_normal((n, d)), U=U, eps=spread(rng, 0.2, 2.0))
+
+
+def partition(rng: np.random.Generator) -> Problem:
+    """Tokens and soft memberships."""
+    n, d, K = int(rng.integers(2, 8)), int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    Z = spread(rng, 0.1, 5.0) * rng.standard_normal((n, d))
+    return Problem(Z=Z, Pi=membership(rng, n, K), eps=spread(rng, 0.2, 2.0))
+
+
+def codes(rng: np.random.Generator) -> Problem:
+    """Non-negative codes A, tokens Z, a dictionary D (complete or overcomplete), a safe step and a weight."""
+    n, d = int(rng.integers(1, 6)), int(rng.integers(2, 6))
+    D = rng.standard_normal((d, d if rng.random() < 0.5 else 2 * d)) / np.sqrt(d)
+    A = np.maximum(rng.standard_normal((n, D.shape[1])), 0.0)
+    step = float(rng.uniform(0.2, 1.0)) / float(np.linalg.norm(D, 2) ** 2)
+    return Problem(A=A, Z=rng.standard_normal((n, d)), D=D, step=step, lam=spread(rng, 0.01, 0.5))

@@ -60,9 +60,7 @@ def test_imports_run_up_the_floors(path):
         assert path == PACKAGE / "__init__.py", f"{path} stands on no floor"
         return
     wrong = [
-        f"line {line}: {name}"
-        for line, name in imports(path)
-        if (other := floor(name)) is not None and other > own
+        f"line {line}: {name}" for line, name in imports(path) if (other := floor(name)) is not None and other > own
     ]
     assert not wrong, f"{path.name} imports from a floor below its own: {wrong}"
 
@@ -84,9 +82,7 @@ def test_operators_import_no_array_library_and_no_framework():
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 root = (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
-                assert root.split(".")[0] not in {*OPTIONAL, "numpy", "scipy"}, (
-                    f"{path.name}:{node.lineno} {root}"
-                )
+                assert root.split(".")[0] not in {*OPTIONAL, "numpy", "scipy"}, f"{path.name}:{node.lineno} {root}"
 
 
 def test_import_srr_loads_nothing_optional():

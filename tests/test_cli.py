@@ -17,9 +17,7 @@ EVERYDAY = {"verify", "solve", "train", "trace", "demo"}
 def srr(*words, **options):
     command = [sys.executable, "-m", "srr", *words]
     plain = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
-    return subprocess.run(
-        command, capture_output=True, text=True, env=plain, check=False, timeout=120, **options
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=plain, check=False, timeout=120, **options)
 
 
 def assert_one_sentence(run, *, status=1):

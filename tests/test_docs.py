@@ -26,9 +26,7 @@ def label(page):
 
 
 def blocks(page, *languages):
-    return [
-        body for language, body in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages
-    ]
+    return [body for language, body in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
 
 
 def commands(page):

@@ -13,9 +13,7 @@ NAMES = list(public_names())
 FUNCTIONS = [entry for entry in NAMES if inspect.isfunction(entry.value)]
 CLASSES = [entry for entry in NAMES if inspect.isclass(entry.value)]
 OPERATORS = [entry for entry in FUNCTIONS if entry.source.startswith("srr.ops.")]
-SECTIONS = re.compile(
-    r"^(Args|Returns|Raises|Yields|Attributes|Notes?|Example|Source|Shapes)\s*:", re.MULTILINE
-)
+SECTIONS = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Notes?|Example|Source|Shapes)\s*:", re.MULTILINE)
 
 
 def path(entry: PublicName) -> str:
@@ -102,9 +100,7 @@ def test_operator_follows_the_house_order(entry):
 @pytest.mark.parametrize("entry", CLASSES, ids=path)
 def test_class_documents_its_arguments_and_its_public_methods(entry):
     doc = inspect.getdoc(entry.value) or ""
-    fields = getattr(entry.value, "__dataclass_fields__", None) or dict.fromkeys(
-        getattr(entry.value, "_fields", ())
-    )
+    fields = getattr(entry.value, "__dataclass_fields__", None) or dict.fromkeys(getattr(entry.value, "_fields", ()))
     for name in fields:
         if not name.startswith("_"):
             assert re.search(rf"\b{re.escape(name)}\b", doc), f"{entry.path}: nothing is said of {name}"

@@ -70,15 +70,9 @@ def write_pages(app: Sphinx) -> None:
             index += heading(title, "-") + ".. toctree::\n   :maxdepth: 1\n\n"
             index += "".join(f"   {source}\n" for source in sources) + "\n"
             for source in sources:
-                index += (
-                    f"``{source}``: "
-                    + ", ".join(f":py:obj:`{e.name} <{e.path}>`" for e in pages[source])
-                    + "\n\n"
-                )
+                index += f"``{source}``: " + ", ".join(f":py:obj:`{e.name} <{e.path}>`" for e in pages[source]) + "\n\n"
     (folder / "index.rst").write_text(index, encoding="utf-8")
-    app.config.srr_aliases = {
-        f"{e.source}.{getattr(e.value, '__qualname__', e.name)}": e.path for e in public_names()
-    }
+    app.config.srr_aliases = {f"{e.source}.{getattr(e.value, '__qualname__', e.name)}": e.path for e in public_names()}
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.Element) -> nodes.Element | None:
@@ -94,9 +88,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.Eleme
         domain = env.get_domain("py")
         return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
     foreign = "." in target and not target.startswith("srr.")
-    return (
-        contnode if foreign or target in PLAIN or target.startswith("srr._array.") or known(target) else None
-    )
+    return contnode if foreign or target in PLAIN or target.startswith("srr._array.") or known(target) else None
 
 
 def known(target: str) -> bool:

@@ -40,9 +40,7 @@ class PublicName:
 
 def public_modules() -> list[ModuleType]:
     """Every module directly below `srr` that has an ``__all__``, and `srr` itself."""
-    names = {
-        f"srr.{info.name}" for info in pkgutil.iter_modules(srr.__path__) if not info.name.startswith("_")
-    }
+    names = {f"srr.{info.name}" for info in pkgutil.iter_modules(srr.__path__) if not info.name.startswith("_")}
     ordered = sorted((names | {"srr"}) - NOT_FOR_USERS, key=lambda name: (_rank(name), name))
     modules = [importlib.import_module(name) for name in ordered]
     return [module for module in modules if hasattr(module, "__all__")]

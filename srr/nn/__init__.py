@@ -1,12 +1,20 @@
 """Networks whose layers are the steps of the solvers (needs torch)."""
 
-from srr.nn.blocks import CrateBlock
+from srr.nn.blocks import AlphaBlock, AttentionOnlyBlock, CrateBlock
 from srr.nn.config import Config, CrateConfig
 from srr.nn.crate import CRATE, ClassifierHead
+from srr.nn.decoder import DecoderBlock
 from srr.nn.embed import PatchEmbedding, TokenEmbedding, patchify, unpatchify
+from srr.nn.investigations import FixedBlock, NegatedBlock, ProxMMBlock, StrictBlock, TiedBlock, TransposedBlock
 from srr.nn.ista import ISTA
-from srr.nn.mssa import MSSA, FixedMSSA, StrictMSSA, TiedMSSA, TransposedMSSA
+from srr.nn.mae import CrateMAE, MaeConfig, random_patch_mask, reconstruction_loss
+from srr.nn.mssa import MSSA
+from srr.nn.mssa_variants import FixedMSSA, StrictMSSA, TiedMSSA, TransposedMSSA
+from srr.nn.overcomplete import OvercompleteISTA
+from srr.nn.positions import interpolate_positions, sincos_positions
 from srr.nn.presets import PRESETS, build_model, create_model
+from srr.nn.prox_mm import ProxMM
+from srr.nn.tssa import TSSA, TokenStatisticsBlock, TostBlock
 from srr.nn.variants import BLOCKS, build_blocks, keep_orthonormal
 
 __all__ = [
@@ -15,20 +23,40 @@ __all__ = [
     "ISTA",
     "MSSA",
     "PRESETS",
+    "TSSA",
+    "AlphaBlock",
+    "AttentionOnlyBlock",
     "ClassifierHead",
     "Config",
     "CrateBlock",
     "CrateConfig",
+    "CrateMAE",
+    "DecoderBlock",
+    "FixedBlock",
     "FixedMSSA",
+    "MaeConfig",
+    "NegatedBlock",
+    "OvercompleteISTA",
     "PatchEmbedding",
+    "ProxMM",
+    "ProxMMBlock",
+    "StrictBlock",
     "StrictMSSA",
+    "TiedBlock",
     "TiedMSSA",
     "TokenEmbedding",
+    "TokenStatisticsBlock",
+    "TostBlock",
+    "TransposedBlock",
     "TransposedMSSA",
     "build_blocks",
     "build_model",
     "create_model",
+    "interpolate_positions",
     "keep_orthonormal",
     "patchify",
+    "random_patch_mask",
+    "reconstruction_loss",
+    "sincos_positions",
     "unpatchify",
 ]

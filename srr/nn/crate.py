@@ -96,9 +96,7 @@ class CRATE(nn.Module):
         return (Z * real).sum(dim=1) / real.sum(dim=1)  # (B, d)
 
 
-def layer_steps(
-    blocks: nn.ModuleList, mask: Tensor | None, *, recompute: bool
-) -> Iterator[Callable[[Tensor], Tensor]]:
+def layer_steps(blocks: nn.ModuleList, mask: Tensor | None, *, recompute: bool) -> Iterator[Callable[[Tensor], Tensor]]:
     """Blocks as steps of :func:`srr.unroll`."""
     for block in blocks:
         if recompute:

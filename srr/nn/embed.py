@@ -28,9 +28,7 @@ def patchify(images: Tensor, patch_size: Size) -> Tensor:
         torch.Size([2, 6, 48])
     """
     if images.ndim != 4:
-        raise ValueError(
-            f"images must have shape (batch, channels, height, width); got {tuple(images.shape)}"
-        )
+        raise ValueError(f"images must have shape (batch, channels, height, width); got {tuple(images.shape)}")
     (B, C, H, W), (p1, p2) = images.shape, pair(patch_size)
     h, w = patch_grid((H, W), patch_size)
     tiles = images.reshape(B, C, h, p1, w, p2)  # (B, C, H, W) -> (B, C, h, p1, w, p2)
@@ -136,9 +134,7 @@ class TokenEmbedding(nn.Module):
         end = start + symbols.shape[-1]
         if end > self.context:
             raise ValueError(f"a sequence must have at most context={self.context} symbols; got {end}")
-        return (
-            nn.functional.embedding(symbols, self.symbols) + self.positions[start:end]
-        )  # (B, n) -> (B, n, d)
+        return nn.functional.embedding(symbols, self.symbols) + self.positions[start:end]  # (B, n) -> (B, n, d)
 
 
 def prepend(token: Tensor, Z: Tensor) -> Tensor:
@@ -150,8 +146,6 @@ def check_images(images: Tensor, channels: int, size: tuple[int, int]) -> None:
     """Refuse anything but floating images (B, channels, height, width)."""
     wanted = (channels, *size)
     if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
-        raise ValueError(
-            f"images must have shape (batch, {', '.join(map(str, wanted))}); got {tuple(images.shape)}"
-        )
+        raise ValueError(f"images must have shape (batch, {', '.join(map(str, wanted))}); got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"images must have a floating dtype; got {images.dtype}")

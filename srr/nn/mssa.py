@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from srr._array import check_count
 from srr.ops.attention import mssa, ssa
+from srr.ops.decoding import ssa_newest
+from srr.ops.subspaces import lift, project
 
-__all__ = ["MSSA", "FixedMSSA", "StrictMSSA", "TiedMSSA", "TransposedMSSA"]
+__all__ = ["MSSA"]
 
 
 def attend_real(mask: Tensor | None) -> Tensor | None:
@@ -51,9 +53,7 @@ class MSSA(nn.Module):
     output: Tensor | None
     bias: Tensor | None
 
-    def __init__(
-        self, dim: int, heads: int, head_dim: int, *, bias: bool = True, causal: bool = False
-    ) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, *, bias: bool = True, causal: bool = False) -> None:
         super().__init__()
         check_count(dim, "dim")
         check_count(heads, "heads")
@@ -95,120 +95,49 @@ class MSSA(nn.Module):
             Z, self.U, out=self.out, bias=self.bias, scale=self.scale, causal=self.causal, mask=allowed
         )
 
+    def extend(self, Z: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attended tokens for the newest of a causal sequence, and the coordinates of the whole of it.
+
+        As queries, keys and values are one, one array per layer is all that has to be remembered.
+
+        Args:
+            Z: tokens (..., m, d) that follow those of ``past``.
+            past: coordinates (..., K, t, p) of the tokens before, None at the start.
+
+        Returns:
+            Attended tokens (..., m, d) and coordinates (..., K, t + m, p).
+
+        Raises:
+            ValueError: the layer is not causal.
+        """
+        if not self.causal:
+            raise ValueError("only a causal layer can be extended; this one lets tokens see later ones")
+        V = self.coordinates(Z)  # (..., m, d) -> (..., K, m, p)
+        V = V if past is None else torch.cat((past, V), dim=-2)  # (..., K, t + m, p)
+        return self.restore(self.attend_newest(V, Z.shape[-2])), V
+
+    def coordinates(self, Z: Tensor) -> Tensor:
+        """Coordinates of tokens in every head: (..., n, d) to (..., K, n, p)."""
+        return project(Z, self.U)  # type: ignore[no-any-return]
+
+    def attend_newest(self, V: Tensor, count: int) -> Tensor:
+        """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""
+        return ssa_newest(V, count=count, scale=self.scale)  # type: ignore[no-any-return]
+
+    def restore(self, V: Tensor) -> Tensor:
+        """Tokens from attended coordinates: (..., K, n, p) to (..., n, d)."""
+        if not self.lifted:
+            return V.squeeze(-3)  # (..., 1, n, d) -> (..., n, d)
+        out = self.out
+        lifted = lift(V, self.U if out is None else out)
+        return lifted if self.bias is None else lifted + self.bias  # type: ignore[no-any-return]
+
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""
         return f"dim={self.dim}, heads={self.heads}, head_dim={self.head_dim}, causal={self.causal}"
-
-
-class TiedMSSA(MSSA):
-    r"""MSSA whose output map is U itself: tokens come back through the subspaces they were projected on.
-
-    .. math::
-
-        \mathrm{MSSA}(Z) = \sum_k \mathrm{softmax}(p^{-1/2} V_k V_k^\top)\, V_k U_k^\top
-
-    Source:
-        CRATE-C of [INDEPTH]; [CRATE] (12) up to its constant.
-
-    Example:
-        >>> import torch
-        >>> layer = TiedMSSA(dim=8, heads=2, head_dim=4)
-        >>> [name for name, _ in layer.named_parameters()]
-        ['projection']
-    """
-
-    def _make_output(self, bias: bool) -> None:
-        self.lifted, self.output, self.bias = True, None, None  # no parameters of its own
-
-
-class StrictMSSA(TiedMSSA):
-    r"""MSSA exactly as printed: output map U and scale 1 inside the softmax.
-
-    .. math::
-
-        \mathrm{MSSA}(Z) = \sum_k \mathrm{softmax}(V_k V_k^\top)\, V_k U_k^\top
-
-    The constant β = p/(nε²) of (12) is left to the step in front of it: (10) and (12) together would count
-    it twice.
-
-    Source:
-        [CRATE] (11)-(12).
-
-    Example:
-        >>> StrictMSSA(dim=8, heads=2, head_dim=4).scale
-        1.0
-    """
-
-    def __init__(
-        self, dim: int, heads: int, head_dim: int, *, bias: bool = True, causal: bool = False
-    ) -> None:
-        super().__init__(dim, heads, head_dim, bias=bias, causal=causal)
-        self.scale = 1.0
-
-
-class TransposedMSSA(TiedMSSA):
-    r"""MSSA whose output map is the transpose of the tied one, where heads·head_dim = dim.
-
-    .. math::
-
-        \mathrm{MSSA}(Z) = [\,\mathrm{softmax}(p^{-1/2} V_k V_k^\top) V_k\,]_{k=1..K}\, [U_1 \dots U_K]
-
-    Raises:
-        ValueError: ``heads * head_dim`` differs from ``dim``.
-
-    Source:
-        CRATE-T of [INDEPTH].
-
-    Example:
-        >>> import torch
-        >>> TransposedMSSA(dim=8, heads=2, head_dim=4).out.shape
-        torch.Size([2, 8, 4])
-    """
-
-    def _make_output(self, bias: bool) -> None:
-        if self.heads * self.head_dim != self.dim:
-            raise ValueError(
-                f"the transposed output map needs heads * head_dim = dim; got {self.heads} * {self.head_dim} "
-                f"and {self.dim}"
-            )
-        super()._make_output(bias)
-
-    @property
-    def out(self) -> Tensor:
-        """Output bases (K, d, p) read from the same matrix as U, transposed."""
-        return self._bases_of(self.projection)
-
-
-class FixedMSSA(MSSA):
-    r"""MSSA with fixed orthonormal subspaces and a trained output map.
-
-    U is drawn once, uniformly among orthonormal frames (orthonormal over all heads when heads·head_dim ≤ dim,
-    else within each head), and kept as a buffer.
-
-    Source:
-        CRATE-Fix of [INDEPTH].
-
-    Example:
-        >>> import torch
-        >>> layer = FixedMSSA(dim=8, heads=2, head_dim=4)
-        >>> torch.allclose(layer.projection @ layer.projection.T, torch.eye(8), atol=1e-5)
-        True
-    """
-
-    def _make_projection(self) -> None:
-        self.register_buffer("projection", orthonormal_rows(self.heads, self.head_dim, self.dim))
 
 
 def uniform(*shape: int, fan_in: int) -> Tensor:
     """Tensor uniform in ±1/√fan_in, the initialisation of linear maps in the released network."""
     bound = fan_in**-0.5
     return torch.empty(shape).uniform_(-bound, bound)
-
-
-def orthonormal_rows(heads: int, head_dim: int, dim: int) -> Tensor:
-    """Projection with orthonormal rows: over all heads where they fit, else head by head."""
-    if head_dim > dim:
-        raise ValueError(f"orthonormal bases need head_dim <= dim={dim}; got {head_dim}")
-    if heads * head_dim <= dim:
-        return nn.init.orthogonal_(torch.empty(heads * head_dim, dim))
-    return torch.cat([nn.init.orthogonal_(torch.empty(head_dim, dim)) for _ in range(heads)])

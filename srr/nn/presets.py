@@ -8,6 +8,7 @@ from torch import nn
 
 from srr.nn.config import Config, CrateConfig
 from srr.nn.crate import CRATE
+from srr.nn.mae import CrateMAE, MaeConfig
 
 __all__ = ["PRESETS", "create_model"]
 
@@ -18,16 +19,21 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"dim": 1024, "heads": 16, "head_dim": 64, "depth": 24},
 }
 MICRO: dict[str, Any] = {"dim": 64, "heads": 4, "head_dim": 16, "depth": 4}
+ALPHA: dict[str, Any] = {"block": "alpha", "patch_norm": False, "norm_eps": 1e-6}
 
 PRESETS: dict[str, Config] = {
     "crate_micro": CrateConfig(
         **MICRO, image_size=8, patch_size=4, channels=1, num_classes=10, pool="mean", position_std=0.02
     ),
     **{f"crate_{size}": CrateConfig(**sizes) for size, sizes in SIZES.items()},
+    "crate_alpha_base": CrateConfig(**SIZES["base"], **ALPHA),
+    "crate_alpha_large": CrateConfig(**SIZES["large"], **ALPHA, patch_size=14),
+    "crate_mae_micro": MaeConfig(**MICRO, decoder_depth=4, image_size=8, patch_size=2, channels=1),
+    **{f"crate_mae_{size}": MaeConfig(**sizes, decoder_depth=sizes["depth"]) for size, sizes in SIZES.items()},
 }
 """Configs by name."""
 
-MODELS: dict[type[Config], type[nn.Module]] = {CrateConfig: CRATE}
+MODELS: dict[type[Config], type[nn.Module]] = {CrateConfig: CRATE, MaeConfig: CrateMAE}
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:

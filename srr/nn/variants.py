@@ -5,12 +5,33 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from srr.nn.blocks import CrateBlock
+from srr.nn.blocks import AlphaBlock, AttentionOnlyBlock, CrateBlock
 from srr.nn.config import Config
+from srr.nn.investigations import (
+    FixedBlock,
+    NegatedBlock,
+    ProxMMBlock,
+    StrictBlock,
+    TiedBlock,
+    TransposedBlock,
+)
+from srr.nn.tssa import TokenStatisticsBlock, TostBlock
 
 __all__ = ["BLOCKS", "build_blocks"]
 
-BLOCKS: dict[str, type[nn.Module]] = {"crate": CrateBlock}
+BLOCKS: dict[str, type[nn.Module]] = {
+    "crate": CrateBlock,
+    "crate_c": TiedBlock,
+    "crate_n": NegatedBlock,
+    "crate_t": TransposedBlock,
+    "crate_fix": FixedBlock,
+    "crate_strict": StrictBlock,
+    "crate_prox_mm": ProxMMBlock,
+    "alpha": AlphaBlock,
+    "attention_only": AttentionOnlyBlock,
+    "tssa": TokenStatisticsBlock,
+    "tost": TostBlock,
+}
 """Layers by the name a config gives them."""
 
 

@@ -15,6 +15,7 @@ from srr.ops.curvature import (
     subspace_coding_rate_hvp,
     subspace_coding_rate_smoothness,
 )
+from srr.ops.decoding import ssa_newest
 from srr.ops.geometry import coherence, principal_angles, snr, subspace_membership
 from srr.ops.gram import gram, gram_logdet, gram_resolvent
 from srr.ops.partition import (
@@ -32,6 +33,7 @@ from srr.ops.shrinkage import (
     unit_soft_threshold,
 )
 from srr.ops.sparse_coding import fista_step, folded_ista_step, ista_matrix, ista_step, lasso, prox_mm_step
+from srr.ops.streaming import SecondMoment
 from srr.ops.subspace_rates import (
     sparse_rate_reduction,
     sparse_rate_reduction_grad,
@@ -43,6 +45,7 @@ from srr.ops.subspaces import lift, orthonormalize, principal_bases, project
 from srr.ops.tssa import tssa, tssa_heads
 
 __all__ = [
+    "SecondMoment",
     "attention_weights",
     "coding_rate",
     "coding_rate_grad",
@@ -85,6 +88,7 @@ __all__ = [
     "sparse_rate_reduction_grad",
     "sparse_rate_reduction_smoothness",
     "ssa",
+    "ssa_newest",
     "subspace_coding_rate",
     "subspace_coding_rate_grad",
     "subspace_coding_rate_hvp",

@@ -19,9 +19,7 @@ def layer_and_tokens(dim: int = 12, n: int = 40) -> tuple[ISTA, torch.Tensor]:
 
 def definition(Z: np.ndarray, D: np.ndarray, step: float, lam: float) -> np.ndarray:
     """Token by token in the paper's columns: x + η (Dᵀx − DᵀDx) − ηλ, then ReLU."""
-    rows = [
-        np.maximum(x + step * (D.T @ x - D.T @ (D @ x)) - step * lam, 0) for x in Z.reshape(-1, Z.shape[-1])
-    ]
+    rows = [np.maximum(x + step * (D.T @ x - D.T @ (D @ x)) - step * lam, 0) for x in Z.reshape(-1, Z.shape[-1])]
     return np.stack(rows).reshape(Z.shape)
 
 
@@ -151,9 +149,7 @@ def test_functional_calls_do_not_meet_the_kept_matrix() -> None:
         stack = torch.stack([layer.D, 2 * layer.D])
         out = torch.func.vmap(lambda D: torch.func.functional_call(layer, {"D": D}, (Z,)))(stack)
     for i, D in enumerate(stack):
-        np.testing.assert_allclose(
-            out[i].numpy(), definition(Z.numpy(), D.numpy(), 0.2, 0.3), rtol=1e-12, atol=1e-12
-        )
+        np.testing.assert_allclose(out[i].numpy(), definition(Z.numpy(), D.numpy(), 0.2, 0.3), rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()

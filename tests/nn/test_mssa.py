@@ -59,9 +59,7 @@ def test_one_full_width_head_has_no_output_map() -> None:
     layer = MSSA(6, 1, 6).double()
     assert [name for name, _ in layer.named_parameters()] == ["projection"]
     Z = tokens(1, 5, 6)
-    np.testing.assert_allclose(
-        layer(Z)[0].detach().numpy(), by_heads(layer, Z[0].numpy()), rtol=1e-12, atol=1e-12
-    )
+    np.testing.assert_allclose(layer(Z)[0].detach().numpy(), by_heads(layer, Z[0].numpy()), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ Every other file speaks the Python array API standard and asks this one for its 
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
 import sys
@@ -20,10 +21,15 @@ Namespace = Any
 DType = Any
 """A dtype object of such a module."""
 
-is_torch = array_api_compat.is_torch_array
 is_jax = array_api_compat.is_jax_array
 is_numpy = array_api_compat.is_numpy_array
 is_cupy = array_api_compat.is_cupy_array
+
+
+def is_torch(x: object) -> bool:
+    """Whether x is a torch tensor, without importing torch and in a form ``torch.compile`` can follow."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
 
 
 def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
@@ -42,6 +48,8 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
     if xp is not None:
         return xp
     given = [a for a in arrays if a is not None]
+    if given and all(is_torch(a) for a in given):
+        return sys.modules.get("array_api_compat.torch") or importlib.import_module("array_api_compat.torch")
     try:
         return array_api_compat.array_namespace(*given)
     except TypeError as error:
@@ -74,6 +82,14 @@ def _is_concrete(x: Array) -> bool:
     return not array_api_compat.is_dask_array(x)
 
 
+def any_true(flags: Array, xp: Namespace) -> bool:
+    """Whether an entry is known to be true; a trace that captures a constant makes even its flags unknown."""
+    found = xp.any(flags)
+    if is_jax(found) and isinstance(found, sys.modules["jax"].core.Tracer):
+        return False
+    return bool(found)
+
+
 def is_floating(x: Array, xp: Namespace) -> bool:
     """Whether the dtype is a real floating type, the low-precision ones of each library included."""
     if is_torch(x):
@@ -95,7 +111,7 @@ def check_array(x: Array, name: str, *, ndim: int = 2, finite: bool = True, xp: 
         raise ValueError(f"{name} must have at least {ndim} axes; got shape {tuple(x.shape)}")
     if 0 in x.shape[x.ndim - ndim :]:
         raise ValueError(f"{name} must have no empty axis among its last {ndim}; got shape {tuple(x.shape)}")
-    if finite and is_concrete(x) and not bool(xp.all(xp.isfinite(x))):
+    if finite and is_concrete(x) and any_true(~xp.isfinite(x), xp):
         raise ValueError(f"{name} must be finite; got NaN or infinity")
 
 
@@ -117,7 +133,7 @@ def check_weights(weights: Array, Z: Array, name: str = "weights", *, xp: Namesp
     check_array(weights, name, ndim=1, xp=xp)
     if weights.shape[-1] != Z.shape[-2]:
         raise ValueError(f"{name} must have shape (..., n) with n={Z.shape[-2]}; got {tuple(weights.shape)}")
-    if is_concrete(weights) and bool(xp.any(weights < 0)):
+    if is_concrete(weights) and any_true(weights < 0, xp):
         raise ValueError(f"{name} must be >= 0; got a negative entry")
 
 

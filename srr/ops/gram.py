@@ -15,6 +15,7 @@ from typing import Protocol
 from srr._array import (
     Array,
     Namespace,
+    any_true,
     asarray_like,
     check_array,
     cholesky,
@@ -101,11 +102,11 @@ class _CholeskyFactor:
             return cholesky_solve(self.L, X.mT, self.xp).mT
         return X - self.scale * ((X @ self.A.mT) @ self.resolvent())
 
-    def trusted(self, M: Array, rtol: float) -> bool:
-        """Whether rounding in the pivots, u·Σ M_ii/L_ii², stays under ``rtol`` of the log-determinant."""
+    def doubtful(self, M: Array, rtol: float) -> Array:
+        """Items whose pivots lost more to rounding, u·Σ M_ii/L_ii², than ``rtol`` of the log-determinant."""
         xp = self.xp
         lost = xp.sum(xp.linalg.diagonal(M) / xp.linalg.diagonal(self.L) ** 2, axis=-1)
-        return bool(xp.all(epsilon(M.dtype, xp) * lost <= rtol * self.logdet()))
+        return ~(epsilon(M.dtype, xp) * lost <= rtol * self.logdet())
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def gram_factor(A: Array, scale: Array | float, *, rtol: float | None = None, xp
     if L is None:
         return _SpectralFactor(A, scale, xp)
     factor = _CholeskyFactor(A, scale, L, xp)
-    if is_concrete(M) and not factor.trusted(M, 64 * epsilon(A.dtype, xp) if rtol is None else rtol):
+    rtol = 64 * epsilon(A.dtype, xp) if rtol is None else rtol
+    if is_concrete(M) and any_true(factor.doubtful(M, rtol), xp):
         return _SpectralFactor(A, scale, xp)
     return factor
 

@@ -6,6 +6,7 @@ from srr._array import (
     Array,
     DType,
     Namespace,
+    any_true,
     check_array,
     check_positive,
     check_tokens,
@@ -123,7 +124,7 @@ def check_partition(Pi: Array, Z: Array, xp: Namespace) -> bool:
     check_array(Pi, "Pi", xp=xp)
     if Pi.shape[-2] != n:
         raise ValueError(f"Pi as membership must have shape (..., n, K) with n={n}; got {tuple(Pi.shape)}")
-    if is_concrete(Pi) and bool(xp.any(Pi < 0)):
+    if is_concrete(Pi) and any_true(Pi < 0, xp):
         raise ValueError("Pi must be >= 0; got a negative entry")
     return False
 

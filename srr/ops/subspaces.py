@@ -15,10 +15,16 @@ from srr._array import (
 )
 
 
+def swap_heads(x: Array, xp: Namespace) -> Array:
+    """Exchange axes −3 and −2: heads before tokens (..., K, n, p), or tokens before heads (..., n, K, p)."""
+    last = x.ndim - 1
+    return xp.permute_dims(x, (*range(last - 2), last - 1, last - 2, last))
+
+
 def flatten_heads(U: Array, *, xp: Namespace = None) -> Array:
     """Bases (..., K, d, p) side by side as one matrix (..., d, K·p), so that one product serves all heads."""
     xp = namespace(U, xp=xp)
-    wide = xp.moveaxis(U, -3, -2)  # (..., d, K, p)
+    wide = swap_heads(U, xp)  # (..., d, K, p)
     return xp.reshape(wide, (*wide.shape[:-2], wide.shape[-2] * wide.shape[-1]))
 
 
@@ -43,7 +49,7 @@ def project(Z: Array, U: Array, *, xp: Namespace = None) -> Array:
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
     V = Z @ flatten_heads(U, xp=xp)  # (..., n, K·p)
-    return xp.moveaxis(xp.reshape(V, (*V.shape[:-1], U.shape[-3], U.shape[-1])), -2, -3)
+    return swap_heads(xp.reshape(V, (*V.shape[:-1], U.shape[-3], U.shape[-1])), xp)
 
 
 def lift(V: Array, U: Array, *, xp: Namespace = None) -> Array:
@@ -70,7 +76,7 @@ def lift(V: Array, U: Array, *, xp: Namespace = None) -> Array:
         raise ValueError(
             f"V must have shape (..., K, n, p) with K={U.shape[-3]}, p={U.shape[-1]}; got {tuple(V.shape)}"
         )
-    rows = xp.moveaxis(V, -3, -2)  # (..., n, K, p)
+    rows = swap_heads(V, xp)  # (..., n, K, p)
     rows = xp.reshape(rows, (*rows.shape[:-2], rows.shape[-2] * rows.shape[-1]))
     return rows @ flatten_heads(U, xp=xp).mT
 

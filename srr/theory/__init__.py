@@ -12,6 +12,9 @@ from srr.theory import (  # noqa: F401  (importing a section registers its state
     section_2_constants,
     section_2_gradients,
     section_2_symmetries,
+    section_3_attention,
+    section_3_denoising,
+    section_3_neumann,
     section_4_sparse_coding,
 )
 from srr.theory.lab import Lab

@@ -87,7 +87,9 @@ def _long_step(rng: np.random.Generator) -> Problem:
     rounding=1e3,
 )
 def ista_descent(lab: Lab, p: Problem) -> float:
-    """The prox minimises a model that touches F at A and lies above it; strong convexity of the model adds the square."""
+    """The prox minimises a model that touches F at A and lies above it; strong convexity
+    of the model adds the square.
+    """
     after = lab.ops.ista_step(p.A, p.Z, p.D, step=p.step, lam=p.lam)
     return float((_lasso(after, p) - _lasso(p.A, p) + np.sum((after - p.A) ** 2) / (2 * p.step)) / _lasso(p.A, p))
 

@@ -25,6 +25,14 @@ from srr.ops.partition import (
 )
 from srr.ops.rates import coding_rate, coding_rate_grad, coding_rate_value_and_grad, rate_scale
 from srr.ops.reduction import rate_reduction, rate_reduction_grad, rate_reduction_value_and_grad
+from srr.ops.redunet import (
+    ReduNetOperators,
+    compression_operators,
+    expansion_operator,
+    redunet_operators,
+)
+from srr.ops.redunet_increment import compression_norms, estimated_membership, redunet_increment
+from srr.ops.shifts import circular_convolution
 from srr.ops.shrinkage import (
     group_soft_threshold,
     hard_threshold,
@@ -45,15 +53,21 @@ from srr.ops.subspaces import lift, orthonormalize, principal_bases, project
 from srr.ops.tssa import tssa, tssa_heads
 
 __all__ = [
+    "ReduNetOperators",
     "SecondMoment",
     "attention_weights",
+    "circular_convolution",
     "coding_rate",
     "coding_rate_grad",
     "coding_rate_hvp",
     "coding_rate_smoothness",
     "coding_rate_value_and_grad",
     "coherence",
+    "compression_norms",
+    "compression_operators",
     "compression_step",
+    "estimated_membership",
+    "expansion_operator",
     "fista_step",
     "folded_ista_step",
     "gram",
@@ -81,6 +95,8 @@ __all__ = [
     "rate_reduction_grad",
     "rate_reduction_value_and_grad",
     "rate_scale",
+    "redunet_increment",
+    "redunet_operators",
     "relu_threshold",
     "snr",
     "soft_threshold",

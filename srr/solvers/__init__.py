@@ -3,8 +3,12 @@
 from srr.solvers.accelerated import Accelerated
 from srr.solvers.base import Callback, Observation, Solver, State, minimize, unroll
 from srr.solvers.callbacks import Checkpoint, EarlyStop, Report
+from srr.solvers.coding_length import CodingLengthClustering, CodingLengthFit, coding_length
+from srr.solvers.expectation import ExpectationMaximization, MixtureLikelihood, MixtureParameters
 from srr.solvers.proximal import Backtracking, BarzilaiBorwein, FixedStep, ProximalGradient, StepRule
+from srr.solvers.redunet import ReduNet, ReduNetLayer, ReduNetwork, SphereRateReduction, build_redunet
 from srr.solvers.solution import History, NotConvergedError, Solution, Status
+from srr.solvers.subspace_mixture import SubspaceMixture, SubspaceMixtureFit
 
 __all__ = [
     "Accelerated",
@@ -12,18 +16,31 @@ __all__ = [
     "BarzilaiBorwein",
     "Callback",
     "Checkpoint",
+    "CodingLengthClustering",
+    "CodingLengthFit",
     "EarlyStop",
+    "ExpectationMaximization",
     "FixedStep",
     "History",
+    "MixtureLikelihood",
+    "MixtureParameters",
     "NotConvergedError",
     "Observation",
     "ProximalGradient",
+    "ReduNet",
+    "ReduNetLayer",
+    "ReduNetwork",
     "Report",
     "Solution",
     "Solver",
+    "SphereRateReduction",
     "State",
     "Status",
     "StepRule",
+    "SubspaceMixture",
+    "SubspaceMixtureFit",
+    "build_redunet",
+    "coding_length",
     "minimize",
     "unroll",
 ]

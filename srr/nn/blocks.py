@@ -22,9 +22,9 @@ class CrateBlock(nn.Module):
         Z^{\ell+1/2} = Z^\ell + \mathrm{MSSA}(\mathrm{LN}\, Z^\ell), \qquad
         Z^{\ell+1} = \mathrm{ISTA}(\mathrm{LN}\, Z^{\ell+1/2})
 
-    Objective step: the first half is the softmax stand-in for a gradient step on R^c(Z; U), without the (1 - κβ)
-    in front of Z and with a free output map; the second half is one proximal step on ½‖Z − A Dᵀ‖² + λ‖A‖₁,
-    A ≥ 0, from A = Z. There is no residual around the second half.
+    Objective step: the first half is the softmax stand-in for a gradient step on R^c(Z; U), without the (1
+    - κβ) in front of Z and with a free output map; the second half is one proximal step on ½‖Z − A Dᵀ‖² +
+    λ‖A‖₁, A ≥ 0, from A = Z. There is no residual around the second half.
 
     Args:
         dim: width d of a token.

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from srr.nn.config import CrateConfig
 from srr.nn.embed import PatchEmbedding
+from srr.nn.pretrained import PretrainedModel
 from srr.nn.variants import build_blocks
 from srr.solvers.base import unroll
 
@@ -27,6 +28,7 @@ class ClassifierHead(nn.Module):
         ``(..., dim)`` to ``(..., num_classes)``.
 
     Example:
+        >>> import torch
         >>> ClassifierHead(8, 10)(torch.zeros(2, 8)).shape
         torch.Size([2, 10])
     """
@@ -41,7 +43,7 @@ class ClassifierHead(nn.Module):
         return self.linear(self.norm(token))  # type: ignore[no-any-return]
 
 
-class CRATE(nn.Module):
+class CRATE(PretrainedModel):
     """White-box transformer classifier: embed → unroll(blocks) → head.
 
     Args:
@@ -55,11 +57,15 @@ class CRATE(nn.Module):
         [CRATE] section 2.4, sizes of its Table 4.
 
     Example:
+        >>> import torch
         >>> from srr.nn import create_model
         >>> model = create_model("crate_micro")
         >>> model(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
+
+    config: CrateConfig
+    config_type = CrateConfig
 
     def __init__(self, config: CrateConfig) -> None:
         super().__init__()

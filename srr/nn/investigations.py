@@ -18,8 +18,8 @@ class TiedBlock(CrateBlock):
 
         Z^{\ell+1/2} = Z^\ell + \sum_k \mathrm{softmax}(p^{-1/2} V_k V_k^\top) V_k U_k^\top
 
-    Objective step: the softmax form of a step on R^c(Z; U) as derived; raw R^c may rise and R^c of unit tokens
-    fall, see the measurement of both in :func:`srr.layer_trace`.
+    Objective step: the softmax form of a step on R^c(Z; U) as derived; raw R^c may rise and R^c of unit
+    tokens fall, see the measurement of both in :func:`srr.layer_trace`.
 
     Source:
         CRATE-C of [INDEPTH].
@@ -40,8 +40,8 @@ class NegatedBlock(TiedBlock):
 
         Z^{\ell+1/2} = Z^\ell - \sum_k \mathrm{softmax}(p^{-1/2} V_k V_k^\top) V_k U_k^\top
 
-    Objective step: the sign that lowers raw R^c(Z; U). With a free output map the sign would be absorbed, so the
-    map is tied to U.
+    Objective step: the sign that lowers raw R^c(Z; U). With a free output map the sign would be absorbed,
+    so the map is tied to U.
 
     Source:
         CRATE-N of [INDEPTH].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from srr.nn.crate import layer_steps
 from srr.nn.decoder import DecoderBlock
 from srr.nn.embed import check_images, patchify, prepend, unpatchify
 from srr.nn.positions import sincos_positions
+from srr.nn.pretrained import PretrainedModel
 from srr.nn.variants import build_blocks
 from srr.solvers.base import unroll
 
@@ -62,7 +64,7 @@ class MaeConfig(Config):
         return patch_grid(self.image_size, self.patch_size)
 
 
-class CrateMAE(nn.Module):
+class CrateMAE(PretrainedModel):
     r"""Masked autoencoder whose encoder is CRATE with λ = 0.5 and whose decoder runs its layers backwards.
 
     Hidden patches are replaced by one learned token *before* the encoder, which therefore sees every
@@ -95,6 +97,9 @@ class CrateMAE(nn.Module):
         (torch.Size([2, 16, 4]), torch.Size([]))
     """
 
+    config: MaeConfig
+    config_type = MaeConfig
+
     def __init__(self, config: MaeConfig) -> None:
         super().__init__()
         self.config = config
@@ -115,9 +120,10 @@ class CrateMAE(nn.Module):
         self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
         self.predict = nn.Linear(dim, patch_dim)
         self._start_linear_maps()
+        unread = {"positions": table.clone(), "weight": torch.zeros(dim, dim), "bias": torch.zeros(dim)}
         self.unread = nn.ParameterDict(
-            {"positions": table.clone(), "weight": torch.zeros(dim, dim), "bias": torch.zeros(dim)}
-        ).requires_grad_(False)
+            {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in unread.items()}
+        )
 
     def _start_linear_maps(self) -> None:
         for linear in (self.linear, self.predict):
@@ -162,7 +168,7 @@ class CrateMAE(nn.Module):
         patches = torch.where(hidden[..., None], self(images, hidden), seen)
         return unpatchify(patches, self.config.image_size, self.config.patch_size)
 
-    def _steps(self, blocks: nn.ModuleList):  # type: ignore[no-untyped-def]
+    def _steps(self, blocks: nn.ModuleList) -> Iterator[Callable[[Tensor], Tensor]]:
         return layer_steps(blocks, None, recompute=self.config.checkpoint_blocks and self.training)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from torch import nn
-
+from srr.nn.causal import CausalConfig, CausalCRATE
 from srr.nn.config import Config, CrateConfig
 from srr.nn.crate import CRATE
 from srr.nn.mae import CrateMAE, MaeConfig
+from srr.nn.pretrained import PretrainedModel, local_folder, read_config
 
-__all__ = ["PRESETS", "create_model"]
+__all__ = ["PRESETS", "build_model", "create_model", "load_model"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"dim": 384, "heads": 6, "head_dim": 64, "depth": 12},
@@ -28,15 +29,21 @@ PRESETS: dict[str, Config] = {
     **{f"crate_{size}": CrateConfig(**sizes) for size, sizes in SIZES.items()},
     "crate_alpha_base": CrateConfig(**SIZES["base"], **ALPHA),
     "crate_alpha_large": CrateConfig(**SIZES["large"], **ALPHA, patch_size=14),
+    "crate_causal_micro": CausalConfig(**MICRO, context=64),
+    **{f"crate_causal_{size}": CausalConfig(**sizes, context=1024) for size, sizes in SIZES.items()},
     "crate_mae_micro": MaeConfig(**MICRO, decoder_depth=4, image_size=8, patch_size=2, channels=1),
     **{f"crate_mae_{size}": MaeConfig(**sizes, decoder_depth=sizes["depth"]) for size, sizes in SIZES.items()},
 }
 """Configs by name."""
 
-MODELS: dict[type[Config], type[nn.Module]] = {CrateConfig: CRATE, MaeConfig: CrateMAE}
+MODELS: dict[type[Config], type[PretrainedModel]] = {
+    CrateConfig: CRATE,
+    CausalConfig: CausalCRATE,
+    MaeConfig: CrateMAE,
+}
 
 
-def create_model(name: str, **overrides: Any) -> nn.Module:
+def create_model(name: str, **overrides: Any) -> Any:
     """Model of a named size, freshly initialised.
 
     Args:
@@ -46,7 +53,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
             ``block``.
 
     Returns:
-        The model, in training mode, on the CPU.
+        :class:`srr.nn.CRATE`, :class:`srr.nn.CausalCRATE` or :class:`srr.nn.CrateMAE`, in training mode.
 
     Raises:
         ValueError: an unknown name, field or value.
@@ -61,6 +68,50 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     return build_model(PRESETS[name].override(**overrides))
 
 
-def build_model(config: Config) -> nn.Module:
-    """Model a config describes."""
+def build_model(config: Config) -> Any:
+    """Model a config describes.
+
+    Args:
+        config: one of the configs of :mod:`srr.nn`.
+
+    Returns:
+        :class:`srr.nn.CRATE`, :class:`srr.nn.CausalCRATE` or :class:`srr.nn.CrateMAE`, freshly initialised.
+
+    Raises:
+        ValueError: an option that no layer can take.
+
+    Example:
+        >>> from srr.nn import CrateConfig
+        >>> type(build_model(CrateConfig(depth=1))).__name__
+        'CRATE'
+    """
     return MODELS[type(config)](config)
+
+
+def load_model(source: str | os.PathLike[str], **overrides: Any) -> Any:
+    """Model saved by :meth:`srr.nn.PretrainedModel.save_pretrained`, of whichever class it is.
+
+    Args:
+        source: a local folder, or ``owner/name`` on the Hugging Face Hub.
+        **overrides: fields of the config to change, see :meth:`srr.nn.PretrainedModel.from_pretrained`.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: the folder lacks one of the two files.
+        ValueError: a damaged file, an unknown class, weights that do not fit.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     create_model("crate_mae_micro").save_pretrained(folder)
+        ...     type(load_model(folder)).__name__
+        'CrateMAE'
+    """
+    folder = local_folder(source)
+    kinds = {kind.__name__: kind for kind in MODELS.values()}
+    kind = read_config(folder).get("model")
+    if kind not in kinds:
+        raise ValueError(f"config.json must name a model among {sorted(kinds)}; got {kind!r}")
+    return kinds[kind].from_pretrained(folder, **overrides)

@@ -22,8 +22,8 @@ class ProxMM(nn.Module):
         A = \mathrm{ReLU}\Big(\big(1 + \tfrac{4}{9(1 + \alpha)}\big) Z D - \tfrac{4\lambda}{9\alpha}\Big),
         \qquad \alpha = \tfrac{4}{9\eta}
 
-    α = d/(nε²) is written through the step η = 4/(9α) of the majoriser, so that ηλ is the threshold as it is in
-    :class:`srr.nn.ISTA`. D starts orthogonal and is free afterwards.
+    α = d/(nε²) is written through the step η = 4/(9α) of the majoriser, so that ηλ is the threshold as it
+    is in :class:`srr.nn.ISTA`. D starts orthogonal and is free afterwards.
 
     Args:
         dim: width d of a token; D is d × d.

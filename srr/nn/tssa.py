@@ -98,8 +98,8 @@ class TokenStatisticsBlock(CrateBlock):
         Z^{\ell+1/2} = Z^\ell + \mathrm{TSSA}(\mathrm{LN}\, Z^\ell), \qquad
         Z^{\ell+1} = \mathrm{ISTA}(\mathrm{LN}\, Z^{\ell+1/2})
 
-    Objective step: the first half is a gradient step on the variational upper bound of the compression term, the
-    second the sparse-coding step of :class:`srr.nn.CrateBlock`.
+    Objective step: the first half is a gradient step on the variational upper bound of the compression
+    term, the second the sparse-coding step of :class:`srr.nn.CrateBlock`.
 
     Source:
         [TOST] for the first half, [CRATE] (17) for the second.

@@ -46,6 +46,7 @@ def build_blocks(config: Config, *, causal: bool = False) -> nn.ModuleList:
         ValueError: an unknown kind of layer, or orthonormal bases that do not fit.
 
     Example:
+        >>> import torch
         >>> from srr.nn import CrateConfig
         >>> len(build_blocks(CrateConfig(dim=8, heads=2, head_dim=4, depth=3)))
         3
@@ -84,6 +85,7 @@ def keep_orthonormal(block: nn.Module) -> nn.Module:
         ValueError: the bases do not fit in the token space.
 
     Example:
+        >>> import torch
         >>> U = keep_orthonormal(CrateBlock(dim=8, heads=2, head_dim=4)).attention.projection
         >>> torch.allclose(U @ U.T, torch.eye(8), atol=1e-5)
         True

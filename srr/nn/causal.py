@@ -1,0 +1,195 @@
+"""Causal language model: embed the symbols, unroll causal layers, score the next symbol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from srr._array import check_count, check_positive
+from srr.nn.blocks import CrateBlock
+from srr.nn.config import Config
+from srr.nn.crate import ClassifierHead, layer_steps
+from srr.nn.embed import TokenEmbedding
+from srr.nn.pretrained import PretrainedModel
+from srr.nn.variants import build_blocks
+from srr.solvers.base import unroll
+
+__all__ = ["CausalCRATE", "CausalConfig", "DecodingState"]
+
+
+@dataclass(frozen=True)
+class CausalConfig(Config):
+    """Description of a :class:`srr.nn.CausalCRATE` language model.
+
+    Args:
+        vocabulary: number of symbols; 256 for bytes.
+        context: longest sequence.
+        position_std: standard deviation of the initial symbol and position tables.
+
+    Example:
+        >>> CausalConfig(context=128).vocabulary
+        256
+    """
+
+    vocabulary: int = 256
+    context: int = 256
+    position_std: float = 0.02
+
+    counts: ClassVar[tuple[str, ...]] = (*Config.counts, "vocabulary", "context")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self.position_std, "position_std")
+
+
+class DecodingState(NamedTuple):
+    """What a causal model remembers of the symbols it has read.
+
+    Attributes:
+        coordinates: for each layer the tokens in every head's coordinates, (B, K, t, p).
+        length: number t of symbols read.
+    """
+
+    coordinates: tuple[Tensor | None, ...]
+    length: int
+
+
+class CausalCRATE(PretrainedModel):
+    r"""Language model of causal CRATE layers: embed → unroll(blocks) → head.
+
+    Objective step: that of its layers, each token compressing against those before it and itself only.
+
+    Args:
+        config: sizes and choices, see :class:`srr.nn.CausalConfig`.
+
+    Shapes:
+        symbols ``(B, n)`` to scores of the next symbol ``(B, n, vocabulary)``; ``mask`` is ``(B, n)``, True
+        at real symbols.
+
+    Source:
+        [CRATE] (17)-(18) under a causal mask.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> model = create_model("crate_causal_micro", vocabulary=256)
+        >>> model(torch.zeros(2, 5, dtype=torch.long)).shape
+        torch.Size([2, 5, 256])
+    """
+
+    config: CausalConfig
+    config_type = CausalConfig
+
+    def __init__(self, config: CausalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = TokenEmbedding(config.vocabulary, context=config.context, dim=config.dim, std=config.position_std)
+        self.blocks = build_blocks(config, causal=True)
+        self.head = ClassifierHead(config.dim, config.vocabulary)
+
+    def forward(self, symbols: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Scores of the symbol after each of the sequence."""
+        recompute = self.config.checkpoint_blocks and self.training
+        Z = unroll(layer_steps(self.blocks, mask, recompute=recompute), self.embed(symbols))  # (B, n, d)
+        return self.head(Z)  # type: ignore[no-any-return]  # (B, n, d) -> (B, n, vocabulary)
+
+    def start(self) -> DecodingState:
+        """State before the first symbol."""
+        return DecodingState((None,) * len(self.blocks), 0)
+
+    def extend(self, symbols: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
+        """Scores after each of some further symbols, equal to those of the full forward pass.
+
+        Args:
+            symbols: (B, m), the symbols that follow those already read.
+            state: what :meth:`start` or the last :meth:`extend` returned.
+
+        Returns:
+            Scores (B, m, vocabulary) and the new state.
+
+        Raises:
+            ValueError: more symbols than the context holds.
+
+        Example:
+            >>> from srr.nn import create_model
+            >>> model = create_model("crate_causal_micro").eval()
+            >>> text = torch.randint(256, (1, 6))
+            >>> first, state = model.extend(text[:, :4], model.start())
+            >>> rest, state = model.extend(text[:, 4:], state)
+            >>> torch.allclose(torch.cat((first, rest), dim=1), model(text), atol=1e-5)
+            True
+        """
+        Z = self.embed(symbols, start=state.length)  # (B, m) -> (B, m, d)
+        memory = []
+        for block, past in zip(self._layers(), state.coordinates, strict=True):
+            Z, coordinates = block.extend(Z, past)
+            memory.append(coordinates)
+        return self.head(Z), DecodingState(tuple(memory), state.length + symbols.shape[-1])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Tensor,
+        count: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int | torch.Generator = 0,
+    ) -> Tensor:
+        """Continue sequences by sampling one symbol at a time.
+
+        When the context is full, the model reads the newer half of it again and goes on from there.
+
+        Args:
+            prompt: (B, n) symbols, n ≥ 1.
+            count: symbols to add.
+            temperature: scores are divided by it; 0 always takes the likeliest symbol.
+            top_k: draw among the likeliest k only.
+            seed: seed or generator of the draws, on the device of the model.
+
+        Returns:
+            (B, n + count), the prompt first.
+
+        Raises:
+            ValueError: an empty prompt or one longer than the context, a negative temperature, a count
+                below one.
+
+        Example:
+            >>> from srr.nn import create_model
+            >>> model = create_model("crate_causal_micro")
+            >>> model.generate(torch.zeros(2, 3, dtype=torch.long), 4, seed=1).shape
+            torch.Size([2, 7])
+        """
+        check_count(count, "count")
+        if prompt.ndim != 2 or prompt.shape[1] < 1:
+            raise ValueError(f"prompt must have shape (batch, symbols >= 1); got {tuple(prompt.shape)}")
+        if temperature < 0:
+            raise ValueError(f"temperature must be >= 0; got {temperature}")
+        if not isinstance(seed, torch.Generator):
+            seed = torch.Generator(prompt.device).manual_seed(seed)
+        text, state, unread = prompt, self.start(), prompt
+        for _ in range(count):
+            if state.length + unread.shape[1] > self.config.context and state.length:
+                state, unread = self.start(), text[:, -max(1, self.config.context // 2) :]
+            scores, state = self.extend(unread, state)
+            unread = draw(scores[:, -1], temperature=temperature, top_k=top_k, generator=seed)  # (B, 1)
+            text = torch.cat((text, unread), dim=1)
+        return text
+
+    def _layers(self) -> Iterator[CrateBlock]:
+        for block in self.blocks:
+            yield cast("CrateBlock", block)
+
+
+def draw(scores: Tensor, *, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
+    """One symbol for each row of scores: (B, vocabulary) to (B, 1)."""
+    if temperature == 0:
+        return scores.argmax(dim=-1, keepdim=True)
+    if top_k is not None:
+        check_count(top_k, "top_k")
+        least = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -float("inf"))
+    return torch.multinomial((scores / temperature).softmax(dim=-1), 1, generator=generator)

@@ -1,0 +1,150 @@
+"""Models in folders: weights as safetensors and the config as JSON, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from srr.nn.adapt import load_adapted
+from srr.nn.config import Config
+
+__all__ = ["PretrainedModel"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class PretrainedModel(nn.Module):
+    """Base of the models: saved to and read from a local folder or the Hugging Face Hub.
+
+    Example:
+        >>> import tempfile
+        >>> from srr.nn import CRATE, create_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     create_model("crate_micro").save_pretrained(folder)
+        ...     model = CRATE.from_pretrained(folder)
+        >>> model.config.dim
+        64
+    """
+
+    config: Config
+    config_type: ClassVar[type[Config]] = Config
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``model.safetensors`` and ``config.json``, each under another name first and then renamed.
+
+        Args:
+            folder: created when absent; files of an earlier save are replaced.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        draft = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
+        save_file(tensors, draft, metadata={"format": "pt"})
+        _publish(draft, folder / WEIGHTS_FILE)
+        draft = folder / f".{CONFIG_FILE}.{os.getpid()}"
+        draft.write_text(self.describe())
+        _publish(draft, folder / CONFIG_FILE)
+
+    def describe(self) -> str:
+        """Text of ``config.json``: the class of the model and its config."""
+        return json.dumps({"model": type(self).__name__, **json.loads(self.config.to_json())}, indent=2) + "\n"
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], **overrides: Any) -> Self:
+        """Model from a folder, or from a repository of the Hub when there is no such folder.
+
+        Args:
+            source: a local folder, or ``owner/name`` on the Hub.
+            **overrides: fields of the config to change. For another ``image_size`` or ``patch_size`` grid
+                the learned positions are interpolated; for another ``num_classes`` the head starts afresh,
+                with a warning.
+
+        Returns:
+            The model, in evaluation mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: the folder lacks one of the two files.
+            ValueError: a damaged file, a config of another class, weights that do not fit.
+        """
+        folder = local_folder(source)
+        values = read_config(folder)
+        if (kind := values.pop("model", cls.__name__)) != cls.__name__:
+            raise ValueError(f"{folder / CONFIG_FILE} describes a {kind}; wanted a {cls.__name__}")
+        saved = cls.config_type.from_dict(values)
+        model = cls(saved.override(**overrides))
+        load_adapted(model, read_weights(folder), grid=getattr(saved, "grid", None))
+        return model.eval()
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> None:
+        """Upload the two files to a repository of the Hub (needs ``huggingface_hub`` and a login).
+
+        Args:
+            repository: ``owner/name``, created when absent.
+            private: whether a created repository is private.
+
+        Raises:
+            ImportError: ``huggingface_hub`` is not installed.
+        """
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+
+
+def local_folder(source: str | os.PathLike[str]) -> Path:
+    """The folder itself, or a cached copy of the Hub repository of that name."""
+    folder = Path(source)
+    if folder.exists() or not isinstance(source, str) or source.count("/") != 1 or source[0] in "./~":
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise FileNotFoundError(f"there is no folder {source}, and huggingface_hub is not installed") from error
+    return Path(snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Parsed ``config.json`` of a folder."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no saved model: it has no {CONFIG_FILE}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged: it holds no table of options")
+    return values
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Tensors of ``model.safetensors``; nothing in such a file can be executed."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no saved model: it has no {WEIGHTS_FILE}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _publish(draft: Path, final: Path) -> None:
+    """Give a complete file its name, once it is on the disk."""
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(final)

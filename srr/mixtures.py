@@ -100,8 +100,8 @@ def _sizes(
     check_count(d, "d")
     check_count(K, "K")
     check_nonnegative(noise, "noise")
-    sizes = [n // K + (k < n % K) for k in range(K)] if isinstance(n, int) else list(n)
-    dims = [p] * K if isinstance(p, int) else list(p)
+    dims = list(p) if isinstance(p, Sequence) else [p] * K
+    sizes = list(n) if isinstance(n, Sequence) else _shares(n, K)
     for name, values in (("n", sizes), ("p", dims)):
         if len(values) != K:
             raise ValueError(f"{name} must have K={K} entries; got {len(values)}")
@@ -112,10 +112,13 @@ def _sizes(
     shared = max(dims) if coherence else 0
     needed = max(dims) if coherence is None else sum(dims) + shared
     if needed > d:
-        raise ValueError(
-            f"d must be at least {needed} for dimensions {dims} at coherence {coherence}; got {d}"
-        )
+        raise ValueError(f"d must be at least {needed} for dimensions {dims} at coherence {coherence}; got {d}")
     return np.asarray(sizes), np.asarray(dims)
+
+
+def _shares(n: int, K: int) -> list[int]:
+    check_count(n, "n", least=K)
+    return [n // K + (k < n % K) for k in range(K)]
 
 
 def _rotation(d: int, rng: np.random.Generator) -> Matrix:

@@ -20,6 +20,7 @@ from srr.problems import SparseRateReduction
 from srr.solvers import Observation, Solution
 from srr.solvers.files import write_atomically
 
+ROUNDING = 1e-9  # a rotation there and back leaves this much of a zero, at most, on unit tokens
 ROWS = 12  # steps kept in the table: the first, the latest, and some between
 
 
@@ -61,7 +62,12 @@ class SolveDisplay:
             table.add_column(name, justify="right")
         for seen in self.rows:
             length = f"{float(seen.state.step):.3g}"
-            values = (f"{-seen.objective:.6f}", f"{seen.residual:.2e}", f"{np.mean(seen.Z != 0):.2%}", length)
+            values = (
+                f"{-seen.objective:.6f}",
+                f"{seen.residual:.2e}",
+                f"{nonzero_share(self.problem, seen.Z):.2%}",
+                length,
+            )
             table.add_row(str(seen.step), *values)
         return table
 
@@ -89,7 +95,6 @@ def write_run(
 
 def _measure(problem: SparseRateReduction, mixture: Mixture, solution: Solution) -> dict[str, Any]:
     start = problem.start(mixture.Z)
-    Z = solution.Z if problem.D is None else solution.Z @ problem.D
     energy = np.sum((solution.Z @ mixture.U) ** 2, axis=-1)
     return {
         "status": solution.status.name.lower(),
@@ -98,10 +103,16 @@ def _measure(problem: SparseRateReduction, mixture: Mixture, solution: Solution)
         "srr_start": float(-problem.objective(start)),
         "srr": float(-solution.objective),
         "distance_to_optimality": float(solution.residual),
-        "nonzeros": float(np.mean(Z != 0)),
+        "nonzeros": nonzero_share(problem, solution.Z),
         "tokens_on_own_subspace": float(np.mean(np.argmax(energy, axis=0) == mixture.labels)),
         "largest_energy_off_one_subspace": float(np.max(1.0 - np.max(energy, axis=0))),
     }
+
+
+def nonzero_share(problem: SparseRateReduction, Z: Any) -> float:
+    """Share of entries, in the frame sparsity is measured in, that are more than rounding."""
+    Y = Z if problem.D is None else Z @ problem.D
+    return float(np.mean(np.abs(Y) > ROUNDING))
 
 
 def _history(solution: Solution) -> str:

@@ -150,7 +150,7 @@ class RotatedPenalty:
 
     def value(self, Z: Array) -> Array:
         """g(Z D), shape (...)."""
-        return self.penalty.value(Z @ self.D)
+        return self.penalty.value(self._coordinates(Z))
 
     def prox(self, V: Array, *, step: Step) -> Array:
         """Prox of g at V D, rotated back."""
@@ -158,7 +158,14 @@ class RotatedPenalty:
 
     def distance(self, Z: Array, grad: Array) -> Array:
         """Distance of g at Z D for the rotated gradient."""
-        return self.penalty.distance(Z @ self.D, grad @ self.D)
+        return self.penalty.distance(self._coordinates(Z), grad @ self.D)
+
+    def _coordinates(self, Z: Array) -> Array:
+        """Z D, with what only rounding keeps from zero set to zero: a support must survive the way there and back."""
+        xp = namespace(Z, self.D)
+        Y = Z @ self.D
+        rounding = Z.shape[-1] * epsilon(Z.dtype, xp) * xp.linalg.vector_norm(Z, axis=-1, keepdims=True)
+        return xp.where(xp.abs(Y) <= rounding, xp.zeros_like(Y), Y)
 
 
 def absolute_sum(Z: Array) -> Array:

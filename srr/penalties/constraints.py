@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from srr._array import Array, asarray_like, check_nonnegative, core_cast, epsilon, namespace, to_numpy
 from srr.penalties.protocol import Step, frobenius_norm
@@ -61,13 +58,13 @@ class ClassSpheres:
     """
 
     labels: Array
-    _member: np.ndarray[Any, Any] = field(init=False, repr=False)
+    _member: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         y = to_numpy(self.labels)
-        if y.ndim != 1 or y.size == 0 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        if y.ndim != 1 or y.size == 0 or y.dtype.kind not in "iu" or y.min() < 0:
             raise ValueError(f"labels must be a vector of integers >= 0; got shape {y.shape}, dtype {y.dtype}")
-        object.__setattr__(self, "_member", (y[:, None] == np.unique(y)).astype(float))
+        object.__setattr__(self, "_member", (y[:, None] == to_numpy(sorted(set(y.tolist())))).astype(float))
 
     def value(self, Z: Array) -> Array:
         """0 on the spheres, +inf where a class is off by more than √machine epsilon, shape (...)."""

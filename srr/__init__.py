@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from srr import ops, penalties, problems, solvers
+from srr.diagnostics import LayerTrace, layer_trace
 from srr.mixtures import Mixture, subspace_mixture
 from srr.ops import *  # noqa: F403
 from srr.penalties import *  # noqa: F403
@@ -25,7 +26,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _SUBMODULES = ("diagnostics", "estimators", "nn", "plots", "testing", "theory", "training")
 
-__all__ = ["Mixture", "ops", "penalties", "problems", "solvers", "subspace_mixture"]
+__all__ = ["LayerTrace", "Mixture", "layer_trace", "ops", "penalties", "problems", "solvers", "subspace_mixture"]
 __all__ += ops.__all__
 __all__ += penalties.__all__
 __all__ += problems.__all__

@@ -1,0 +1,199 @@
+"""What the layers of a network do to its tokens: coding rates, sparsity and signal-to-noise, half-step by half-step.
+
+Every rate is reported twice. ``raw`` measures the tokens as they are under the bases as they are; ``normalized`` scales each
+token to unit norm and makes the bases of each head orthonormal first, so that it depends on directions alone. The two
+disagree in sign for the released attention step: raw rates rise, normalized rates fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from srr._array import Array, check_positive, check_tokens, is_torch, namespace, to_numpy
+from srr.ops.geometry import snr
+from srr.ops.rates import coding_rate
+from srr.ops.subspace_rates import subspace_coding_rate
+from srr.ops.subspaces import orthonormalize
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+POSITIONS = ("input", "compressed", "sparsified")
+"""The three places of a layer: Z^ℓ, Z^{ℓ+1/2}, Z^{ℓ+1}."""
+
+
+class LayerTrace(NamedTuple):
+    """Measures of L layers at the three :data:`POSITIONS` of each, every array (L, 3), means over the batch.
+
+    Attributes:
+        compression_raw: R^c(Z; U_ℓ) of the tokens as they are, in nats.
+        compression_normalized: R^c of unit-norm tokens under orthonormal bases, in nats.
+        rate_raw: R(Z) of the tokens as they are, in nats.
+        rate_normalized: R of unit-norm tokens, in nats.
+        sparsity: share of coordinates that are not zero.
+        snr: energy of each token on the subspace of its label over its energy off it; NaN without labels.
+        dictionary_norm: (L,) ‖D_ℓ‖₂², to be compared with 1/η; NaN for a layer without a dictionary.
+    """
+
+    compression_raw: Numbers
+    compression_normalized: Numbers
+    rate_raw: Numbers
+    rate_normalized: Numbers
+    sparsity: Numbers
+    snr: Numbers
+    dictionary_norm: Numbers
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.sparsity)
+
+    def rows(self) -> list[dict[str, float | int | str]]:
+        """One dictionary a layer and position, ready for a table or a CSV file."""
+        names = self._fields[:-1]
+        return [
+            {"layer": layer, "position": POSITIONS[at], **{n: float(getattr(self, n)[layer, at]) for n in names}}
+            for layer in range(self.depth)
+            for at in range(3)
+        ]
+
+
+class LayerStates(NamedTuple):
+    """Tokens at the three positions of one layer, its bases, and its dictionary when it has one."""
+
+    tokens: tuple[Array, Array, Array]
+    U: Array
+    D: Array | None
+
+
+def layer_trace(
+    model: Any,
+    inputs: Array,
+    *,
+    eps: float = 0.1,
+    U: Array | Sequence[Array] | None = None,
+    labels: Array | None = None,
+    core_dtype: Any = None,
+) -> LayerTrace:
+    r"""Coding rates, sparsity and signal-to-noise ratio at :math:`Z^\ell, Z^{\ell+1/2}, Z^{\ell+1}` of every layer.
+
+    Args:
+        model: a network with ``blocks``, each with ``compress``, ``sparsify`` and ``attention.U``; or a list of steps, plain
+            functions of the tokens or objects with ``compress`` and ``sparsify``, of any array library.
+        inputs: what the network takes (images, symbols), or tokens (..., n, d) for a list of steps.
+        eps: distortion ε.
+        U: bases (K, d, p), one for all steps or one for each; needed for a list of steps, refused for a network.
+        labels: the subspace of each token, integers (n,), for the signal-to-noise ratio.
+        core_dtype: dtype the rates are computed in; float64 by default.
+
+    Returns:
+        A :class:`LayerTrace`.
+
+    Raises:
+        ValueError: bases missing or not wanted, no layers, or eps not positive.
+
+    Source:
+        The measurement of [CRATE] figures 3-4, without its fixed choice of scale; theory of the two measures, (12).
+
+    Example:
+        >>> import numpy as np, srr
+        >>> mix = srr.subspace_mixture(n=60, d=8, K=2, p=4, noise=0.1, seed=0)
+        >>> shrink = lambda Z: srr.soft_threshold(Z, threshold=0.1)
+        >>> trace = srr.layer_trace([shrink, shrink], mix.Z, U=mix.U, eps=0.5)
+        >>> trace.sparsity.shape, bool((np.diff(trace.compression_raw[:, 2]) < 0).all())
+        ((2, 3), True)
+    """
+    check_positive(eps, "eps")
+    if hasattr(model, "blocks"):
+        if U is not None:
+            raise ValueError("U is read from the network; give it only with a list of steps")
+        states: Iterable[LayerStates] = _network_states(model, inputs)
+    else:
+        states = _step_states(list(model), inputs, U)
+    found = [_measure(layer, eps, labels, core_dtype) for layer in states]
+    if not found:
+        raise ValueError("model must have at least one layer; got none")
+    return LayerTrace(*(np.asarray(column, dtype=np.float64) for column in zip(*found, strict=True)))
+
+
+def _step_states(steps: list[Any], Z: Array, U: Array | Sequence[Array] | None) -> Iterable[LayerStates]:
+    check_tokens(Z)
+    if U is None:
+        raise ValueError("U must be given for a list of steps: bases (K, d, p), or one for each step")
+    bases = list(U) if isinstance(U, (list, tuple)) else [U] * len(steps)
+    if len(bases) != len(steps):
+        raise ValueError(f"U must hold one array for each of the {len(steps)} steps; got {len(bases)}")
+    for step, basis in zip(steps, bases, strict=True):
+        half = step.compress(Z) if hasattr(step, "compress") else None
+        after = step.sparsify(half) if half is not None and hasattr(step, "sparsify") else step(Z)
+        yield LayerStates((Z, after if half is None else half, after), basis, getattr(step, "D", None))
+        Z = after
+
+
+def _network_states(model: Any, inputs: Array) -> list[LayerStates]:
+    """Inputs and outputs of the blocks in one forward pass, in evaluation mode, then the half-steps between them."""
+    import torch
+
+    seen: list[tuple[Array, Array]] = []
+    handles = [b.register_forward_hook(lambda block, args, out: seen.append((args[0], out))) for b in model.blocks]
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(inputs)
+            return [
+                LayerStates((before, block.compress(before), after), block.attention.U.detach(), _dictionary(block))
+                for block, (before, after) in zip(model.blocks, seen, strict=True)
+            ]
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+
+
+def _dictionary(block: Any) -> Array | None:
+    D = getattr(getattr(block, "dictionary", None), "D", None)
+    return None if D is None else D.detach()
+
+
+def _measure(layer: LayerStates, eps: float, labels: Array | None, core_dtype: Any) -> tuple[Any, ...]:
+    bases, columns = orthonormalize(layer.U), []
+    for Z in layer.tokens:
+        unit = _unit(Z)
+        options = {"eps": eps, "core_dtype": core_dtype}
+        rates = (
+            subspace_coding_rate(Z, layer.U, **options),
+            subspace_coding_rate(unit, bases, **options),
+            coding_rate(Z, **options),
+            coding_rate(unit, **options),
+        )
+        noise = float("nan") if labels is None else snr(Z, bases, labels)
+        columns.append((*(_mean(r) for r in rates), _nonzero(Z), _mean(noise)))
+    return (*zip(*columns, strict=True), _spectral_norm(layer.D) ** 2)
+
+
+def _unit(Z: Array) -> Array:
+    """Tokens scaled to unit norm, zero tokens left at zero."""
+    xp = namespace(Z)
+    length = xp.sqrt(xp.sum(Z * Z, axis=-1, keepdims=True))
+    return Z / xp.where(length > 0, length, xp.ones_like(length))
+
+
+def _mean(x: Any) -> float:
+    return float(np.mean(to_numpy(x))) if hasattr(x, "shape") else float(x)
+
+
+def _nonzero(Z: Array) -> float:
+    return float(np.mean(to_numpy(Z) != 0))
+
+
+def _spectral_norm(D: Array | None) -> float:
+    if D is None:
+        return float("nan")
+    host = to_numpy(D.float() if is_torch(D) else D)
+    return float(np.linalg.norm(host, ord=2))
+
+
+Step = Callable[[Array], Array]
+"""A plain function of the tokens, the simplest layer there is."""

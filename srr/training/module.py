@@ -1,0 +1,132 @@
+"""The Lightning module: a model, the data it saw, an objective and an optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from srr.training.augment import augment_images, mix_images
+from srr.training.blame import first_bad_gradient, first_nonfinite, gradients_finite
+from srr.training.config import Config
+from srr.training.data import DataSpec, mix
+from srr.training.distributed import any_rank
+from srr.training.objectives import Losses, build_objective
+from srr.training.optim import build_optimizer, warmup_cosine
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or a gradient is NaN or infinite; the message names where it began."""
+
+
+class TrainingModule(pl.LightningModule):
+    """A model with its objective; every batch's randomness is a function of (seed, epoch, batch, rank).
+
+    Args:
+        model: the network.
+        spec: what the data look like.
+        config: the resolved config of the run.
+    """
+
+    def __init__(self, model: nn.Module, spec: DataSpec, config: Config) -> None:
+        super().__init__()
+        self.model, self.spec, self.config = model, spec, config
+        self.objective = build_objective(config.objective, spec.num_classes)
+        self.skipped: dict[str, int] = {}
+
+    def configure_model(self) -> None:
+        """Shard the parameters over the ranks when the strategy is FSDP2."""
+        if self.config.trainer.strategy == "fsdp2":
+            from srr.training.sharding import shard
+
+            shard(self.model, self.device_mesh)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Images on the device, as numbers in [0, 1] before any change."""
+        if self.spec.kind != "image":
+            return x
+        return x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Images with the mean and standard deviation of the training set taken out, channel by channel."""
+        if self.spec.kind != "image":
+            return x
+        mean, std = (
+            torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in (self.spec.mean, self.spec.std)
+        )
+        return (x - mean) / std
+
+    def losses(self, batch: dict[str, Any], *, augment: bool) -> Losses:
+        """Objective on a batch as it comes from the loader."""
+        x, y = self.prepare(batch["x"]), batch["y"]
+        change = self.config.augment
+        if augment and self.spec.kind == "image":
+            x = augment_images(x, change)
+            if change.mixup or change.cutmix:
+                x, y = mix_images(x, y, change, self.spec.num_classes)
+        return self.objective(self.model, self.normalize(x), y)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Start the randomness of this batch anew."""
+        torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One forward pass; stops the run with a name when the loss is not finite."""
+        self._note_skipped(batch)
+        losses = self.losses(batch, augment=True)
+        if self.config.trainer.check_finite:
+            self._check_finite(losses["loss"], batch, batch_idx)
+        for name, value in losses.items():
+            self.log(f"train_{name}", value, prog_bar=name in {"loss", "accuracy"}, on_step=True, on_epoch=False)
+        return losses["loss"]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Metrics of a held-out batch, weighted by its real samples."""
+        self._note_skipped(batch)
+        y = batch["y"]
+        real = int((y != -100).sum()) if not y.is_floating_point() else len(y)
+        if real == 0 and not torch.distributed.is_initialized():
+            return
+        for name, value in self.losses(batch, augment=False).items():
+            kept = value if real else torch.zeros_like(value)
+            self.log(f"val_{name}", kept, batch_size=real, on_epoch=True, prog_bar=name == "accuracy", sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and schedule, one schedule step an optimiser step."""
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = max(1, self.config.trainer.max_epochs)
+        share = min(self.config.optim.warmup_epochs / epochs, 1.0)
+        optimizer = build_optimizer(self.model, self.config.optim)
+        schedule = warmup_cosine(
+            optimizer, warmup=round(share * total), total=total, floor=self.config.optim.min_lr_ratio
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Stop before a gradient that is not finite reaches the weights."""
+        if not self.config.trainer.check_finite:
+            return
+        bad = not gradients_finite(self.model)
+        if any_rank(bad, self.device):
+            name = first_bad_gradient(self.model) or "a parameter on another rank"
+            raise NonFiniteError(f"the gradient of {name} is not finite; no step was made")
+
+    def _check_finite(self, loss: Tensor, batch: dict[str, Any], batch_idx: int) -> None:
+        bad = not bool(torch.isfinite(loss.detach()))
+        if not any_rank(bad, self.device):
+            return
+        if not bad:
+            raise NonFiniteError("the loss is not finite on another rank")
+        self.on_train_batch_start(batch, batch_idx)
+        if not all(
+            bool(torch.isfinite(v).all()) for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point()
+        ):
+            raise NonFiniteError("the loss is not finite: the batch itself holds NaN or infinity")
+        where = first_nonfinite(self.model, lambda: self.losses(batch, augment=True))
+        raise NonFiniteError(f"the loss is {loss.item()}; first made by {where}")
+
+    def _note_skipped(self, batch: dict[str, Any]) -> None:
+        for name in batch.get("skipped", ()):
+            self.skipped[name] = self.skipped.get(name, 0) + 1

@@ -119,12 +119,12 @@ class SubspaceMixture:
 
     def __post_init__(self) -> None:
         for name in ("K", "p"):
-            candidates = _candidates(getattr(self, name))
-            if not candidates:
+            values = candidates(getattr(self, name))
+            if not values:
                 raise ValueError(f"{name} must name at least one candidate; got none")
-            for value in candidates:
+            for value in values:
                 check_count(value, name)
-            object.__setattr__(self, name, candidates)
+            object.__setattr__(self, name, values)
         check_count(self.restarts, "restarts")
         check_count(self.max_steps, "max_steps")
         check_nonnegative(self.tol, "tol")
@@ -145,7 +145,7 @@ class SubspaceMixture:
         """
         xp = namespace(Z)
         check_tokens(Z, xp=xp)
-        pairs = list(product(_candidates(self.K), _candidates(self.p)))
+        pairs = list(product(candidates(self.K), candidates(self.p)))
         _check_sizes(Z, pairs)
         core, rng = core_cast(Z, None, xp), np.random.default_rng(seed)
         surveys = {pair: self._survey(core, *pair, rng, long=len(pairs) > 1) for pair in pairs}
@@ -191,7 +191,8 @@ def first_guess(Z: Array, K: int, p: int, rng: np.random.Generator) -> MixturePa
     return maximization(Z, xp.astype(nearest, Z.dtype).mT, p)
 
 
-def _candidates(values: int | Iterable[int]) -> tuple[int, ...]:
+def candidates(values: int | Iterable[int]) -> tuple[int, ...]:
+    """One value or several, as a tuple."""
     return tuple(values) if isinstance(values, Iterable) else (values,)
 
 

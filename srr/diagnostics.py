@@ -24,7 +24,7 @@ POSITIONS = ("input", "compressed", "sparsified")
 
 
 class LayerTrace(NamedTuple):
-    """Measures of L layers at the three :data:`POSITIONS` of each, every array (L, 3), means over the batch.
+    """Measures of L layers at the three places of each, Z^ℓ, Z^{ℓ+1/2} and Z^{ℓ+1}, every array (L, 3), means over the batch.
 
     Attributes:
         compression_raw: R^c(Z; U_ℓ) of the tokens as they are, in nats.

@@ -75,7 +75,7 @@ class MSSA(nn.Module):
 
     @property
     def U(self) -> Tensor:
-        """Bases of the subspaces, shape (K, d, p): a view of the projection."""
+        """Bases of the subspaces, shape (K, d, p), as a view of the projection."""
         return self.projection.view(self.heads, self.head_dim, self.dim).mT  # (K, d, p)
 
     @property

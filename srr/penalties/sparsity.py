@@ -74,7 +74,7 @@ class NonnegativeL1:
         return relu_threshold(V, threshold=step * self.lam)
 
     def distance(self, Z: Array, grad: Array) -> Array:
-        """|grad + λ| where an entry is positive, its negative part where it is zero."""
+        """Size of grad + λ where an entry is positive, of its negative part where it is zero."""
         xp = namespace(Z, grad)
         slope = grad + self.lam
         return frobenius_norm(xp.where(Z > 0, slope, xp.clip(slope, max=0.0)))

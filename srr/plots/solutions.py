@@ -37,7 +37,7 @@ def plot_objective(solution: Solution, *, figure: Any = None) -> Any:
 
 
 def plot_gram(before: Array, after: Array, labels: Array, *, figure: Any = None) -> Any:
-    """Draw the absolute Gram matrices |Z Zᵀ| of unit tokens before and after, ordered by class.
+    """Draw the absolute Gram matrices ``|Z Zᵀ|`` of unit tokens before and after, ordered by class.
 
     Args:
         before: Tokens of shape (n, d).

@@ -60,5 +60,5 @@ class RateReduction(Problem):
         return -value, xp.astype(-grad, Z.dtype, copy=False)
 
     def smoothness(self, Z: Array) -> float:
-        """9α/8: R^c(·|Π) has curvature at most α, -R at most α/8."""
+        """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""
         return 9.0 / 8.0 * float(rate_scale(Z, eps=self.eps))

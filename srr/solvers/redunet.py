@@ -78,7 +78,7 @@ class SphereRateReduction:
         return float(rate_scale(V, eps=self.eps))
 
     def smoothness(self, Z: Array) -> float:
-        """9α/8: R^c(·|Π) has curvature at most α, -R at most α/8."""
+        """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""
         return 9.0 / 8.0 * self.alpha(Z)
 
 

@@ -96,7 +96,7 @@ class Statement:
 
     @property
     def proof(self) -> str:
-        """Proof sketch: the docstring of the measurement."""
+        """Proof sketch, which is the docstring of the measurement."""
         return self.measure.__doc__ or ""
 
 

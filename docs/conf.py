@@ -47,32 +47,17 @@ myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-FIRST_EXAMPLES = [
-    "plot_verify_gradient.py",
-    "plot_solve_mixture.py",
-    "plot_trace_network.py",
-    "plot_train_digits.py",
-]
-
-
-def example_order(name: str) -> tuple[int, str]:
-    """The four everyday examples first, the others by name."""
-    name = os.path.basename(name)
-    return (FIRST_EXAMPLES.index(name) if name in FIRST_EXAMPLES else len(FIRST_EXAMPLES), name)
-
-
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"plot_.*\.py",
-    "ignore_pattern": r"(__init__|vit|_[a-z]\w*)\.py",
-    "within_subsection_order": "conf.example_order",
+    "ignore_pattern": r"/(vit|_\w*)\.py",
+    "within_subsection_order": "gallery_order.example_order",
     "nested_sections": False,
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
     "min_reported_time": 1,
-    "copyfile_regex": r"^(?!.*README).*$",
     "remove_config_comments": True,
 }
 suppress_warnings = ["config.cache"]

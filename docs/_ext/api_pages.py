@@ -1,18 +1,19 @@
 """Sphinx extension: writes one reference page for each source file that has public names."""
 
 import importlib
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from docutils import nodes
-from public_api import PublicName, public_names
+from public_api import PublicName, public_modules, public_names
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-# Names in annotations that are aliases of Any, or typing and builtin words without a page of their own.
-PLAIN = {"Array", "Namespace", "DType", "Tensor", "optional", "T", "P"}
 ROOMS = (
     ("Operators", ("srr.ops",)),
     ("Penalties and problems", ("srr.penalties", "srr.problems")),
@@ -36,12 +37,12 @@ def page(source: str, names: list[PublicName]) -> str:
     about = (importlib.import_module(source).__doc__ or "").strip()
     text = heading(source, "=") + about + "\n\n"
     for entry in names:
-        text += f".. currentmodule:: {entry.module}\n\n.. auto{entry.kind}:: {entry.path}\n"
-        if entry.kind == "class":
-            text += "   :members:\n   :show-inheritance:\n"
-        elif entry.kind == "data":
-            text += "   :no-value:\n"
-        text += "\n"
+        text += f".. currentmodule:: {entry.module}\n\n"
+        if entry.kind == "data":
+            text += f".. py:data:: {entry.name}\n\n{indent(entry.comment, '   ')}\n\n"
+        else:
+            members = "   :members:\n   :show-inheritance:\n" if entry.kind == "class" else ""
+            text += f".. auto{entry.kind}:: {entry.path}\n{members}\n"
     return text
 
 
@@ -60,6 +61,7 @@ def write_pages(app: Sphinx) -> None:
     pages: dict[str, list[PublicName]] = defaultdict(list)
     for entry in public_names():
         pages[entry.source].append(entry)
+    modules = [module.__name__ for module in public_modules()]
     rooms: dict[str, list[str]] = {title: [] for title, _ in ROOMS}
     for source, names in pages.items():
         (folder / f"{source}.rst").write_text(page(source, names), encoding="utf-8")
@@ -67,7 +69,8 @@ def write_pages(app: Sphinx) -> None:
     index = heading("Every public name", "=") + "By room, in the order of the chain.\n\n"
     for title, sources in rooms.items():
         if sources:
-            index += heading(title, "-") + ".. toctree::\n   :maxdepth: 1\n\n"
+            index += heading(title, "-") + "".join(f".. py:module:: {m}\n\n" for m in modules if room_of(m) == title)
+            index += ".. toctree::\n   :maxdepth: 1\n\n"
             index += "".join(f"   {source}\n" for source in sources) + "\n"
             for source in sources:
                 index += f"``{source}``: " + ", ".join(f":py:obj:`{e.name} <{e.path}>`" for e in pages[source]) + "\n\n"
@@ -88,7 +91,16 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.Eleme
         domain = env.get_domain("py")
         return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
     foreign = "." in target and not target.startswith("srr.")
-    return contnode if foreign or target in PLAIN or target.startswith("srr._array.") or known(target) else None
+    return contnode if foreign or in_signature(node) or known(target) else None
+
+
+def in_signature(node: nodes.Node) -> bool:
+    """Whether a reference stands in a signature, where the types of protocols and states are named, too."""
+    while node is not None:
+        if isinstance(node, addnodes.desc_signature):
+            return True
+        node = node.parent
+    return False
 
 
 def known(target: str) -> bool:
@@ -101,8 +113,15 @@ def known(target: str) -> bool:
 
 
 def skip(app: Sphinx, what: str, name: str, value: Any, default: bool, options: Any) -> bool | None:
-    """Leave out the fields of named tuples that only say which number they have."""
-    return True if type(value).__name__ == "_tuplegetter" else None
+    """Leave out the fields of named tuples, which only give a number, and methods that scikit-learn generates."""
+    generated = re.fullmatch(r"set_\w+_request", name) is not None
+    return True if generated or type(value).__name__ == "_tuplegetter" else None
+
+
+def plain_aliases(app: Sphinx, what: str, name: str, value: Any, options: Any, arguments: Any, result: Any) -> Any:
+    """Write an alias inside a union by its name."""
+    clean = [re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) if text else text for text in (arguments, result)]
+    return tuple(clean)
 
 
 def lift_source(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
@@ -113,9 +132,11 @@ def lift_source(app: Sphinx, what: str, name: str, value: Any, options: Any, lin
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.setup_extension("sphinx.ext.autodoc")
     app.add_config_value("srr_aliases", {}, "")
     app.connect("builder-inited", write_pages)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-signature", plain_aliases)
     app.connect("autodoc-process-docstring", lift_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,10 +3,14 @@
 import importlib
 import inspect
 import pkgutil
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from sphinx.pycode import ModuleAnalyzer
 
 import srr
 
@@ -30,6 +34,12 @@ class PublicName:
     @property
     def path(self) -> str:
         return f"{self.module}.{self.name}"
+
+    @property
+    def comment(self) -> str:
+        """The string below the assignment of a constant; empty for functions and classes."""
+        comments = ModuleAnalyzer.for_module(self.source).find_attr_docs()
+        return "\n".join(comments.get(("", self.name), ()))
 
     @property
     def kind(self) -> str:
@@ -61,6 +71,14 @@ def public_names() -> Iterator[PublicName]:
             if id(value) in seen and (inspect.isclass(value) or inspect.isroutine(value)):
                 continue
             seen.add(id(value))
-            source = getattr(value, "__module__", None)
-            known = isinstance(source, str) and source.startswith("srr")
-            yield PublicName(module.__name__, name, source if known else module.__name__, value)
+            yield PublicName(module.__name__, name, _source(module.__name__, name, value), value)
+
+
+def _source(module: str, name: str, value: Any) -> str:
+    """Module that defines a value; for a constant, the one that assigns it."""
+    source = getattr(value, "__module__", None)
+    if isinstance(source, str) and source.startswith("srr"):
+        return source
+    below = [key for key in sorted(sys.modules) if key.startswith(f"{module}.") and name in vars(sys.modules[key])]
+    assigns = re.compile(rf"^{name}\b.*=", re.MULTILINE)
+    return next((key for key in below if assigns.search(inspect.getsource(sys.modules[key]))), module)

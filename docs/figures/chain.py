@@ -1,7 +1,8 @@
 """Draw docs/_static/chain.svg: the chain of the package, and one layer as two half-steps.
 
 The three balls show real tokens: noisy draws from three directions, then their posterior mean under the mixture (the
-denoising step that attention unrolls), then one sparse-coding step in the dictionary of the three directions. Run it from the root of the repository:
+denoising step that attention unrolls), then one sparse-coding step in the dictionary of the three directions. Run it
+from the root of the repository:
 
     python docs/figures/chain.py
 """

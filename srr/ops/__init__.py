@@ -18,6 +18,7 @@ from srr.ops.curvature import (
 from srr.ops.decoding import ssa_newest
 from srr.ops.geometry import coherence, principal_angles, snr, subspace_membership
 from srr.ops.gram import gram, gram_logdet, gram_resolvent
+from srr.ops.normalization import layer_norm
 from srr.ops.partition import (
     partition_coding_rate,
     partition_coding_rate_grad,
@@ -78,6 +79,7 @@ __all__ = [
     "ista_matrix",
     "ista_step",
     "lasso",
+    "layer_norm",
     "lift",
     "mssa",
     "neumann_grad",

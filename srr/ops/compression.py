@@ -50,7 +50,7 @@ def neumann_grad(Z: Array, U: Array, *, eps: float, terms: int = 1, xp: Namespac
         TypeError: Z or U is not a real floating array, or terms not an integer.
         ValueError: U without the d of Z, eps not positive, terms negative, NaN or infinity.
 
-    Source: [CRATE] (10); the error is at most β³ (Σ‖V_k‖₂⁴‖V_k‖_F²)^½ for J = 1 and mutually orthogonal heads.
+    Source: [CRATE] (10); the error is at most β³ (Σ‖V_k‖₂⁸‖V_k‖_F²)^½ for J = 1 and mutually orthogonal heads.
 
     Notes: of use only where :func:`neumann_validity` is below one; beyond, more terms make it worse and the
         first-order form need not even be a descent direction.

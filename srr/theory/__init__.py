@@ -15,7 +15,12 @@ from srr.theory import (  # noqa: F401  (importing a section registers its state
     section_3_attention,
     section_3_denoising,
     section_3_neumann,
+    section_4_proximal,
     section_4_sparse_coding,
+    section_5_optima,
+    section_5_problem,
+    section_5_token_statistics,
+    section_7_errata,
 )
 from srr.theory.lab import Lab
 from srr.theory.statement import Refutation, Series, Statement, ledger

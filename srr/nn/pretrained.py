@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -48,12 +50,10 @@ class PretrainedModel(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        draft = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-        save_file(tensors, draft, metadata={"format": "pt"})
-        _publish(draft, folder / WEIGHTS_FILE)
-        draft = folder / f".{CONFIG_FILE}.{os.getpid()}"
-        draft.write_text(self.describe())
-        _publish(draft, folder / CONFIG_FILE)
+        with published(folder / WEIGHTS_FILE) as draft:
+            save_file(tensors, draft, metadata={"format": "pt"})
+        with published(folder / CONFIG_FILE) as draft:
+            draft.write_text(self.describe())
 
     def describe(self) -> str:
         """Text of ``config.json``: the class of the model and its config."""
@@ -64,7 +64,7 @@ class PretrainedModel(nn.Module):
         """Model from a folder, or from a repository of the Hub when there is no such folder.
 
         Args:
-            source: a local folder, or ``owner/name`` on the Hub.
+            source: a local folder, the folder of a training run, or ``owner/name`` on the Hub.
             **overrides: fields of the config to change. For another ``image_size`` or ``patch_size`` grid
                 the learned positions are interpolated; for another ``num_classes`` the head starts afresh,
                 with a warning.
@@ -106,9 +106,26 @@ class PretrainedModel(nn.Module):
             api.upload_folder(repo_id=repository, folder_path=folder)
 
 
+@contextlib.contextmanager
+def published(final: Path) -> Iterator[Path]:
+    """Name to write a file under; it gets its own once it is complete and on the disk, and goes away otherwise."""
+    draft = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(final)
+    except SafetensorError as error:
+        raise OSError(f"{final} cannot be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def local_folder(source: str | os.PathLike[str]) -> Path:
-    """The folder itself, or a cached copy of the Hub repository of that name."""
+    """The folder itself, its ``model`` folder when it is a training run, or a cached copy of a Hub repository."""
     folder = Path(source)
+    if (folder / "model" / CONFIG_FILE).is_file():
+        return folder / "model"
     if folder.exists() or not isinstance(source, str) or source.count("/") != 1 or source[0] in "./~":
         return folder
     try:
@@ -141,10 +158,3 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _publish(draft: Path, final: Path) -> None:
-    """Give a complete file its name, once it is on the disk."""
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(final)

@@ -46,7 +46,6 @@ def build_blocks(config: Config, *, causal: bool = False) -> nn.ModuleList:
         ValueError: an unknown kind of layer, or orthonormal bases that do not fit.
 
     Example:
-        >>> import torch
         >>> from srr.nn import CrateConfig
         >>> len(build_blocks(CrateConfig(dim=8, heads=2, head_dim=4, depth=3)))
         3

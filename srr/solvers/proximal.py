@@ -187,36 +187,45 @@ class ProximalGradient:
         xp = namespace(Z)
         length = state.proposal
         while True:
-            Z_new, objective, grad, moved = _trial(problem, Z, state.grad, length, xp)
-            accepted = self._accepted(state, objective, moved, length, xp)
+            Z_new, objective, grad, moved, curvature = _trial(problem, Z, state.grad, length, xp)
+            accepted = self._accepted(state, objective, moved, curvature, length, xp)
             if bool(xp.all(accepted)):
                 break
             length = xp.where(accepted, length, xp.clip(self.rule.shrink * length, min=state.safe))
         residual = problem.regularizer.distance(Z_new, grad)
-        curvature = inner(Z_new - Z, grad - state.grad, xp)
         proposal = self.rule.propose(length, moved, curvature, xp)
         if self.rule.memory:
             proposal = xp.clip(proposal, min=state.safe, max=LONGEST * state.safe)
         recent = xp.concat([state.recent[..., 1:], objective[..., None]], axis=-1)
         return Z_new, ProximalState(objective, residual, grad, length, proposal, recent, state.safe)
 
-    def _accepted(self, state: ProximalState, objective: Array, moved: Array, length: Array, xp: Namespace) -> Array:
+    def _accepted(
+        self, state: ProximalState, objective: Array, moved: Array, curvature: Array, length: Array, xp: Namespace
+    ) -> Array:
+        """Whether the objective fell enough; where only rounding is left of it, a monotone rule asks the gradient."""
         if self.rule.memory == 0:
             return xp.ones_like(objective, dtype=xp.bool)
         reference = xp.max(state.recent, axis=-1)
         slack = ROUNDING * epsilon(objective.dtype, xp) * xp.abs(reference)
-        enough = objective <= reference - SUFFICIENT * moved / (2.0 * length) + slack
-        return enough | (length <= state.safe)
+        target = reference - SUFFICIENT * moved / (2.0 * length)
+        enough = objective <= target - slack
+        level = objective <= target + slack
+        if self.rule.memory == 1:
+            level = level & (curvature <= moved / length)
+        return enough | level | (length <= state.safe)
 
 
-def _trial(problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace) -> tuple[Array, Array, Array, Array]:
-    """Trial iterate with its objective, gradient and squared distance from Z."""
+def _trial(
+    problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Trial iterate with its objective and gradient, ‖ΔZ‖² and ⟨ΔZ, Δ∇f⟩."""
     t = asarray_like(length, Z, xp=xp)[..., None, None]
     Z_new, lost = keep_finite(problem.regularizer.prox(Z - t * grad, step=t), Z, xp)
     value, grad_new = problem.value_and_grad(Z_new)
     objective = value + problem.regularizer.value(Z_new)
     objective = xp.where(lost, xp.full_like(objective, float("inf")), objective)
-    return Z_new, objective, grad_new, inner(Z_new - Z, Z_new - Z, xp)
+    change = Z_new - Z
+    return Z_new, objective, grad_new, inner(change, change, xp), inner(change, grad_new - grad, xp)
 
 
 def keep_finite(Z_new: Array, Z: Array, xp: Namespace) -> tuple[Array, Array]:

@@ -1,0 +1,243 @@
+"""The two halves of a CRATE layer as plain maps of tokens: compress against subspaces, then sparsify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from srr._array import Array, check_count, check_nonnegative, check_positive, namespace
+from srr.ops import (
+    coding_rate_grad,
+    coding_rate_smoothness,
+    ista_step,
+    mssa,
+    neumann_grad,
+    prox_mm_step,
+    rate_scale,
+    subspace_coding_rate_grad,
+    subspace_coding_rate_smoothness,
+)
+from srr.problems import SparseRateReduction
+
+TokenMap = Callable[[Array], Array]
+
+
+class HalfStep(Protocol):
+    """Half of a layer: tokens to tokens, for a given problem."""
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Tokens after the half-step, shape (..., n, d)."""
+
+
+@dataclass(frozen=True)
+class ExactCompression:
+    r"""Gradient step on the compression term, :math:`Z - \kappa \nabla R^c(Z; U)`.
+
+    Args:
+        step: κ > 0, in squared units of Z per nat; None for 1/L_c, at which R^c falls by at least κ‖∇R^c‖²/2.
+
+    Raises:
+        ValueError: step is not positive.
+
+    Source: [CRATE] (9)-(10).
+    """
+
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_step(self.step)
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Tokens after the half-step."""
+        return Z - _safe(self.step, problem, Z) * subspace_coding_rate_grad(Z, problem.U, eps=problem.eps)
+
+
+@dataclass(frozen=True)
+class NeumannCompression:
+    r"""The same with the inverse replaced by the first terms of its Neumann series.
+
+    Args:
+        terms: terms beyond the identity; the paper has 1. A descent direction only where `neumann_validity` is
+            below one.
+        step: κ > 0, in squared units of Z per nat; None for 1/L_c.
+
+    Raises:
+        ValueError: terms is negative or step is not positive.
+
+    Source: [CRATE] (10), first line.
+    """
+
+    terms: int = 1
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        check_count(self.terms, "terms", least=0)
+        _check_step(self.step)
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Tokens after the half-step."""
+        grad = neumann_grad(Z, problem.U, eps=problem.eps, terms=self.terms)
+        return Z - _safe(self.step, problem, Z) * grad
+
+
+@dataclass(frozen=True)
+class SoftmaxCompression:
+    r"""The attention form with its shrinkage, :math:`(1 - \kappa\beta) Z + \kappa\beta\, \mathrm{MSSA}(Z)`.
+
+    Args:
+        step: κ > 0, in squared units of Z per nat; None for 1/L_c. β is counted once.
+        scale: factor of the attention scores; 1 in the theory.
+
+    Raises:
+        ValueError: step is not positive or scale is negative.
+
+    Source: [CRATE] (10), last line; the softmax in place of the Gram matrix is a heuristic without an error bound.
+    """
+
+    step: float | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_step(self.step)
+        check_nonnegative(self.scale, "scale")
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Tokens after the half-step."""
+        share = _safe(self.step, problem, Z) * rate_scale(Z[..., : problem.U.shape[-1]], eps=problem.eps)
+        return (1.0 - share) * Z + share * mssa(Z, problem.U, scale=self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualAttention:
+    r"""What the networks run, :math:`Z + \mathrm{MSSA}(\mathrm{norm}(Z))`.
+
+    Args:
+        scale: factor of the attention scores; 1 in the theory, p^{-1/2} in the released networks.
+        norm: map of tokens before the attention, such as a LayerNorm; none by default.
+        out: free output maps of shape (K, d, p), U itself by default.
+        bias: added to the result, shape (d,).
+
+    Raises:
+        ValueError: scale is negative.
+
+    Source: [CRATE] (18). R^c rises on the raw scale and falls once tokens are back at unit length.
+    """
+
+    scale: float = 1.0
+    norm: TokenMap | None = None
+    out: Array | None = None
+    bias: Array | None = None
+
+    def __post_init__(self) -> None:
+        check_nonnegative(self.scale, "scale")
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Tokens after the half-step."""
+        X = Z if self.norm is None else self.norm(Z)
+        return Z + mssa(X, problem.U, out=self.out, bias=self.bias, scale=self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class IstaSparsification:
+    r"""Codes of the tokens in a complete dictionary, by ISTA steps from the tokens themselves.
+
+    Args:
+        D: dictionary of shape (d, d), atoms in columns.
+        lam: sparsity weight λ ≥ 0.
+        step: η > 0; the networks have 0.1.
+        iterations: number T ≥ 1 of steps.
+        norm: map of tokens before the first, such as a LayerNorm; none by default.
+
+    Raises:
+        ValueError: lam is negative, step not positive or iterations below 1.
+
+    Source: [CRATE] (17).
+    """
+
+    D: Array
+    lam: float = 0.1
+    step: float = 0.1
+    iterations: int = 1
+    norm: TokenMap | None = None
+
+    def __post_init__(self) -> None:
+        check_nonnegative(self.lam, "lam")
+        check_positive(self.step, "step")
+        check_count(self.iterations, "iterations")
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Codes in place of the tokens."""
+        Z = Z if self.norm is None else self.norm(Z)
+        A = Z
+        for _ in range(self.iterations):
+            A = ista_step(A, Z, self.D, step=self.step, lam=self.lam)
+        return A
+
+
+@dataclass(frozen=True, eq=False)
+class MajorizedSparsification:
+    r"""Sparsify by majorising -R: a scaled soft threshold, without a dictionary to fit.
+
+    Args:
+        lam: sparsity weight λ ≥ 0, in nats per unit of Z.
+        D: orthogonal frame of shape (d, d), the standard basis by default.
+        curvature: curvature bound of -R in units of α: 9/4 in the paper, 1 suffices.
+
+    Raises:
+        ValueError: lam is negative or curvature not positive.
+
+    Source: [CRATE] Appendix A.3, (92).
+    """
+
+    lam: float
+    D: Array | None = None
+    curvature: float = 2.25
+
+    def __post_init__(self) -> None:
+        check_nonnegative(self.lam, "lam")
+        check_positive(self.curvature, "curvature")
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Codes in place of the tokens."""
+        alpha = coding_rate_smoothness(Z, eps=problem.eps)
+        return prox_mm_step(Z, self.D, alpha=alpha, lam=self.lam, curvature=self.curvature)
+
+
+@dataclass(frozen=True)
+class ProximalSparsification:
+    r"""Ascend R, then the prox of the problem's own penalty: :math:`\operatorname{prox}_{t g}(Z + t \nabla R(Z))`.
+
+    With `UnitL1` this keeps every token on the unit sphere.
+
+    Args:
+        step: t > 0, in squared units of Z per nat; None for 1/α.
+
+    Raises:
+        ValueError: step is not positive.
+
+    Source: the proximal half of [CRATE] (13), with the exact gradient of R.
+    """
+
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_step(self.step)
+
+    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+        """Tokens after the half-step."""
+        t = 1.0 / coding_rate_smoothness(Z, eps=problem.eps) if self.step is None else self.step
+        return problem.regularizer.prox(Z + t * coding_rate_grad(Z, eps=problem.eps), step=t)
+
+
+def _check_step(step: float | None) -> None:
+    if step is not None:
+        check_positive(step, "step")
+
+
+def _safe(step: float | None, problem: SparseRateReduction, Z: Array) -> float:
+    """The step asked for, or 1/L_c."""
+    if step is not None:
+        return step
+    xp = namespace(Z)
+    return 1.0 / float(xp.max(subspace_coding_rate_smoothness(Z, problem.U, eps=problem.eps)))

@@ -97,3 +97,18 @@ def codes(rng: np.random.Generator) -> Problem:
     A = np.maximum(rng.standard_normal((n, D.shape[1])), 0.0)
     step = float(rng.uniform(0.2, 1.0)) / float(np.linalg.norm(D, 2) ** 2)
     return Problem(A=A, Z=rng.standard_normal((n, d)), D=D, step=step, lam=spread(rng, 0.01, 0.5))
+
+
+def curved_tokens(rng: np.random.Generator) -> Problem:
+    """Few tokens with singular values around √(3/α), where R is most concave."""
+    n, d = (int(size) for size in rng.integers(1, 4, size=2))
+    eps = spread(rng, 0.3, 2.0)
+    size = spread(rng, 0.1, 4.0) / np.sqrt(d / n) * eps  # singular values around √(3/α)
+    return Problem(Z=size * rng.standard_normal((n, d)), eps=eps)
+
+
+def curved_subspaces(rng: np.random.Generator) -> Problem:
+    """The same under three orthonormal bases at random angles."""
+    p = curved_tokens(rng)
+    Z = rng.standard_normal((len(p.Z), 3)) * np.max(np.abs(p.Z))
+    return Problem(Z=Z, U=bases(rng, 3, 3, int(rng.integers(1, 3))), eps=p.eps)

@@ -17,19 +17,6 @@ def _alpha(Z: Any, eps: float) -> float:
     return float(Z.shape[1] / (len(Z) * eps**2))
 
 
-def _small_tokens(rng: np.random.Generator) -> Problem:
-    n, d = (int(size) for size in rng.integers(1, 4, size=2))
-    eps = draws.spread(rng, 0.3, 2.0)
-    size = draws.spread(rng, 0.1, 4.0) / np.sqrt(d / n) * eps  # singular values around √(3/α)
-    return Problem(Z=size * rng.standard_normal((n, d)), eps=eps)
-
-
-def _small_subspaces(rng: np.random.Generator) -> Problem:
-    p = _small_tokens(rng)
-    Z = rng.standard_normal((len(p.Z), 3)) * np.max(np.abs(p.Z))
-    return Problem(Z=Z, U=draws.bases(rng, 3, 3, int(rng.integers(1, 3))), eps=p.eps)
-
-
 @statement(
     label="rate-curvature",
     item="4",
@@ -39,7 +26,7 @@ def _small_subspaces(rng: np.random.Generator) -> Problem:
     source="sharpens CRATE, Lemma 6",
     kind="inequality",
     assumes="Every Z.",
-    inside=_small_tokens,
+    inside=draws.curved_tokens,
     quantity="distance outside the interval, over α",
     bound=_DIFFERENCE,
 )
@@ -62,7 +49,7 @@ def rate_curvature(lab: Lab, p: Problem) -> float:
     source="this project",
     kind="identity",
     assumes="Z = 0; Z with a singular value √(3/α).",
-    inside=_small_tokens,
+    inside=draws.curved_tokens,
     bound=1e-6,
 )
 def rate_curvature_sharp(lab: Lab, p: Problem) -> float:
@@ -93,7 +80,7 @@ def rate_curvature_sharp(lab: Lab, p: Problem) -> float:
     source="differentiates CRATE (7)-(9)",
     kind="identity",
     assumes="Any bases.",
-    inside=_small_subspaces,
+    inside=draws.curved_subspaces,
     quantity="error relative to the largest curvature",
     bound=_DIFFERENCE,
 )
@@ -111,35 +98,6 @@ def rate_hessian(lab: Lab, p: Problem) -> float:
 
 
 @statement(
-    label="rate-step",
-    item="4d",
-    section=2,
-    title="A gradient step of 1/α on R moves by at least what it must",
-    formula=r"R(Z - \nabla R/\alpha) \leq R(Z) - \frac{\Vert\nabla R\Vert^2}{2\alpha}, \qquad "
-    r"R(Z + s\nabla R) \geq R(Z) + s\left(1 - \frac{s\alpha}{16}\right)\Vert\nabla R\Vert^2",
-    source="descent lemma with the constants of (4)",
-    kind="inequality",
-    assumes="Steps up to 1/α down, any step up.",
-    inside=_small_tokens,
-    outside=lambda rng: Problem(**vars(_small_tokens(rng)) | {"down": 3.0}),
-    breaks="a step of 3/α overshoots near Z = 0",
-    quantity="missing movement, over ‖∇R‖²/α",
-    rounding=1e6,
-)
-def rate_step(lab: Lab, p: Problem) -> float:
-    """Curvature at most α downwards and −α/8 upwards, put into the second-order Taylor bound."""
-    alpha = lab.ops.coding_rate_smoothness(p.Z, eps=p.eps)
-    down = getattr(p, "down", 1.0) / alpha
-    Z = p.Z if down * alpha == 1.0 else 1e-3 * p.Z
-    slope = lab.ops.coding_rate_grad(Z, eps=p.eps)
-    size, up = float(np.sum(slope**2)), 8.0 / alpha
-    here = truth.rate(Z, p.eps)
-    fall = truth.rate(Z - down * slope, p.eps) - here + size / (2 * alpha)
-    climb = here + up * (1 - up * alpha / 16) * size - truth.rate(Z + up * slope, p.eps)
-    return float(max(fall, climb) * alpha / size)
-
-
-@statement(
     label="subspace-curvature",
     item="5",
     section=2,
@@ -149,7 +107,7 @@ def rate_step(lab: Lab, p: Problem) -> float:
     source="sharpens CRATE, Lemma 6",
     kind="inequality",
     assumes="Orthonormal columns in every head; any angles between heads.",
-    inside=_small_subspaces,
+    inside=draws.curved_subspaces,
     quantity="excess over L_c, and gap at Z = 0, relative",
     bound=1e-6,
 )
@@ -164,33 +122,6 @@ def subspace_curvature(lab: Lab, p: Problem) -> float:
 
 
 @statement(
-    label="compression-descent",
-    item="5b",
-    section=2,
-    title="One exact compression step descends",
-    formula=r"R^c(Z - \kappa\nabla R^c) \leq R^c(Z) - \frac{\kappa}{2}\Vert \nabla R^c \Vert^2, \quad \kappa \leq "
-    r"1/L_c",
-    source="descent lemma; exact form of CRATE (10)",
-    kind="inequality",
-    assumes="κ ≤ 1/L_c.",
-    inside=_small_subspaces,
-    outside=lambda rng: Problem(**vars(_small_subspaces(rng)) | {"stretch": 3.0}),
-    breaks="κ = 3/L_c on tokens near zero: the step overshoots and the rate rises",
-    quantity="missing descent, over κ‖∇R^c‖²",
-    rounding=1e6,
-)
-def compression_descent(lab: Lab, p: Problem) -> float:
-    """Taylor with curvature at most L_c."""
-    stretch = getattr(p, "stretch", 1.0)
-    Z = p.Z if stretch == 1.0 else 1e-3 * p.Z
-    step = stretch / lab.ops.subspace_coding_rate_smoothness(Z, p.U, eps=p.eps)
-    after = lab.ops.compression_step(Z, p.U, step=step, eps=p.eps)
-    size = float(np.sum(truth.gradient(lambda X: truth.subspace_rate(X, p.U, p.eps), Z) ** 2))
-    change = truth.subspace_rate(after, p.U, p.eps) - truth.subspace_rate(Z, p.U, p.eps)
-    return float(float(change + step * size / 2) / (step * size))
-
-
-@statement(
     label="srr-curvature",
     item="6",
     section=2,
@@ -199,7 +130,7 @@ def compression_descent(lab: Lab, p: Problem) -> float:
     source="sum of (4) and (5)",
     kind="inequality",
     assumes="Orthonormal columns in every head.",
-    inside=_small_subspaces,
+    inside=draws.curved_subspaces,
     quantity="excess over L, relative",
     bound=_DIFFERENCE,
 )
@@ -214,37 +145,6 @@ def srr_curvature(lab: Lab, p: Problem) -> float:
 
 
 @statement(
-    label="srr-descent",
-    item="6b",
-    section=2,
-    title="Proximal gradient with step 1/L never lowers the objective",
-    formula=r"F(\mathrm{prox}_{\lambda/L}(Z + \nabla(R - R^c)/L)) \geq F(Z), \quad F = R - R^c - \lambda\Vert Z\Vert_1",
-    source="proximal descent lemma with (6)",
-    kind="inequality",
-    assumes="Step 1/L.",
-    inside=_small_subspaces,
-    outside=lambda rng: Problem(**vars(_small_subspaces(rng)) | {"stretch": 30.0}),
-    breaks="a step of 30/L",
-    quantity="fall of the objective, relative",
-    rounding=1e5,
-)
-def srr_descent(lab: Lab, p: Problem) -> float:
-    """The prox minimises a quadratic upper model of −F that touches it at Z."""
-    lam, worst, Z = 0.1, -np.inf, p.Z
-    step = getattr(p, "stretch", 1.0) / lab.ops.sparse_rate_reduction_smoothness(Z, p.U, eps=p.eps)
-
-    def objective(X: Any) -> float:
-        return float(truth.rate(X, p.eps) - truth.subspace_rate(X, p.U, p.eps) - lam * np.abs(X).sum())
-
-    for _ in range(5):
-        slope = lab.ops.sparse_rate_reduction_grad(Z, p.U, eps=p.eps)
-        after = lab.ops.soft_threshold(Z + step * slope, threshold=step * lam)
-        worst = max(worst, (objective(Z) - objective(after)) / (1 + abs(objective(Z))))
-        Z = after
-    return worst
-
-
-@statement(
     label="crate-lemma-6",
     item="h",
     section=7,
@@ -254,7 +154,7 @@ def srr_descent(lab: Lab, p: Problem) -> float:
     source="CRATE, Lemma 6",
     kind="erratum",
     assumes="Every Z.",
-    inside=_small_tokens,
+    inside=draws.curved_tokens,
     quantity="gap of the constant to the largest curvature found, relative",
     bound=1e-6,
     margin=1.0,

@@ -79,9 +79,7 @@ def missing_half(lab: Lab, p: Problem) -> Refutation:
     twice the λ.
     """
     found = _ista_error(lab, p, half=1.0)
-    return found._replace(
-        witness=f"the step of the printed objective differs by {found.printed:.2f} of the codes' size"
-    )
+    return found._replace(witness=f"without the ½ the codes differ by {found.printed:.2f} of their size")
 
 
 @statement(
@@ -196,9 +194,8 @@ def token_dimension(lab: Lab, p: Problem) -> Refutation:
 
     want = rate(d)
     got = lab.ops.partition_coding_rate(p.Z, p.Pi, eps=p.eps)
-    return Refutation(
-        rate(p.atoms) / want - 1, truth.error(got, want), f"m = 4d inflates the rate {rate(p.atoms) / want:.2f} ×"
-    )
+    inflated = rate(p.atoms) / want
+    return Refutation(inflated - 1, truth.error(got, want), f"m = 4d inflates the rate {inflated:.2f} ×")
 
 
 @statement(

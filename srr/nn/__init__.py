@@ -7,6 +7,7 @@ from srr.nn.convert import load_released
 from srr.nn.crate import CRATE, ClassifierHead
 from srr.nn.decoder import DecoderBlock
 from srr.nn.embed import PatchEmbedding, TokenEmbedding, patchify, unpatchify
+from srr.nn.inspect import attention_maps, layer_tokens
 from srr.nn.investigations import FixedBlock, NegatedBlock, ProxMMBlock, StrictBlock, TiedBlock, TransposedBlock
 from srr.nn.ista import ISTA
 from srr.nn.mae import CrateMAE, MaeConfig, random_patch_mask, reconstruction_loss
@@ -57,11 +58,13 @@ __all__ = [
     "TostBlock",
     "TransposedBlock",
     "TransposedMSSA",
+    "attention_maps",
     "build_blocks",
     "build_model",
     "create_model",
     "interpolate_positions",
     "keep_orthonormal",
+    "layer_tokens",
     "load_model",
     "load_released",
     "patchify",

@@ -130,13 +130,17 @@ class CrateMAE(PretrainedModel):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def encode(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Features of the images after the encoder norm: (B, C, H, W) to (B, 1 + n, d), class token first."""
+    def embed(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Tokens before the encoder, mask tokens in hidden places: (B, C, H, W) to (B, 1 + n, d)."""
         check_images(images, self.config.channels, pair(self.config.image_size))
         Z = self.linear(patchify(images, self.config.patch_size))  # (B, C, H, W) -> (B, n, d)
         if hidden is not None:
             Z = torch.where(hidden[..., None], self.mask_token, Z)
-        Z = prepend(self.class_token, Z) + self.positions  # (B, 1 + n, d)
+        return prepend(self.class_token, Z) + self.positions  # (B, 1 + n, d)
+
+    def encode(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Features of the images after the encoder norm: (B, C, H, W) to (B, 1 + n, d), class token first."""
+        Z = self.embed(images, hidden)
         return self.norm(unroll(self._steps(self.blocks), Z))  # type: ignore[no-any-return]
 
     def decode(self, Z: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Floor 4: matplotlib pictures. Each function draws into a figure and returns it; none of them shows or saves."""
 
+from srr.plots.attention import plot_attention, token_colours
 from srr.plots.solutions import plot_energies, plot_gram, plot_objective
+from srr.plots.traces import plot_layer_trace
 
-__all__ = ["plot_energies", "plot_gram", "plot_objective"]
+__all__ = ["plot_attention", "plot_energies", "plot_gram", "plot_layer_trace", "plot_objective", "token_colours"]

@@ -1,0 +1,93 @@
+"""Pictures of what a model looks at: attention of the class token over an image, and tokens as colours."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from srr._array import Array, check_array, to_numpy
+
+__all__ = ["plot_attention", "token_colours"]
+
+
+def token_colours(tokens: Array) -> Any:
+    """Colours of tokens: their first three principal components, each stretched to [0, 1].
+
+    The sign of a component is the one in which its largest coordinate is positive, so that pictures repeat.
+
+    Args:
+        tokens: Tokens of shape (n, d).
+
+    Returns:
+        NumPy array (n, 3); components beyond the rank of the tokens are 0.5.
+
+    Raises:
+        ValueError: Fewer than two axes, or a value that is not finite.
+
+    Example:
+        >>> token_colours(np.asarray([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]))[:, 0].tolist()
+        [0.0, 0.5, 1.0]
+    """
+    check_array(tokens, "tokens", ndim=2)
+    Z = to_numpy(tokens).astype(np.float64)
+    left, values, right = np.linalg.svd(Z - Z.mean(axis=0), full_matrices=False)
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
+    scores = (left * values * np.where(signs == 0, 1, signs))[:, :3]
+    span = scores.max(axis=0) - scores.min(axis=0)
+    real = span > 1e-12 * max(values[0], 1e-300)
+    stretched = (scores - scores.min(axis=0)) / np.where(real, span, 1.0)
+    colours = np.full((len(Z), 3), 0.5)
+    colours[:, : scores.shape[1]] = np.where(real, stretched, 0.5)
+    return colours
+
+
+def plot_attention(image: Array, maps: Array, tokens: Array, *, grid: tuple[int, int], figure: Any = None) -> Any:
+    """Draw an image, each head's attention over its patches, and its patch tokens as colours.
+
+    Args:
+        image: Picture of shape (height, width) or (height, width, 3), in [0, 1].
+        maps: Attention of the class token to the patches, of shape (K, n).
+        tokens: Patch tokens of shape (n, d).
+        grid: Rows and columns of patches, n in all.
+        figure: Matplotlib figure to draw into, a new one by default.
+
+    Returns:
+        The figure: K + 2 panels.
+
+    Raises:
+        ValueError: Maps or tokens that are not one for each patch.
+    """
+    picture, weights = to_numpy(image), to_numpy(maps)
+    patches = grid[0] * grid[1]
+    for name, count in (("maps", weights.shape[-1]), ("tokens", tokens.shape[0])):
+        if count != patches:
+            raise ValueError(f"{name} must have one entry for each of {patches} patches; got {count}")
+    panels = len(weights) + 2
+    columns = min(4, math.ceil(math.sqrt(panels)))
+    rows = math.ceil(panels / columns)
+    figure = _figure(figure, (2.4 * columns, 2.6 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    extent = (0, picture.shape[1], picture.shape[0], 0)
+    _show(axes[0], picture, extent, "image")
+    _show(axes[1], token_colours(tokens).reshape(*grid, 3), extent, "tokens (first three PCs)")
+    for head, axis in enumerate(axes[2:panels]):
+        _show(axis, picture, extent, f"head {head}: {weights[head].sum():.0%} on patches")
+        axis.imshow(weights[head].reshape(grid), extent=extent, cmap="inferno", alpha=0.75, interpolation="nearest")
+    return figure
+
+
+def _show(axis: Any, picture: Any, extent: tuple[int, ...], title: str) -> None:
+    axis.imshow(picture, extent=extent, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axis.set_title(title, fontsize=8)
+
+
+def _figure(figure: Any, size: tuple[float, float]) -> Any:
+    if figure is not None:
+        return figure
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")

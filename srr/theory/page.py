@@ -1,0 +1,164 @@
+"""One self-contained HTML page of a verified ledger: formulas and plots as inline SVG, nothing from the network."""
+
+from __future__ import annotations
+
+import datetime
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import srr
+from srr.theory.lab import Lab
+from srr.theory.statement import Statement, ledger
+from srr.theory.verdicts import Result
+
+SECTIONS = {
+    1: "Objects",
+    2: "Gradients and constants",
+    3: "Attention is a compression step",
+    4: "The MLP is a sparse-coding step",
+    5: "The problem itself",
+    7: "Errata",
+}
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733;background:#fff}
+h1,h2,h3{line-height:1.2} h3{margin:0 0 .3rem} code{font-size:.9em} table{border-collapse:collapse}
+td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top} th{font-weight:600;color:#566}
+section.statement{border-top:1px solid #d5dbe1;padding:1rem 0} .formula{overflow-x:auto;margin:.5rem 0}
+.verdict{font-weight:600} .ok{color:#17713a} .approximate{color:#8a6100} .refuted{color:#7a2a86} .fails{color:#b00020}
+@media(prefers-color-scheme:dark){body{background:#14181d;color:#dde3ea} .formula svg,.plot svg{filter:invert(.88)}
+.ok{color:#6fce93} .approximate{color:#e0b64d} .refuted{color:#d493e0} .fails{color:#ff8a9a} th{color:#9ab}}
+"""
+_CLASSES = {"approximate": "approximate", "refuted as stated": "refuted", "fails": "fails"}
+
+
+def render(results: Sequence[Result], lab: Lab) -> str:
+    """The page as a string.
+
+    Args:
+        results: Outcomes of :func:`srr.theory.verify`.
+        lab: The laboratory they were measured in.
+
+    Returns:
+        A complete HTML document.
+
+    Raises:
+        ImportError: If matplotlib is missing; it draws formulas and plots.
+    """
+    entries = {entry.label: entry for entry in ledger()}
+    body, section = [], 0
+    for result in results:
+        if result.section != section:
+            section = result.section
+            body.append(f"<h2>§{section} {SECTIONS[section]}</h2>")
+        body.append(_statement(entries[result.label], result))
+    today = datetime.date.today().isoformat()
+    passed = sum(result.passed for result in results)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>srr verify</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body><h1>Sparse rate reduction, statement by statement</h1>"
+        f"<p>{passed} of {len(results)} statements came out as the ledger expects. srr {html.escape(srr.__version__)}, "
+        f"{lab.backend}, {lab.dtype}, {today}.</p>" + "\n".join(body) + "</body></html>\n"
+    )
+
+
+def _statement(entry: Statement, result: Result) -> str:
+    rows = [
+        ("verdict", f'<span class="verdict {_CLASSES.get(result.verdict, "ok")}">{result.verdict}</span>'),
+        ("source", html.escape(entry.source)),
+        ("kind", entry.kind),
+        ("assumptions", html.escape(entry.assumes)),
+        ("measured", html.escape(f"{entry.quantity}: {measured_text(result)}")),
+    ]
+    if result.note:
+        rows.append(("finding", html.escape(result.note)))
+    corrected = f"<p>Corrected form:</p>{formula_svg(entry.corrected)}" if entry.corrected else ""
+    table = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows)
+    return (
+        f'<section class="statement" id="{entry.label}"><h3>({entry.item}) {html.escape(entry.title)} '
+        f"<code>{entry.label}</code></h3>{formula_svg(entry.formula)}{corrected}"
+        f"<table>{table}</table><p>{html.escape(' '.join(entry.proof.split()))}</p>{plot_svg(entry, result)}</section>"
+    )
+
+
+def measured_text(result: Result) -> str:
+    """The measured number with what it was held against, in one phrase.
+
+    Args:
+        result: An outcome.
+
+    Returns:
+        Text such as ``1.2e-14, bound 2.2e-12``.
+    """
+    if result.interval is not None and isinstance(result.bound, tuple):
+        half = (result.interval[1] - result.interval[0]) / 2
+        return f"{result.measured:.3f} ± {half:.3f} (95 %), within {result.bound[0]:g} … {result.bound[1]:g}"
+    text = f"{result.measured:.2g}, bound {result.bound:.2g}"
+    if result.outside is None:
+        return text
+    name = "form as stated" if result.kind in ("counter-example", "erratum") else "outside the assumptions"
+    return f"{text}; {name}: {result.outside:.3g}"
+
+
+def formula_svg(formula: str) -> str:
+    """A formula as inline SVG, its LaTeX as the accessible label.
+
+    Args:
+        formula: LaTeX within what matplotlib's mathtext understands.
+
+    Returns:
+        A ``div`` element.
+
+    Raises:
+        ValueError: If mathtext does not understand the formula.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.01, 0.01))
+    figure.text(0, 0, f"${formula}$", fontsize=14, math_fontfamily="cm")
+    return f'<div class="formula" role="img" aria-label="{html.escape(formula, quote=True)}">{_svg(figure)}</div>'
+
+
+def plot_svg(entry: Statement, result: Result) -> str:
+    """Log-log plot of the series of an order or approximation statement; empty for the others.
+
+    Args:
+        entry: The statement.
+        result: Its outcome.
+
+    Returns:
+        A ``div`` element, or an empty string.
+    """
+    if not result.series:
+        return ""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes: Any = figure.subplots()
+    for x, y in result.series:
+        axes.loglog(x, y, "o-", markersize=3, linewidth=1)
+    if result.interval is not None:
+        x, y = result.series[0]
+        steps = np.geomspace(x[0], x[-1], 20)
+        line = math.sqrt(y[0] * y[-1]) * (steps / math.sqrt(x[0] * x[-1])) ** result.measured
+        axes.loglog(steps, line, "k--", linewidth=0.8)
+    axes.set(xlabel=entry.parameter, ylabel=entry.quantity.split(",")[0] if result.interval is None else "gap")
+    axes.grid(visible=True, which="major", alpha=0.3)
+    return f'<div class="plot" role="img" aria-label="{html.escape(entry.title, quote=True)}">{_svg(figure)}</div>'
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an SVG element, without the XML header and without anything that changes from run to run."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "srr", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])  # HTML needs no namespace

@@ -133,8 +133,27 @@ def check_weights(weights: Array, Z: Array, name: str = "weights", *, xp: Namesp
     check_array(weights, name, ndim=1, xp=xp)
     if weights.shape[-1] != Z.shape[-2]:
         raise ValueError(f"{name} must have shape (..., n) with n={Z.shape[-2]}; got {tuple(weights.shape)}")
+    check_batch(weights, tuple(Z.shape[:-2]), 1, name)
     if is_concrete(weights) and any_true(weights < 0, xp):
         raise ValueError(f"{name} must be >= 0; got a negative entry")
+
+
+def check_batch(x: Array, batch: tuple[int, ...], ndim: int, name: str) -> None:
+    """Refuse leading axes (all but the last ``ndim``) that do not broadcast with the batch axes of the tokens."""
+    lead = tuple(x.shape[: x.ndim - ndim])
+    if any(a != b and 1 not in (a, b) for a, b in zip(reversed(lead), reversed(batch), strict=False)):
+        raise ValueError(f"{name} must have batch axes that broadcast with {batch}; got shape {tuple(x.shape)}")
+
+
+def check_labels(labels: Array, name: str, *, classes: int | None = None, xp: Namespace = None) -> None:
+    """Refuse anything but integers ≥ 0, below ``classes`` when there is such a bound (traced labels pass)."""
+    xp = namespace(labels, xp=xp)
+    if not xp.isdtype(labels.dtype, "integral"):
+        raise TypeError(f"{name} must be integers; got {labels.dtype}")
+    if is_concrete(labels) and any_true(labels < 0, xp):
+        raise ValueError(f"{name} must be >= 0; got a negative class")
+    if classes is not None and is_concrete(labels) and any_true(labels >= classes, xp):
+        raise ValueError(f"{name} must be below the number of classes {classes}; got a larger one")
 
 
 def check_same_dtype(**arrays: Array | None) -> None:
@@ -144,23 +163,28 @@ def check_same_dtype(**arrays: Array | None) -> None:
         raise TypeError("arguments must share one dtype; got " + ", ".join(f"{n}: {t}" for n, t in given.items()))
 
 
-def check_positive(value: Any, name: str) -> None:
-    """Refuse a number that is not finite and > 0 (traced scalars pass)."""
-    if _is_number(value, name) and not (math.isfinite(value) and value > 0):
+def check_positive(value: Any, name: str) -> Any:
+    """Refuse a number that is not finite and > 0; the number as a Python float (traced scalars pass as they are)."""
+    number = _as_number(value, name)
+    if isinstance(number, float) and not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a finite number > 0; got {value!r}")
+    return number
 
 
-def check_nonnegative(value: Any, name: str) -> None:
-    """Refuse a number that is not finite and ≥ 0 (traced scalars pass)."""
-    if _is_number(value, name) and not (math.isfinite(value) and value >= 0):
+def check_nonnegative(value: Any, name: str) -> Any:
+    """Refuse a number that is not finite and ≥ 0; the number as a Python float (traced scalars pass as they are)."""
+    number = _as_number(value, name)
+    if isinstance(number, float) and not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be a finite number >= 0; got {value!r}")
+    return number
 
 
-def _is_number(value: Any, name: str) -> bool:
-    """True for a host number, False for a scalar array, which may be traced; anything else is refused."""
-    if isinstance(value, bool) or not (isinstance(value, numbers.Real) or getattr(value, "ndim", 1) == 0):
+def _as_number(value: Any, name: str) -> Any:
+    """Host numbers and readable scalar arrays as Python floats, which promote no array; others as they are."""
+    real = isinstance(value, numbers.Real)
+    if isinstance(value, bool) or not (real or getattr(value, "ndim", 1) == 0):
         raise TypeError(f"{name} must be a number; got {type(value).__name__}")
-    return isinstance(value, numbers.Real)
+    return float(value) if real or is_concrete(value) else value
 
 
 def check_count(value: Any, name: str, *, least: int = 1) -> None:
@@ -216,6 +240,12 @@ def positive_part(x: Array, xp: Namespace) -> Array:
     return xp.maximum(x, xp.zeros_like(x))
 
 
+def root(x: Array, xp: Namespace) -> Array:
+    """Square root of numbers ≥ 0 whose derivative at zero is zero, where that of the root is infinite."""
+    positive = x > 0
+    return xp.where(positive, xp.sqrt(xp.where(positive, x, xp.ones_like(x))), xp.zeros_like(x))
+
+
 def softmax(scores: Array, *, axis: int, xp: Namespace) -> Array:
     """Softmax along an axis; a slice of only −∞ gives zeros."""
     top = xp.max(scores, axis=axis, keepdims=True)
@@ -250,7 +280,8 @@ def cholesky_solve(L: Array, B: Array, xp: Namespace) -> Array:
 
         half = solve_triangular(L, B, lower=True)
         return solve_triangular(L, half, lower=True, trans="T")
-    return xp.linalg.solve(L @ L.mT, B)
+    adjoint = L.mT if is_floating(L, xp) else xp.conj(L).mT
+    return xp.linalg.solve(L @ adjoint, B)
 
 
 def scaled_dot_product_attention(V: Array, *, scale: float, causal: bool, mask: Array | None) -> Array:

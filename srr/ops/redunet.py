@@ -169,7 +169,7 @@ def _labelled_grams(V: Array, labels: Array, core: Array, xp: Namespace) -> tupl
         counts.append(count)
     table = asarray_like(segments.table.ravel(), V, dtype=xp.int64, xp=xp)
     K, C = segments.table.shape[-1], V.shape[-1]
-    flat = xp.concat([*grams, xp.zeros_like(grams[0][:1])])
+    flat = xp.concat([*grams, xp.zeros_like(grams[0][:1, ...])])
     sizes = xp.concat([*counts, xp.zeros_like(counts[0][:1])])
     sizes = xp.reshape(xp.take(sizes, table, axis=0), (*V.shape[:-2], K))[..., 0, :]
     sizes = sizes if is_floating(sizes, xp) else xp.real(sizes)

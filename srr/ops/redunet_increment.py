@@ -8,7 +8,15 @@ from srr._array import Array, Namespace, asarray_like, check_nonnegative, namesp
 from srr.ops.partition import check_partition
 from srr.ops.redunet import ReduNetOperators
 from srr.ops.segments import Segments
-from srr.ops.shifts import check_signals, energy, from_spectrum, signal_sizes, spectrum_weights, to_spectrum
+from srr.ops.shifts import (
+    check_signals,
+    energy,
+    from_spectrum,
+    move_axis,
+    signal_sizes,
+    spectrum_weights,
+    to_spectrum,
+)
 
 _CHUNK = 512  # rows whose (K + 1)·d responses are held at once, so that they stay in the cache
 
@@ -56,8 +64,7 @@ def redunet_increment(
     stack = _side_by_side(E, C, xp)
     weights = spectrum_weights(signal_sizes(Z, shift_axes), Z, xp=xp)
     moved = []
-    for start in range(0, V.shape[-2], _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    for rows in _chunks(V.shape[-2]):
         P = _responses(V[..., rows, :], stack, xp)
         pi = _membership(P, weights, sharpness, xp) if Pi is None else xp.astype(Pi[..., rows, :], Z.dtype)
         pi = (operators.proportions[..., None, :] * pi)[..., None, :, :, None]  # (..., 1, c, K, 1)
@@ -88,8 +95,7 @@ def compression_norms(Z: Array, C: Array, *, shift_axes: int = 0, xp: Namespace 
     C = C if shift_axes else C[..., None, :, :, :]
     weights = spectrum_weights(signal_sizes(Z, shift_axes), Z, xp=xp)
     stack = _flat_columns(C, xp)
-    chunks = range(0, V.shape[-2], _CHUNK)
-    norms = [_norms(_responses(V[..., i : i + _CHUNK, :], stack, xp), weights, xp) for i in chunks]
+    norms = [_norms(_responses(V[..., rows, :], stack, xp), weights, xp) for rows in _chunks(V.shape[-2])]
     return xp.concat(norms, axis=-2)
 
 
@@ -121,6 +127,10 @@ def estimated_membership(
     return softmax(-sharpness * compression_norms(Z, C, shift_axes=shift_axes, xp=xp), axis=-1, xp=xp)
 
 
+def _chunks(n: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
+
+
 def _spectrum(Z: Array, C: Array, shift_axes: int, xp: Namespace) -> Array:
     """Spectrum of the tokens once their size is known to fit the operators."""
     check_signals(Z, shift_axes, xp=xp)
@@ -141,7 +151,7 @@ def _per_frequency(operators: ReduNetOperators, shift_axes: int) -> tuple[Array,
 
 def _flat_columns(C: Array, xp: Namespace) -> Array:
     """Operators (..., K, d, d) side by side as (..., d, K·d), so that one product serves them all."""
-    C = xp.moveaxis(C, -3, -2)
+    C = move_axis(C, -3, -2, xp)
     return xp.reshape(C, (*C.shape[:-2], -1))
 
 

@@ -26,7 +26,7 @@ def to_spectrum(Z: Array, shift_axes: int, *, xp: Namespace = None) -> Array:
         return Z[..., None, :, :]
     V = xp.fft.rfftn(Z, axes=tuple(range(-shift_axes, 0)))
     V = xp.reshape(V, (*V.shape[: V.ndim - shift_axes], -1))  # (..., n, C, F)
-    return xp.moveaxis(V, -1, -3)
+    return move_axis(V, -1, -3, xp)
 
 
 def from_spectrum(V: Array, sizes: tuple[int, ...], *, xp: Namespace = None) -> Array:
@@ -34,7 +34,7 @@ def from_spectrum(V: Array, sizes: tuple[int, ...], *, xp: Namespace = None) -> 
     xp = namespace(V, xp=xp)
     if not sizes:
         return V[..., 0, :, :]
-    V = xp.moveaxis(V, -3, -1)
+    V = move_axis(V, -3, -1, xp)
     V = xp.reshape(V, (*V.shape[:-1], *sizes[:-1], sizes[-1] // 2 + 1))
     return xp.fft.irfftn(V, s=sizes, axes=tuple(range(-len(sizes), 0)))
 
@@ -50,6 +50,13 @@ def spectrum_weights(sizes: tuple[int, ...], like: Array, *, xp: Namespace = Non
     last = sizes[-1]
     half = [1.0 if j == 0 or 2 * j == last else 2.0 for j in range(last // 2 + 1)]
     return asarray_like(half * math.prod(sizes[:-1]), like, xp=xp) / math.prod(sizes)
+
+
+def move_axis(A: Array, source: int, target: int, xp: Namespace) -> Array:
+    """Move one axis, as a permutation: torch can trace and batch that."""
+    order = list(range(A.ndim))
+    order.insert(target % A.ndim, order.pop(source % A.ndim))
+    return xp.permute_dims(A, tuple(order))
 
 
 def signal_sizes(Z: Array, shift_axes: int) -> tuple[int, ...]:
@@ -105,5 +112,5 @@ def circular_convolution(Z: Array, filters: Array, *, xp: Namespace = None) -> A
     around = tuple(range(-axes, 0))
     V = to_spectrum(Z, axes, xp=xp)  # (..., F, n, B)
     G = xp.fft.rfftn(filters, s=sizes, axes=around)
-    G = xp.moveaxis(xp.reshape(G, (*filters.shape[:2], -1)), -1, 0).mT  # (F, B, C)
+    G = move_axis(xp.reshape(G, (*filters.shape[:2], -1)), -1, 0, xp).mT  # (F, B, C)
     return from_spectrum(V @ G, sizes, xp=xp)

@@ -1,0 +1,111 @@
+"""Is the error of this order, and are these two sides equal?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from srr._array import check_positive
+from srr.testing.report import Matrix, Report, finish, host, worst_index
+
+
+def check_order(
+    error: Callable[[float], float],
+    x: Matrix,
+    *,
+    order: float,
+    slack: float = 0.1,
+    throw: bool = True,
+) -> Report:
+    """Fit the slope of an error on a log-log line and compare it with the claimed order.
+
+    Args:
+        error: Positive error at one parameter value.
+        x: At least four positive parameter values.
+        order: Claimed slope.
+        slack: How far the slope's 95 % interval may reach beyond ``order`` on either side.
+        throw: Raise when it fails.
+
+    Returns:
+        The `Report`; measured is the slope, the message has its interval.
+
+    Raises:
+        AssertionError: If ``throw`` is set and the interval reaches outside.
+        ValueError: If fewer than four values are given, or a value or an error is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from srr.testing import check_order
+        >>> check_order(lambda h: abs(np.sin(h) - h), np.geomspace(0.01, 0.1, 6), order=3).passed
+        True
+    """
+    values = np.asarray(x, dtype=float)
+    errors = np.array([float(error(float(v))) for v in values])
+    if values.size < 4 or not (np.all(values > 0) and np.all(errors > 0)):
+        raise ValueError(f"x and errors must be four or more positive numbers; got x={values}, errors={errors}")
+    fit = stats.linregress(np.log(values), np.log(errors))
+    reach = float(stats.t.ppf(0.975, values.size - 2) * fit.stderr)
+    slope = float(fit.slope)
+    passed = abs(slope - order) + reach <= slack
+    message = f"slope {slope:.4f} ± {reach:.4f} (95 %), claimed {order:g} ± {slack:g}"
+    return finish(Report("check_order", bool(passed), slope, (order - slack, order + slack), message), throw)
+
+
+def check_identity(
+    left: Callable[[Any], Any],
+    right: Callable[[Any], Any],
+    draw: Callable[[np.random.Generator], Any],
+    *,
+    samples: int = 20,
+    rtol: float = 1e-9,
+    seed: int = 0,
+    throw: bool = True,
+) -> Report:
+    """Compare two sides of an identity over random problems.
+
+    Args:
+        left: One side, a function of a problem to a number or an array.
+        right: The other side.
+        draw: Draws a problem from a NumPy generator, inside the assumptions.
+        samples: Problems drawn.
+        rtol: Tolerance relative to the largest entry of the right side.
+        seed: Seed of the generator.
+        throw: Raise when it fails.
+
+    Returns:
+        The `Report`; its message names the worst problem and both values there.
+
+    Raises:
+        AssertionError: If ``throw`` is set and the sides differ.
+        ValueError: If samples is not positive.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> from srr.testing import check_identity
+        >>> check_identity(
+        ...     lambda Z: srr.gram_logdet(Z, 2.0), lambda Z: np.linalg.slogdet(np.eye(3) + 2.0 * Z.T @ Z)[1],
+        ...     lambda rng: rng.standard_normal((5, 3))).passed
+        True
+    """
+    check_positive(samples, "samples")
+    rng, worst, message = np.random.default_rng(seed), -np.inf, ""
+    for count in range(samples):
+        problem = draw(rng)
+        a, b = np.atleast_1d(host(left(problem))), np.atleast_1d(host(right(problem)))
+        size = float(np.max(np.abs(b), initial=0.0))
+        gap = float(np.max(np.abs(a - b), initial=0.0)) / (size if size > 0 else 1.0) if a.shape == b.shape else np.inf
+        if not gap <= worst:
+            worst = gap
+            message = f"worst at problem {count}: " + _two_sides(a, b)
+    return finish(Report("check_identity", bool(worst <= rtol), worst, rtol, message), throw)
+
+
+def _two_sides(a: Matrix, b: Matrix) -> str:
+    if a.shape != b.shape:
+        return f"shapes {a.shape} and {b.shape}"
+    index = worst_index(np.abs(a - b))
+    ratio = f", ratio {a[index] / b[index]:.6g}" if b[index] != 0 else ""
+    return f"entry {index} is {a[index]:.10g} on the left, {b[index]:.10g} on the right{ratio}"

@@ -1,0 +1,136 @@
+"""Is this the proximal operator, and does this step descend?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from srr._array import Array, asarray_like, check_positive
+from srr.testing.report import Matrix, Report, finish, host
+
+
+def check_prox(
+    prox: Callable[[Array], Array],
+    g: Callable[[Array], Any],
+    V: Array,
+    *,
+    step: float,
+    samples: int = 500,
+    tol: float = 1e-9,
+    seed: int = 0,
+    throw: bool = True,
+) -> Report:
+    r"""Look for a point better than ``prox(V)`` in :math:`\tfrac12\lVert x - v\rVert^2 + t\,g(x)`.
+
+    Args:
+        prox: The operator, of one array.
+        g: The penalty, convex or not; infinity where a point is not allowed.
+        V: Point of any shape.
+        step: t > 0.
+        samples: Random points tried: around V, around the answer at many distances, and with entries set to zero.
+        tol: Improvement that is put down to rounding, relative to the objective.
+        seed: Seed of the points.
+        throw: Raise when it fails.
+
+    Returns:
+        The `Report`.
+
+    Raises:
+        AssertionError: If ``throw`` is set and a better point was found, or the answer is not allowed by g.
+        ValueError: If step is not positive.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> from srr.testing import check_prox
+        >>> V = np.random.default_rng(0).standard_normal((4, 3))
+        >>> check_prox(lambda V: srr.soft_threshold(V, threshold=0.3), lambda X: np.abs(X).sum(), V, step=0.3).passed
+        True
+    """
+    check_positive(step, "step")
+    v, x = host(V), host(prox(V))
+
+    def objective(y: Matrix) -> float:
+        return float(0.5 * np.sum((y - v) ** 2)) + step * float(host(g(asarray_like(y, V))))
+
+    reached, best, found = objective(x), np.inf, x
+    for y in _trial_points(v, x, samples, np.random.default_rng(seed)):
+        value = objective(y)
+        if value < best:
+            best, found = value, y
+    gain = (reached - best) / max(1.0, abs(reached)) if np.isfinite(reached) else np.inf
+    message = f"objective {reached:.10g}, best of {samples} other points {best:.10g}"
+    if not gain <= tol:
+        near = found.ravel()[:6].round(4).tolist()
+        message += f"; the better point begins {near}, at distance {np.linalg.norm(found - x):.3g}"
+    return finish(Report("check_prox", bool(gain <= tol), float(gain), tol, message), throw)
+
+
+def _trial_points(v: Matrix, x: Matrix, samples: int, rng: np.random.Generator) -> list[Matrix]:
+    """Candidates: blends of v, x and 0, noise around x over six decades, supports changed, norms kept."""
+    points = [v, 0 * v, *(x + t * (v - x) for t in (-0.1, 1e-3, 0.1, 0.5)), *(x * t for t in (0.9, 0.999, 1.001, 1.1))]
+    while len(points) < samples:
+        noise = 10.0 ** rng.uniform(-5, 1) * rng.standard_normal(v.shape)
+        y = x + noise
+        points += [y, np.where(rng.random(v.shape) < 0.5, y, x), np.where(rng.random(v.shape) < 0.3, 0.0, y)]
+        points += [x + noise * (x != 0), _rescaled(y, x)]
+    return points
+
+
+def _rescaled(y: Matrix, x: Matrix) -> Matrix:
+    """Rows of y brought to the norms of the rows of x, so that spheres are searched too."""
+    length = np.linalg.norm(y, axis=-1, keepdims=True)
+    return y * np.linalg.norm(x, axis=-1, keepdims=True) / np.where(length > 0, length, 1.0)
+
+
+def check_descent(
+    f: Callable[[Array], Any],
+    step: Callable[[Array], Array],
+    Z: Array,
+    *,
+    steps: int = 1,
+    decrease: Callable[[Array], float] | None = None,
+    tol: float = 1e-10,
+    throw: bool = True,
+) -> Report:
+    """Run a step and require that the function falls each time, by a stated amount if one is given.
+
+    Args:
+        f: Function of one array to a number.
+        step: One step of the algorithm.
+        Z: Where to start.
+        steps: How many steps to take.
+        decrease: Least decrease promised at a point; zero by default.
+        tol: What is put down to rounding, relative to 1 + |f|.
+        throw: Raise when it fails.
+
+    Returns:
+        The `Report`; its message names the worst step.
+
+    Raises:
+        AssertionError: If ``throw`` is set and a step falls short.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> from srr.testing import check_descent
+        >>> Z = np.random.default_rng(0).standard_normal((6, 3))
+        >>> kappa = 1 / srr.coding_rate_smoothness(Z, eps=0.5)
+        >>> check_descent(
+        ...     lambda Z: srr.coding_rate(Z, eps=0.5), lambda Z: Z - kappa * srr.coding_rate_grad(Z, eps=0.5), Z).passed
+        True
+    """
+    worst, message = -np.inf, ""
+    value = float(host(f(Z)))
+    for count in range(1, steps + 1):
+        promised = 0.0 if decrease is None else float(decrease(Z))
+        Z = step(Z)
+        after = float(host(f(Z)))
+        short = (after - value + promised) / (1 + abs(value))
+        if not short <= worst:
+            worst = short
+            message = (
+                f"step {count} goes from {value:.10g} to {after:.10g}, at most {value - promised:.10g} was promised"
+            )
+        value = after
+    return finish(Report("check_descent", bool(worst <= tol), worst, tol, message), throw)

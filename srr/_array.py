@@ -5,7 +5,6 @@ Every other file speaks the Python array API standard and asks this one for its 
 
 from __future__ import annotations
 
-import importlib
 import math
 import numbers
 import sys
@@ -49,7 +48,9 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
         return xp
     given = [a for a in arrays if a is not None]
     if given and all(is_torch(a) for a in given):
-        return sys.modules.get("array_api_compat.torch") or importlib.import_module("array_api_compat.torch")
+        import array_api_compat.torch as torch_namespace  # a statement: torch.compile traces it, import_module it does not
+
+        return torch_namespace
     try:
         return array_api_compat.array_namespace(*given)
     except TypeError as error:

@@ -48,7 +48,7 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
         return xp
     given = [a for a in arrays if a is not None]
     if given and all(is_torch(a) for a in given):
-        import array_api_compat.torch as torch_namespace  # a statement: torch.compile traces it, import_module it does not
+        import array_api_compat.torch as torch_namespace  # import_module stops torch.compile
 
         return torch_namespace
     try:

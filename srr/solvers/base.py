@@ -17,7 +17,8 @@ from srr.solvers.solution import History, NotConvergedError, Solution, Status
 
 __all__ = ["Callback", "Observation", "Solver", "State", "minimize", "unroll"]
 
-PATIENCE = 100  # steps without any gain in objective or residual before an item counts as stalled
+PATIENCE = 100  # steps without any gain in objective or residual before an item may count as stalled
+FLAT = 1e-9  # an objective that moves by less (relative) stands still; momentum makes it rise and fall by more
 RESIDUAL_GAIN = 1e-3  # a residual this much lower (relative) counts as a gain
 RISE = 0.1  # an objective this much above the best one (relative) after PATIENCE steps is on its way up
 OBJECTIVE_GAIN = 1e-15  # so does an objective lower by more than its rounding error (relative)
@@ -156,6 +157,7 @@ class _Ledger:
         self.steps = np.zeros(objective.shape, dtype=int)
         self.best_objective, self.best_residual = objective.copy(), residual.copy()
         self.gained_at = np.zeros(objective.shape, dtype=int)
+        self.moved_at = np.zeros(objective.shape, dtype=int)
         self.objectives, self.residuals = [objective], [residual]
         self._end(~np.isfinite(objective) | ~np.isfinite(residual), Status.DIVERGED)
         self._end(residual <= tol, Status.CONVERGED)
@@ -177,13 +179,15 @@ class _Ledger:
         gained = objective < self.best_objective - OBJECTIVE_GAIN * np.abs(self.best_objective)
         gained |= residual < (1 - RESIDUAL_GAIN) * self.best_residual
         self.gained_at[gained] = self.step
+        moved = np.abs(objective - self.objectives[-2]) > FLAT * np.abs(objective)
+        self.moved_at[gained | moved] = self.step
         self.best_objective = np.minimum(self.best_objective, objective)
         self.best_residual = np.where(gained, np.minimum(self.best_residual, residual), self.best_residual)
         self._end(residual <= self.tol, Status.CONVERGED)
         waited = self.step - self.gained_at >= PATIENCE
         risen = objective > self.best_objective + RISE * (1 + np.abs(self.best_objective))
         self._end(waited & risen, Status.DIVERGED)
-        self._end(waited, Status.STALLED)
+        self._end(self.step - self.moved_at >= PATIENCE, Status.STALLED)
 
     def observe(self, callbacks: Sequence[Callback], Z: Any, state: State) -> bool:
         """Show every callback the current step; True when one of them asks to stop."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from srr._array import Array, check_count, check_nonnegative, check_positive, namespace
+from srr._array import Array, check_count, check_nonnegative, check_positive
 from srr.ops import (
     coding_rate_grad,
     coding_rate_smoothness,
@@ -16,7 +16,6 @@ from srr.ops import (
     prox_mm_step,
     rate_scale,
     subspace_coding_rate_grad,
-    subspace_coding_rate_smoothness,
 )
 from srr.problems import SparseRateReduction
 
@@ -35,7 +34,8 @@ class ExactCompression:
     r"""Gradient step on the compression term, :math:`Z - \kappa \nabla R^c(Z; U)`.
 
     Args:
-        step: κ > 0, in squared units of Z per nat; None for 1/L_c, at which R^c falls by at least κ‖∇R^c‖²/2.
+        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole
+            problem. Up to 1/L_c it lowers R^c by at least κ‖∇R^c‖²/2.
 
     Raises:
         ValueError: step is not positive.
@@ -60,7 +60,8 @@ class NeumannCompression:
     Args:
         terms: terms beyond the identity; the paper has 1. A descent direction only where `neumann_validity` is
             below one.
-        step: κ > 0, in squared units of Z per nat; None for 1/L_c.
+        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole
+            problem.
 
     Raises:
         ValueError: terms is negative or step is not positive.
@@ -86,7 +87,8 @@ class SoftmaxCompression:
     r"""The attention form with its shrinkage, :math:`(1 - \kappa\beta) Z + \kappa\beta\, \mathrm{MSSA}(Z)`.
 
     Args:
-        step: κ > 0, in squared units of Z per nat; None for 1/L_c. β is counted once.
+        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole
+            problem. β is counted once.
         scale: factor of the attention scores; 1 in the theory.
 
     Raises:
@@ -211,7 +213,8 @@ class ProximalSparsification:
     With `UnitL1` this keeps every token on the unit sphere.
 
     Args:
-        step: t > 0, in squared units of Z per nat; None for 1/α.
+        step: t > 0, in squared units of Z per nat; None for 1/L of the whole
+            problem.
 
     Raises:
         ValueError: step is not positive.
@@ -226,7 +229,7 @@ class ProximalSparsification:
 
     def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
         """Tokens after the half-step."""
-        t = 1.0 / coding_rate_smoothness(Z, eps=problem.eps) if self.step is None else self.step
+        t = _safe(self.step, problem, Z)
         return problem.regularizer.prox(Z + t * coding_rate_grad(Z, eps=problem.eps), step=t)
 
 
@@ -236,8 +239,5 @@ def _check_step(step: float | None) -> None:
 
 
 def _safe(step: float | None, problem: SparseRateReduction, Z: Array) -> float:
-    """The step asked for, or 1/L_c."""
-    if step is not None:
-        return step
-    xp = namespace(Z)
-    return 1.0 / float(xp.max(subspace_coding_rate_smoothness(Z, problem.U, eps=problem.eps)))
+    """The step asked for, or 1/L: both halves then move as far as the proximal gradient method would."""
+    return 1.0 / problem.smoothness(Z) if step is None else step

@@ -122,15 +122,6 @@ def test_the_dictionary_starts_where_the_step_is_safe() -> None:
     assert D.abs().max().item() <= math.sqrt(6 / 384)
 
 
-def test_compiled_model_is_the_eager_one() -> None:
-    model = small(depth=1)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(images()), model(images()))
-    model.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(images()), model(images()))
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -1,0 +1,201 @@
+"""Every kind of layer against its formula in NumPy, built from the operators on the stored matrices alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import srr
+from srr.nn import BLOCKS, DecoderBlock, OvercompleteISTA, ProxMM
+
+Array = np.ndarray
+
+
+def made(block: str | type[torch.nn.Module], **options: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    kind = BLOCKS[block] if isinstance(block, str) else block
+    layer = kind(12, 3, 4, **options).double()
+    with torch.no_grad():  # norms that matter
+        for name, parameter in layer.named_parameters():
+            if "norm" in name or "temperature" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return layer
+
+
+def tokens() -> torch.Tensor:
+    return torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def weights(layer: torch.nn.Module) -> dict[str, Array]:
+    return {name: tensor.detach().numpy() for name, tensor in layer.state_dict().items()}
+
+
+def norm(w: dict[str, Array], name: str, Z: Array) -> Array:
+    centred = Z - Z.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return scaled * w[name + ".weight"] + w[name + ".bias"]
+
+
+def bases(w: dict[str, Array]) -> Array:
+    return w["attention.projection"].reshape(3, 4, 12).swapaxes(1, 2)
+
+
+def free_map(w: dict[str, Array]) -> Array:
+    return w["attention.output"].reshape(12, 3, 4).swapaxes(0, 1)
+
+
+def free(w: dict[str, Array], Z: Array) -> Array:
+    return srr.mssa(Z, bases(w), out=free_map(w), bias=w.get("attention.bias"), scale=0.5)
+
+
+def tied(w: dict[str, Array], Z: Array) -> Array:
+    return srr.mssa(Z, bases(w), scale=0.5)
+
+
+def strict(w: dict[str, Array], Z: Array) -> Array:
+    return srr.mssa(Z, bases(w))
+
+
+def transposed(w: dict[str, Array], Z: Array) -> Array:
+    heads = srr.ssa(srr.project(Z, bases(w)), scale=0.5)
+    return np.concatenate([heads[:, k] for k in range(3)], axis=-1) @ w["attention.projection"].T
+
+
+def statistics(w: dict[str, Array], Z: Array) -> Array:
+    """The released description, coordinate by coordinate."""
+    out = np.zeros_like(Z)
+    for b, tokens_of_one in enumerate(Z):
+        V = tokens_of_one @ w["attention.projection"].T + w["attention.projection_bias"]
+        V = V.reshape(7, 3, 4)
+        unit = V / np.maximum(np.sqrt((V**2).sum(0, keepdims=True)), 1e-12)
+        logits = (unit**2).sum(-1) * w["attention.temperature"][:, 0]
+        Pi = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)  # (n, K), softmax over heads
+        dots = (Pi[..., None] / (Pi.sum(0)[:, None] + 1e-8) * V**2).sum(0)  # (K, p)
+        attended = -Pi[..., None] * V / (1 + dots)
+        out[b] = attended.reshape(7, 12) @ w["attention.output"].T + w["attention.bias"]
+    return out
+
+
+def step(w: dict[str, Array], Z: Array) -> Array:
+    return srr.ista_step(Z, Z, w["dictionary.D"], step=0.1, lam=0.1)
+
+
+def majorised(w: dict[str, Array], Z: Array) -> Array:
+    alpha = 4 / (9 * 0.1)
+    return srr.prox_mm_step(Z, w["dictionary.D"], alpha=alpha, lam=0.1)
+
+
+def overcomplete(w: dict[str, Array], Z: Array) -> Array:
+    A = np.zeros((*Z.shape[:-1], 48))
+    for _ in range(2):
+        A = srr.ista_step(A, Z, w["dictionary.D"], step=0.1, lam=0.1)
+    return A @ w["dictionary.D1"].T
+
+
+def perceptron(w: dict[str, Array], Z: Array) -> Array:
+    from scipy.special import erf
+
+    inner = Z @ w["mlp.0.weight"].T + w["mlp.0.bias"]
+    inner = inner * (1 + erf(inner / np.sqrt(2))) / 2
+    return inner @ w["mlp.2.weight"].T + w["mlp.2.bias"]
+
+
+Half = Callable[[dict[str, Array], Array], Array]
+FORMULAS: dict[str, tuple[Half, float, Half | None, float]] = {
+    "crate": (free, 1, step, 0),
+    "crate_c": (tied, 1, step, 0),
+    "crate_n": (tied, -1, step, 0),
+    "crate_t": (transposed, 1, step, 0),
+    "crate_fix": (free, 1, step, 0),
+    "crate_strict": (strict, 1, step, 0),
+    "crate_prox_mm": (free, 1, majorised, 0),
+    "alpha": (free, 1, overcomplete, 1),
+    "attention_only": (free, 1, None, 1),
+    "tssa": (statistics, 1, step, 0),
+    "tost": (statistics, 1, perceptron, 1),
+}
+"""Attention, its sign, the second half, the weight of the residual around it."""
+
+
+def test_every_kind_has_a_formula() -> None:
+    assert FORMULAS.keys() == BLOCKS.keys()
+
+
+@pytest.mark.parametrize("block", FORMULAS)
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_layer_is_its_formula(block: str, training: bool) -> None:
+    layer = made(block).train(training)
+    w, Z = weights(layer), tokens().numpy()
+    attention, sign, second, residual = FORMULAS[block]
+    half = Z + sign * attention(w, norm(w, "attention_norm", Z))
+    wanted = half if second is None else residual * half + second(w, norm(w, "dictionary_norm", half))
+    np.testing.assert_allclose(layer(tokens()).numpy(), wanted, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(layer.compress(tokens()).numpy(), half, rtol=1e-11, atol=1e-11)
+
+
+@torch.no_grad()
+def test_decoder_layer_is_its_formula() -> None:
+    layer = made(DecoderBlock)
+    w, Z = weights(layer), tokens().numpy()
+    half = norm(w, "dictionary_norm", Z) @ w["D"].T
+    wanted = half - free(w, norm(w, "attention_norm", half))
+    np.testing.assert_allclose(layer(tokens()).numpy(), wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("block", [*FORMULAS, DecoderBlock])
+def test_every_parameter_receives_a_gradient(block: str | type[torch.nn.Module]) -> None:
+    layer = made(block)
+    layer(tokens()).pow(3).sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("block", [*FORMULAS, DecoderBlock])
+def test_padding_is_invisible_and_order_does_not_matter(block: str | type[torch.nn.Module]) -> None:
+    layer, Z = made(block), tokens()
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[0, 4:] = False
+    out = layer(Z, mask)
+    torch.testing.assert_close(out[0, :4], layer(Z[:1, :4])[0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(out[1], layer(Z[1:])[0], rtol=1e-11, atol=1e-11)
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(Z[:, order]), layer(Z)[:, order], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("block", ["tssa", "tost"])
+def test_token_statistics_with_padding_equal_those_of_the_real_tokens(block: str) -> None:
+    layer, Z = made(block, causal=True), tokens()
+    mask = torch.tensor([True, False, True, True, False, True, True]).expand(2, 7)
+    torch.testing.assert_close(layer(Z, mask)[:, mask[0]], layer(Z[:, mask[0]]), rtol=1e-11, atol=1e-11)
+
+
+def test_offsets_of_a_causal_layer_count() -> None:
+    from srr.nn import TSSA
+
+    layer = TSSA(12, 3, 4, causal=True, context=7).double()
+    before = layer(tokens())
+    with torch.no_grad():
+        layer.offset[1, 3] += 1.0
+    changed = (layer(tokens()) - before).abs().sum((0, 2)) > 1e-9
+    assert changed.tolist() == [False] * 3 + [True] * 4
+
+
+def test_dictionaries_refuse_bad_numbers() -> None:
+    for kind in (OvercompleteISTA, ProxMM):
+        with pytest.raises(ValueError, match="step"):
+            kind(8, step=0.0)
+        with pytest.raises(ValueError, match="lam"):
+            kind(8, lam=-1.0)
+    with pytest.raises(ValueError, match="expansion"):
+        OvercompleteISTA(8, expansion=0)
+
+
+def test_overcomplete_codes_are_sparse_and_non_negative() -> None:
+    layer = OvercompleteISTA(12).double()
+    A = layer.codes(torch.nn.functional.layer_norm(tokens(), (12,)))
+    assert A.shape == (2, 7, 48)
+    assert A.min() == 0
+    assert 0.05 < (A > 0).double().mean() < 0.95

@@ -47,7 +47,7 @@ def layer_tokens(model: nn.Module, inputs: Tensor) -> list[Tensor]:
     with evaluating(model):
         tokens = [model.embed(inputs)]  # type: ignore[operator]
         for block in model.blocks:  # type: ignore[union-attr]
-            tokens.append(block(tokens[-1]))  # type: ignore[operator]
+            tokens.append(block(tokens[-1]))
     return tokens
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from srr._array import Array, DType, Namespace, namespace
 from srr.ops.partition import partition_coding_rate, partition_coding_rate_value_and_grad
 from srr.ops.rates import coding_rate, coding_rate_value_and_grad
+from srr.ops.shared_reduction import shared_reduction
 
 
 def rate_reduction(Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> Array:
@@ -86,6 +87,9 @@ def rate_reduction_value_and_grad(
     Source: [MCR2] (9) and its gradient.
     """
     xp = namespace(Z, Pi, xp=xp)
+    shared = shared_reduction(Z, Pi, eps=eps, core_dtype=core_dtype, xp=xp)
+    if shared is not None:
+        return shared
     compressed, compress = partition_coding_rate_value_and_grad(Z, Pi, eps=eps, core_dtype=core_dtype, xp=xp)
     weights = _token_weights(Pi, xp)
     expanded, expand = coding_rate_value_and_grad(Z, eps=eps, weights=weights, core_dtype=core_dtype, xp=xp)

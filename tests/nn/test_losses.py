@@ -194,9 +194,14 @@ def test_float32_core_is_trusted_where_documented(eps, norm, trusted):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["coding_rate", "weighted", "subspace", "membership", "total_coding_rate"])
 def test_compiles_without_a_graph_break(case):
-    Z = draw(9, 5).float()
-    compiled = torch.compile(CASES[case], fullgraph=True, backend="aot_eager")
-    got, expected = value_and_grad(compiled, Z), value_and_grad(CASES[case], Z)
+    Z, U, Pi = draw(9, 5).float(), draw(2, 5, 2, seed=3).float(), members(9, 3)
+    rates = {
+        **CASES,
+        "subspace": lambda Z: subspace_coding_rate(Z, U, eps=EPS),
+        "membership": lambda Z: rate_reduction(Z, Pi, eps=EPS),
+    }
+    compiled = torch.compile(rates[case], fullgraph=True, backend="aot_eager")
+    got, expected = value_and_grad(compiled, Z), value_and_grad(rates[case], Z)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -11,6 +11,7 @@ from srr._array import Array, check_array, check_count, check_positive, check_to
 from srr.solvers.merging import Clusters, cluster_length
 
 Matrix = np.ndarray[Any, Any]
+_FINEST = 1e-6  # smallest distortion relative to the tokens: rounding then costs about 1e-4 d nats a cluster
 
 
 def coding_length(Z: Array, labels: Array, *, eps: float) -> float:
@@ -110,7 +111,8 @@ class CodingLengthClustering:
 
     Every token starts as a cluster; the two whose union saves most nats of :func:`coding_length` are merged, until
     no union saves any. Runs in float64 on the host, for tokens of any backend, in O(n²) memory and about
-    O(n² d) time.
+    O(n² d) time. Merging is greedy: on mixtures that overlap much it can end at a longer code than another
+    segmentation has, which :func:`coding_length` shows.
 
     Args:
         eps: distortion ε > 0, in units of the norm of a token: of the order of the noise.
@@ -149,18 +151,25 @@ class CodingLengthClustering:
 
         Raises:
             TypeError: Z is not a real floating array.
-            ValueError: Z is not a matrix of at least K tokens, NaN or infinity.
+            ValueError: Z is not a matrix of at least K tokens, NaN or infinity; eps below 1e-6 of the largest
+                entry of Z, where float64 has no digits left for the difference of two lengths.
         """
         tokens = _tokens(Z)
         if self.K is not None and len(tokens) < self.K:
             raise ValueError(f"Z must have at least K={self.K} tokens; got shape {tokens.shape}")
+        largest = float(np.max(np.abs(tokens)))
+        if self.eps < _FINEST * largest:
+            raise ValueError(
+                f"eps must be at least {_FINEST} of the largest entry of Z, which is {largest}; got {self.eps}"
+            )
         clusters = Clusters(tokens, self.eps)
         history = _merge_all(clusters, self.K)
         order = sorted(clusters.members, key=lambda k: (-clusters.size[k], clusters.members[k].min()))
         labels = np.empty(clusters.n, dtype=np.int64)
         for label, k in enumerate(order):
             labels[clusters.members[k]] = label
-        return CodingLengthFit(labels, float(history[-1]), history, clusters, tuple(order))
+        total = float(sum(clusters.length[k] for k in order))
+        return CodingLengthFit(labels, total, history, clusters, tuple(order))
 
 
 def _merge_all(clusters: Clusters, K: int | None) -> Matrix:

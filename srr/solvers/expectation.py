@@ -69,12 +69,24 @@ def mixture_scores(Z: Array, parameters: MixtureParameters, xp: Namespace) -> Ar
     """Scores log π_k + log N(z | 0, σ²I + s²U_kU_kᵀ) for every token and class, shape (n, K), in nats."""
     U, weights, signal, noise = parameters
     d, p = U.shape[-2:]
-    energy = xp.sum(project(Z, U, xp=xp) ** 2, axis=-1).mT  # (n, K)
+    on, off = _energies(Z, U, xp)
+    spread = p * xp.log(noise + signal) + (d - p) * xp.log(noise) + d * math.log(2.0 * math.pi)
     tiny = xp.finfo(weights.dtype).smallest_normal
-    gain = signal / (2.0 * noise * (noise + signal))  # 1/(2t²(1 + t²)) for unit signal
-    shape = 0.5 * (p * xp.log(noise + signal) + (d - p) * xp.log(noise) + d * math.log(2.0 * math.pi))
-    rest = xp.sum(Z**2, axis=-1) / (2.0 * noise)
-    return gain * energy + xp.log(xp.clip(weights, min=tiny)) - rest[:, None] - shape
+    return xp.log(xp.clip(weights, min=tiny)) - 0.5 * (on / (noise + signal) + off / noise + spread)
+
+
+def _energies(Z: Array, U: Array, xp: Namespace) -> tuple[Array, Array]:
+    """Squared norms of tokens on and off every subspace, both (n, K), a chunk of tokens at a time.
+
+    What lies off is summed up coordinate by coordinate: a difference of norms has no digits where the noise is small.
+    """
+    parts = []
+    for start in range(0, Z.shape[0], _CHUNK):
+        rows = Z[start : min(start + _CHUNK, Z.shape[0]), :]
+        V = project(rows, U, xp=xp)  # (K, c, p)
+        parts.append((xp.sum(V**2, axis=-1).mT, xp.sum((rows - V @ U.mT) ** 2, axis=-1).mT))
+    on, off = zip(*parts, strict=True)
+    return xp.concat(on, axis=0), xp.concat(off, axis=0)
 
 
 def expectation(Z: Array, parameters: MixtureParameters) -> tuple[Array, Array]:
@@ -132,8 +144,9 @@ def _weighted_grams(Z: Array, membership: Array, xp: Namespace) -> Array:
     """Σ_i r_ik z_i z_iᵀ of shape (K, d, d), a chunk of tokens at a time."""
     total = 0.0
     for start in range(0, Z.shape[0], _CHUNK):
-        rows = Z[start : start + _CHUNK, :]
-        weighted = membership[start : start + _CHUNK, :].mT[..., None] * rows  # (K, c, d)
+        end = min(start + _CHUNK, Z.shape[0])
+        rows = Z[start:end, :]
+        weighted = membership[start:end, :].mT[..., None] * rows  # (K, c, d)
         total = total + weighted.mT @ rows
     return total
 

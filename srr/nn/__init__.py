@@ -2,6 +2,7 @@
 
 from srr.nn.blocks import AlphaBlock, AttentionOnlyBlock, CrateBlock
 from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState
+from srr.nn.cbsa import CBSA, ContractBroadcastBlock
 from srr.nn.config import Config, CrateConfig
 from srr.nn.convert import load_released
 from srr.nn.crate import CRATE, ClassifierHead
@@ -24,6 +25,7 @@ from srr.nn.variants import BLOCKS, build_blocks, keep_orthonormal
 
 __all__ = [
     "BLOCKS",
+    "CBSA",
     "CRATE",
     "ISTA",
     "MSSA",
@@ -35,6 +37,7 @@ __all__ = [
     "CausalConfig",
     "ClassifierHead",
     "Config",
+    "ContractBroadcastBlock",
     "CrateBlock",
     "CrateConfig",
     "CrateMAE",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from srr.nn.cbsa import CBSA
 from srr.nn.mssa import MSSA
 from srr.nn.tssa import TSSA
 from srr.ops.attention import attention_weights
@@ -79,7 +80,7 @@ def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tens
         raise ValueError(f"layer must lie in {-depth} … {depth - 1}; got {layer}")
     block: Any = model.blocks[layer]  # type: ignore[index]
     attention = getattr(block, "attention", None)
-    if not isinstance(attention, MSSA) or isinstance(attention, TSSA):
+    if not isinstance(attention, MSSA) or isinstance(attention, (TSSA, CBSA)):
         raise ValueError(f"layer {layer} has no pairwise attention; it is a {type(block).__name__}")
     Z = layer_tokens(model, inputs)[layer % depth]
     with evaluating(model):

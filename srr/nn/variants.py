@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from srr.nn.blocks import AlphaBlock, AttentionOnlyBlock, CrateBlock
+from srr.nn.cbsa import ContractBroadcastBlock
 from srr.nn.config import Config
 from srr.nn.investigations import (
     FixedBlock,
@@ -31,6 +32,7 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "attention_only": AttentionOnlyBlock,
     "tssa": TokenStatisticsBlock,
     "tost": TostBlock,
+    "cbsa": ContractBroadcastBlock,
 }
 """Layers by the name a config gives them."""
 

@@ -7,6 +7,7 @@ from srr.ops.attention import (
     thresholded_mssa,
     thresholded_ssa,
 )
+from srr.ops.broadcast import contract_broadcast, stretch_means
 from srr.ops.compression import compression_step, neumann_grad, neumann_step, neumann_validity
 from srr.ops.curvature import (
     coding_rate_hvp,
@@ -67,6 +68,7 @@ __all__ = [
     "compression_norms",
     "compression_operators",
     "compression_step",
+    "contract_broadcast",
     "estimated_membership",
     "expansion_operator",
     "fista_step",
@@ -107,6 +109,7 @@ __all__ = [
     "sparse_rate_reduction_smoothness",
     "ssa",
     "ssa_newest",
+    "stretch_means",
     "subspace_coding_rate",
     "subspace_coding_rate_grad",
     "subspace_coding_rate_hvp",

@@ -18,7 +18,7 @@ def made(block: str | type[torch.nn.Module], **options: object) -> torch.nn.Modu
     layer = kind(12, 3, 4, **options).double()
     with torch.no_grad():  # norms that matter
         for name, parameter in layer.named_parameters():
-            if "norm" in name or "temperature" in name:
+            if any(word in name for word in ("norm", "temperature", "_step")):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return layer
 
@@ -77,6 +77,17 @@ def statistics(w: dict[str, Array], Z: Array) -> Array:
     return out
 
 
+def contracted(w: dict[str, Array], Z: Array) -> Array:
+    """Representatives by hand: with 64 of them and 7 tokens, token i is alone in stretch ⌊64 i / 7⌋."""
+    V = srr.project(Z, bases(w))
+    Q = np.zeros((*V.shape[:2], 64, 4))
+    Q[:, :, [64 * i // 7 for i in range(7)]] = V
+    scores = np.exp(Q @ V.swapaxes(-1, -2) / 2)
+    A = scores / scores.sum(-1, keepdims=True)
+    moved = srr.ssa(Q + w["attention.contract_step"] * (A @ V), scale=0.5)
+    return srr.lift(w["attention.broadcast_step"] * (A.swapaxes(-1, -2) @ moved), free_map(w)) + w["attention.bias"]
+
+
 def step(w: dict[str, Array], Z: Array) -> Array:
     return srr.ista_step(Z, Z, w["dictionary.D"], step=0.1, lam=0.1)
 
@@ -114,6 +125,7 @@ FORMULAS: dict[str, tuple[Half, float, Half | None, float]] = {
     "attention_only": (free, 1, None, 1),
     "tssa": (statistics, 1, step, 0),
     "tost": (statistics, 1, perceptron, 1),
+    "cbsa": (contracted, 1, step, 0),
 }
 """Attention, its sign, the second half, the weight of the residual around it."""
 
@@ -161,6 +173,8 @@ def test_padding_is_invisible_and_order_does_not_matter(block: str | type[torch.
     out = layer(Z, mask)
     torch.testing.assert_close(out[0, :4], layer(Z[:1, :4])[0], rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(out[1], layer(Z[1:])[0], rtol=1e-11, atol=1e-11)
+    if block == "cbsa":
+        return  # representatives are means of stretches of the sequence
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(Z[:, order]), layer(Z)[:, order], rtol=1e-11, atol=1e-11)
 

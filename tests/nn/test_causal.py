@@ -5,7 +5,7 @@ import torch
 
 from srr.nn import BLOCKS, CausalCRATE, create_model
 
-ALL = sorted(BLOCKS)
+ALL = sorted(BLOCKS.keys() - {"cbsa"})
 
 
 def model(block: str = "crate", **overrides: object) -> CausalCRATE:
@@ -114,6 +114,8 @@ def test_bad_requests_are_refused() -> None:
         net.generate(text(3), 2, temperature=-1.0)
     with pytest.raises(ValueError, match="count"):
         net.generate(text(3), 0)
+    with pytest.raises(ValueError, match="no causal form"):
+        model("cbsa")
     bidirectional = create_model("crate_micro").blocks[0]
     with pytest.raises(ValueError, match="causal"):
         bidirectional.extend(torch.zeros(1, 2, 64))

@@ -61,7 +61,7 @@ def verify_core(out: Path, seed: int, console: Console) -> Numbers:
     rows = [result.as_dict() for result in results]
     (out / "verify.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     verdicts = dict(Counter(result.verdict for result in results))
-    console.print(f"{len(results)} statements: " + ", ".join(f"{count} {name}" for name, count in verdicts.items()))
+    console.print(f"{len(results)} statements; " + listed(verdicts))
     return {"statements": len(results), "verdicts": verdicts, "failed": [r.label for r in results if not r.passed]}
 
 
@@ -111,15 +111,19 @@ def trace_layers(out: Path) -> Numbers:
     }
 
 
+def listed(verdicts: dict[str, int]) -> str:
+    """How many statements got each verdict."""
+    return ", ".join(f"{name}: {count}" for name, count in verdicts.items())
+
+
 def summary(numbers: Numbers) -> str:
     """The run in a few sentences."""
     verified, solved, trained, traced = (numbers[name] for name in ("verify", "solve", "train", "trace"))
-    verdicts = ", ".join(f"{count} {name}" for name, count in verified["verdicts"].items())
     baseline = trained["baseline_nearest_subspace"]["accuracy"]
     rates = [traced[name]["compression_normalized"] for name in ("untrained", "trained")]
     return f"""# What the demo did, in {numbers["seconds"]:.0f} s
 
-**Verify** ({verified["seconds"]:.0f} s). {verified["statements"]} statements: {verdicts}.
+**Verify** ({verified["seconds"]:.0f} s). {verified["statements"]} statements; {listed(verified["verdicts"])}.
 Each with its measured value and bound: `verify.json`.
 
 **Solve** ({solved["seconds"]:.0f} s). {solved["sentence"]}

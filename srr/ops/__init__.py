@@ -47,6 +47,7 @@ from srr.ops.streaming import SecondMoment
 from srr.ops.subspace_rates import (
     sparse_rate_reduction,
     sparse_rate_reduction_grad,
+    sparse_rate_reduction_value_and_grad,
     subspace_coding_rate,
     subspace_coding_rate_grad,
     subspace_coding_rate_value_and_grad,
@@ -107,6 +108,7 @@ __all__ = [
     "sparse_rate_reduction",
     "sparse_rate_reduction_grad",
     "sparse_rate_reduction_smoothness",
+    "sparse_rate_reduction_value_and_grad",
     "ssa",
     "ssa_newest",
     "stretch_means",

@@ -50,7 +50,7 @@ def ssa(
     """
     xp = namespace(V, mask, xp=xp)
     check_array(V, "V", xp=xp)
-    check_nonnegative(scale, "scale")
+    scale = check_nonnegative(scale, "scale")
     _check_mask(mask, V.shape[-2], xp)
     if is_torch(V):
         if causal and mask is not None:
@@ -82,7 +82,7 @@ def attention_weights(
     """
     xp = namespace(V, mask, xp=xp)
     check_array(V, "V", xp=xp)
-    check_nonnegative(scale, "scale")
+    scale = check_nonnegative(scale, "scale")
     _check_mask(mask, V.shape[-2], xp)
     scores = (V @ V.mT) * scale
     if causal:
@@ -144,12 +144,26 @@ def mssa(
         output map of the released networks.
     """
     xp = namespace(Z, U, out, bias, mask, xp=xp)
-    if out is not None:
-        check_bases(out, Z.shape[-1], "out", xp=xp)
+    _check_output(out, bias, U, xp)
     V = project(Z, U, xp=xp)  # (..., K, n, p)
     heads = ssa(V, scale=scale, causal=causal, mask=over_heads(mask), xp=xp)
     lifted = lift(heads, U if out is None else out, xp=xp)
     return lifted if bias is None else lifted + bias
+
+
+def _check_output(out: Array | None, bias: Array | None, U: Array, xp: Namespace) -> None:
+    """Refuse output maps or a bias that do not fit the bases."""
+    if out is None and bias is None:
+        return
+    check_bases(U, xp=xp)
+    if out is not None:
+        check_bases(out, name="out", xp=xp)
+        if tuple(out.shape[-3:]) != tuple(U.shape[-3:]):
+            raise ValueError(f"out must have shape (K, d, p) of U, {tuple(U.shape[-3:])}; got {tuple(out.shape)}")
+    if bias is not None:
+        check_array(bias, "bias", ndim=1, xp=xp)
+        if bias.shape[-1] != U.shape[-2]:
+            raise ValueError(f"bias must have shape (d,) with d={U.shape[-2]}; got {tuple(bias.shape)}")
 
 
 def over_heads(mask: Array | None) -> Array | None:
@@ -176,7 +190,7 @@ def thresholded_ssa(V: Array, *, threshold: float, scale: float = 1.0, xp: Names
     Source: [AOT], the operator of its denoising theorem.
     """
     xp = namespace(V, xp=xp)
-    check_positive(threshold, "threshold")
+    threshold = check_positive(threshold, "threshold")
     weights = attention_weights(V, scale=scale, xp=xp)
     level = asarray_like(threshold, V, xp=xp)
     return xp.where(weights > threshold, level, xp.zeros_like(weights)) @ V

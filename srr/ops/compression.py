@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from srr._array import Array, Namespace, check_count, check_nonnegative, namespace
+from srr._array import Array, Namespace, check_count, check_nonnegative, check_positive, namespace
 from srr.ops.rates import rate_scale
 from srr.ops.subspace_rates import subspace_coding_rate_grad
 from srr.ops.subspaces import lift, project
@@ -27,7 +27,7 @@ def compression_step(Z: Array, U: Array, *, step: float, eps: float, xp: Namespa
 
     Source: [CRATE] (9)-(10), before any approximation.
     """
-    check_nonnegative(step, "step")
+    step = check_nonnegative(step, "step")
     return Z - step * subspace_coding_rate_grad(Z, U, eps=eps, xp=xp)
 
 
@@ -57,6 +57,7 @@ def neumann_grad(Z: Array, U: Array, *, eps: float, terms: int = 1, xp: Namespac
     """
     xp = namespace(Z, U, xp=xp)
     check_count(terms, "terms", least=0)
+    eps = check_positive(eps, "eps")
     V = project(Z, U, xp=xp)
     beta = rate_scale(V, eps=eps)
     contraction = -beta * (V.mT @ V)  # (..., K, p, p)
@@ -87,7 +88,7 @@ def neumann_step(Z: Array, U: Array, *, step: float, eps: float, terms: int = 1,
 
     Source: [CRATE] (10), first two lines.
     """
-    check_nonnegative(step, "step")
+    step = check_nonnegative(step, "step")
     return Z - step * neumann_grad(Z, U, eps=eps, terms=terms, xp=xp)
 
 
@@ -110,5 +111,6 @@ def neumann_validity(Z: Array, U: Array, *, eps: float, xp: Namespace = None) ->
     Source: the radius of convergence of the series in [CRATE] (10).
     """
     xp = namespace(Z, U, xp=xp)
+    eps = check_positive(eps, "eps")
     V = project(Z, U, xp=xp)
     return rate_scale(V, eps=eps) * xp.max(xp.linalg.svdvals(V)[..., 0], axis=-1) ** 2

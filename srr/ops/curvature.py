@@ -68,7 +68,7 @@ def subspace_coding_rate_smoothness(Z: Array, U: Array, *, eps: float, xp: Names
     xp = namespace(Z, U, xp=xp)
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
-    check_positive(eps, "eps")
+    eps = check_positive(eps, "eps")
     wide = flatten_heads(U, xp=xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
     return U.shape[-1] / (Z.shape[-2] * eps**2) * xp.linalg.svdvals(wide)[..., 0] ** 2
 

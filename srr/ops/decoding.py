@@ -36,7 +36,7 @@ def ssa_newest(V: Array, *, count: int, scale: float = 1.0, xp: Namespace = None
     xp = namespace(V, xp=xp)
     check_array(V, "V", xp=xp)
     check_count(count, "count")
-    check_nonnegative(scale, "scale")
+    scale = check_nonnegative(scale, "scale")
     n = V.shape[-2]
     if count > n:
         raise ValueError(f"count must be at most the number of tokens {n}; got {count}")

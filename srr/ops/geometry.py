@@ -8,8 +8,10 @@ from srr._array import (
     asarray_like,
     check_array,
     check_bases,
+    check_labels,
     check_positive,
     check_same_dtype,
+    check_tokens,
     device,
     namespace,
     softmax,
@@ -39,7 +41,7 @@ def subspace_membership(Z: Array, U: Array, *, temperature: float = 1.0, xp: Nam
     Source: [CRATE] (5)-(6), Proposition 1; [TOST] with temperature η.
     """
     xp = namespace(Z, U, xp=xp)
-    check_positive(temperature, "temperature")
+    temperature = check_positive(temperature, "temperature")
     energy = xp.sum(project(Z, U, xp=xp) ** 2, axis=-1)  # (..., K, n)
     return softmax(energy / (2.0 * temperature), axis=-2, xp=xp).mT
 
@@ -65,7 +67,7 @@ def coherence(U: Array, *, xp: Namespace = None) -> Array:
     if U.ndim != 3:
         raise ValueError(f"U must have shape (K, d, p); got {tuple(U.shape)}")
     K = U.shape[0]
-    cosines = xp.max(xp.linalg.svdvals(U.mT[:, None] @ U[None]), axis=-1)  # (K, K)
+    cosines = xp.max(xp.linalg.svdvals(U.mT[:, None, ...] @ U[None, ...]), axis=-1)  # (K, K)
     return xp.max(cosines - cosines * xp.eye(K, dtype=U.dtype, device=device(U)))
 
 
@@ -113,19 +115,24 @@ def snr(Z: Array, U: Array, labels: Array, *, xp: Namespace = None) -> Array:
         Ratios of shape (..., K); infinite where nothing lies off the subspace, NaN for an empty class.
 
     Raises:
-        TypeError: Z or U is not a real floating array, or their dtypes differ.
-        ValueError: U does not have the d of Z, labels of another shape, NaN or infinity.
+        TypeError: Z or U is not a real floating array, their dtypes differ, or labels are not integers.
+        ValueError: U does not have the d of Z, labels of another shape or out of range, NaN or infinity.
 
     Source: [AOT] Definition of SNR.
     """
     xp = namespace(Z, U, labels, xp=xp)
-    V = project(Z, U, xp=xp)
+    check_tokens(Z, xp=xp)
+    check_bases(U, Z.shape[-1], xp=xp)
     check_same_dtype(Z=Z, U=U)
     if tuple(labels.shape) != tuple(Z.shape[:-1]):
         raise ValueError(f"labels must have shape {tuple(Z.shape[:-1])}; got {tuple(labels.shape)}")
+    check_labels(labels, "labels", classes=U.shape[-3], xp=xp)
+    V = project(Z, U, xp=xp)
     classes = asarray_like(list(range(U.shape[-3])), Z, dtype=labels.dtype, xp=xp)
     own = xp.astype(labels[..., None, :] == classes[:, None], Z.dtype)  # (..., K, n)
     on = xp.sum(V**2, axis=-1)
     residual = Z[..., None, :, :] - V @ U.mT  # (..., K, n, d)
     off = xp.sum(residual**2, axis=-1)
-    return xp.sqrt(xp.sum(own * on, axis=-1) / xp.sum(own * off, axis=-1))
+    on, off = xp.sum(own * on, axis=-1), xp.sum(own * off, axis=-1)
+    edge = xp.where(on > 0, xp.full_like(on, float("inf")), xp.full_like(on, float("nan")))
+    return xp.where(off > 0, xp.sqrt(on / xp.where(off > 0, off, xp.ones_like(off))), edge)

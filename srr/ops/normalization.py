@@ -32,7 +32,7 @@ def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array
     """
     xp = namespace(Z, xp=xp)
     check_tokens(Z, xp=xp)
-    check_nonnegative(offset, "offset")
+    offset = check_nonnegative(offset, "offset")
     centred = Z - xp.mean(Z, axis=-1, keepdims=True)
     variance = xp.mean(centred**2, axis=-1, keepdims=True) + offset
     return centred / xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))

@@ -8,11 +8,13 @@ from srr._array import (
     Namespace,
     any_true,
     check_array,
+    check_batch,
     check_positive,
     check_tokens,
     core_cast,
     is_concrete,
     namespace,
+    root,
 )
 from srr.ops.gram import gram_factor
 from srr.ops.rates import as_column, core_tolerance, rate_scale
@@ -106,7 +108,7 @@ def partition_coding_rate_value_and_grad(
 def _partition(Z: Array, Pi: Array, eps: float, core_dtype: DType, xp: Namespace, *, grad: bool) -> tuple[Array, Array]:
     """Value, and gradient when asked for (None otherwise)."""
     check_tokens(Z, xp=xp)
-    check_positive(eps, "eps")
+    eps = check_positive(eps, "eps")
     labelled = check_partition(Pi, Z, xp)
     A = core_cast(Z, core_dtype, xp)
     form = _from_labels if labelled else _from_membership
@@ -124,6 +126,7 @@ def check_partition(Pi: Array, Z: Array, xp: Namespace) -> bool:
     check_array(Pi, "Pi", xp=xp)
     if Pi.shape[-2] != n:
         raise ValueError(f"Pi as membership must have shape (..., n, K) with n={n}; got {tuple(Pi.shape)}")
+    check_batch(Pi, tuple(Z.shape[:-2]), 2, "Pi")
     if is_concrete(Pi) and any_true(Pi < 0, xp):
         raise ValueError("Pi must be >= 0; got a negative entry")
     return False
@@ -133,13 +136,13 @@ def _from_membership(A: Array, Pi: Array, eps: float, rtol: float, xp: Namespace
     weights = xp.astype(Pi, A.dtype, copy=False).mT  # (..., K, n)
     count = xp.sum(weights, axis=-1)  # (..., K)
     total = xp.sum(count, axis=-1)
-    root = xp.sqrt(weights)[..., None]
-    factor = gram_factor(root * A[..., None, :, :], rate_scale(A, eps=eps, count=count), rtol=rtol, xp=xp)
+    half = root(weights, xp)[..., None]
+    factor = gram_factor(half * A[..., None, :, :], rate_scale(A, eps=eps, count=count), rtol=rtol, xp=xp)
     share = count / xp.where(total > 0, total, xp.ones_like(total))[..., None]
     value = 0.5 * xp.sum(share * factor.logdet(), axis=-1)
     if not grad:
         return value, None
-    slope = xp.sum(root * factor.resolvent(), axis=-3)  # share · α_k = α for every class
+    slope = xp.sum(half * factor.resolvent(), axis=-3)  # share · α_k = α for every class
     return value, as_column(rate_scale(A, eps=eps, count=total)) * slope
 
 

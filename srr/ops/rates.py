@@ -17,6 +17,7 @@ from srr._array import (
     core_cast,
     epsilon,
     namespace,
+    root,
 )
 from srr.ops.gram import GramFactor, gram_factor
 
@@ -42,7 +43,7 @@ def rate_scale(V: Array, *, eps: float, count: Array | None = None) -> Array | f
         >>> srr.rate_scale(np.ones((10, 5)), eps=0.5)
         2.0
     """
-    check_positive(eps, "eps")
+    eps = check_positive(eps, "eps")
     n, d = V.shape[-2:]
     if count is None:
         return d / (n * eps**2)
@@ -145,7 +146,7 @@ def _coding_factor(
 ) -> tuple[GramFactor, Array | float]:
     """Factor of I + α ZᵀWZ, and α."""
     check_tokens(Z, xp=xp)
-    check_positive(eps, "eps")
+    eps = check_positive(eps, "eps")
     A = core_cast(Z, core_dtype, xp)
     count = None
     if weights is not None:
@@ -157,7 +158,7 @@ def _coding_factor(
 
 
 def _root(weights: Array, dtype: DType, xp: Namespace) -> Array:
-    return xp.sqrt(xp.astype(weights, dtype))[..., None]
+    return root(xp.astype(weights, dtype), xp)[..., None]
 
 
 def core_tolerance(Z: Array, A: Array, xp: Namespace) -> float:

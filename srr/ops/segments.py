@@ -38,9 +38,16 @@ class Segments:
         if not is_concrete(labels) and not hasattr(labels, "requires_grad"):
             raise TypeError("Pi as labels needs concrete values; under jit or vmap pass a membership matrix")
         batch, n = tuple(Z.shape[:-2]), Z.shape[-2]
-        host = np.broadcast_to(to_numpy(labels), (*batch, n)).reshape(-1, n).astype(np.int64)
+        host = to_numpy(labels)
+        if host.ndim > len(batch) + 1 or any(
+            a not in (1, b) for a, b in zip(host.shape[-2::-1], batch[::-1], strict=False)
+        ):
+            raise ValueError(f"Pi as labels must broadcast to {(*batch, n)}; got shape {host.shape}")
+        host = np.broadcast_to(host, (*batch, n)).reshape(-1, n).astype(np.int64)
         if host.min() < 0:
             raise ValueError(f"Pi as labels must be >= 0; got {host.min()}")
+        if host.max() >= host.size:  # few classes with large names: number them anew
+            host = np.unique(host, return_inverse=True)[1].reshape(host.shape)
         K = int(host.max()) + 1
         return cls._sorted((host + K * np.arange(len(host))[:, None]).ravel(), batch, len(host), K)
 

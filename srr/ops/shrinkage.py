@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from srr._array import Array, Namespace, check_array, check_nonnegative, device, namespace, positive_part
+from srr._array import (
+    Array,
+    Namespace,
+    any_true,
+    check_array,
+    check_nonnegative,
+    device,
+    is_concrete,
+    namespace,
+    positive_part,
+    root,
+)
 
 
 def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
@@ -29,7 +40,7 @@ def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) 
         >>> srr.soft_threshold(np.asarray([-3.0, 0.5, 2.0]), threshold=1.0).tolist()
         [-2.0, 0.0, 1.0]
     """
-    xp = _checked(Z, threshold, 0, xp)
+    threshold, xp = _checked(Z, threshold, 0, xp)
     return positive_part(Z - threshold, xp) - positive_part(-Z - threshold, xp)
 
 
@@ -50,7 +61,7 @@ def relu_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) 
 
     Source: the ReLU of [CRATE] (17).
     """
-    xp = _checked(Z, threshold, 0, xp)
+    threshold, xp = _checked(Z, threshold, 0, xp)
     return positive_part(Z - threshold, xp)
 
 
@@ -71,7 +82,7 @@ def hard_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) 
 
     Source: proximal operator of the ℓ0 term of [CRATE] (1).
     """
-    xp = _checked(Z, threshold, 0, xp)
+    threshold, xp = _checked(Z, threshold, 0, xp)
     return xp.where(xp.abs(Z) > threshold, Z, xp.zeros_like(Z))
 
 
@@ -92,7 +103,7 @@ def group_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = 
 
     Source: Yuan and Lin (2006), group lasso, the row-sparse counterpart of [CRATE] (15).
     """
-    xp = _checked(Z, threshold, 1, xp)
+    threshold, xp = _checked(Z, threshold, 1, xp)
     lengths = row_norms(Z, xp)
     kept = positive_part(lengths - threshold, xp)
     return Z * (kept / xp.where(lengths > 0, lengths, xp.ones_like(lengths)))
@@ -125,7 +136,9 @@ def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = N
         >>> srr.unit_soft_threshold(np.asarray([[4.0, 5.0], [-0.3, 0.2]]), threshold=1.0).tolist()
         [[0.6, 0.8], [-1.0, 0.0]]
     """
-    xp = _checked(Z, threshold, 1, xp)
+    threshold, xp = _checked(Z, threshold, 1, xp)
+    if is_concrete(Z) and (easy := _unit_without_corners(Z, threshold, xp)) is not None:
+        return easy
     size = xp.abs(Z)
     largest = xp.argmax(size, axis=-1, keepdims=True)
     sign = xp.where(Z < 0, -xp.ones_like(Z), xp.ones_like(Z))
@@ -136,16 +149,32 @@ def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = N
     return xp.where(lengths > 0, shrunk / xp.where(lengths > 0, lengths, xp.ones_like(lengths)), corner)
 
 
+def _unit_without_corners(Z: Array, threshold: Array | float, xp: Namespace) -> Array | None:
+    """Soft-thresholded rows at unit length in a few passes; None where a row vanishes or its square is out of range."""
+    limits = xp.finfo(Z.dtype)
+    if max(float(xp.max(Z)), -float(xp.min(Z))) >= (limits.max / Z.shape[-1]) ** 0.5:
+        return None
+    shrunk = Z - xp.clip(Z, -threshold, threshold)
+    square = xp.vecdot(shrunk, shrunk, axis=-1)[..., None]
+    if any_true(square <= limits.smallest_normal / limits.eps**2, xp):
+        return None
+    return shrunk / root(square, xp)
+
+
 def row_norms(Z: Array, xp: Namespace) -> Array:
     """Length of every row, kept as an axis of one, free of overflow and underflow."""
     top = xp.max(xp.abs(Z), axis=-1, keepdims=True)
     top = xp.where(top > 0, top, xp.ones_like(top))
-    return top * xp.sqrt(xp.sum((Z / top) ** 2, axis=-1, keepdims=True))
+    return top * root(xp.sum((Z / top) ** 2, axis=-1, keepdims=True), xp)
 
 
-def _checked(Z: Array, threshold: Array | float, ndim: int, xp: Namespace) -> Namespace:
+def _checked(Z: Array, threshold: Array | float, ndim: int, xp: Namespace) -> tuple[Array | float, Namespace]:
+    """Threshold as a number or in the dtype of Z, and the namespace."""
     xp = namespace(Z, xp=xp)
     check_array(Z, "Z", ndim=ndim, xp=xp)
     if getattr(threshold, "ndim", 0) == 0:
-        check_nonnegative(threshold, "threshold")
-    return xp
+        return check_nonnegative(threshold, "threshold"), xp
+    check_array(threshold, "threshold", ndim=1, xp=xp)
+    if is_concrete(threshold) and any_true(threshold < 0, xp):
+        raise ValueError("threshold must be >= 0; got a negative entry")
+    return xp.astype(threshold, Z.dtype, copy=False), xp

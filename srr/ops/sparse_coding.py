@@ -41,7 +41,7 @@ def lasso(A: Array, Z: Array, D: Array, *, lam: float, xp: Namespace = None) -> 
     """
     xp = namespace(A, Z, D, xp=xp)
     _check_code(A, Z, D, xp)
-    check_nonnegative(lam, "lam")
+    lam = check_nonnegative(lam, "lam")
     residual = Z - A @ D.mT
     return 0.5 * xp.sum(residual**2, axis=(-2, -1)) + lam * xp.sum(xp.abs(A), axis=(-2, -1))
 
@@ -73,8 +73,8 @@ def ista_step(
     """
     xp = namespace(A, Z, D, xp=xp)
     _check_code(A, Z, D, xp)
-    check_nonnegative(step, "step")
-    check_nonnegative(lam, "lam")
+    step = check_nonnegative(step, "step")
+    lam = check_nonnegative(lam, "lam")
     moved = A + step * ((Z - A @ D.mT) @ D)
     shrink = relu_threshold if nonnegative else soft_threshold
     return shrink(moved, threshold=step * lam, xp=xp)
@@ -99,7 +99,7 @@ def ista_matrix(D: Array, *, step: float, xp: Namespace = None) -> Array:
     """
     xp = namespace(D, xp=xp)
     check_array(D, "D", xp=xp)
-    check_nonnegative(step, "step")
+    step = check_nonnegative(step, "step")
     if D.shape[-1] != D.shape[-2]:
         raise ValueError(f"D must be square to start from A = Z; got shape {tuple(D.shape)}")
     return eye(D.shape[-1], D, xp) + step * (D - D.mT @ D)
@@ -127,8 +127,8 @@ def folded_ista_step(Z: Array, M: Array, *, step: float, lam: float, xp: Namespa
     xp = namespace(Z, M, xp=xp)
     check_tokens(Z, xp=xp)
     check_array(M, "M", finite=False, xp=xp)
-    check_nonnegative(step, "step")
-    check_nonnegative(lam, "lam")
+    step = check_nonnegative(step, "step")
+    lam = check_nonnegative(lam, "lam")
     if M.shape[-2] != Z.shape[-1]:
         raise ValueError(f"M must have shape (d, d) with d={Z.shape[-1]}; got {tuple(M.shape)}")
     return relu_threshold(Z @ M, threshold=step * lam, xp=xp)
@@ -168,7 +168,12 @@ def fista_step(
 
     Source: Beck and Teboulle (2009), FISTA.
     """
-    check_nonnegative(momentum, "momentum")
+    xp = namespace(A, A_previous, Z, D, xp=xp)
+    momentum = check_nonnegative(momentum, "momentum")
+    check_array(A, "A", xp=xp)
+    check_array(A_previous, "A_previous", xp=xp)
+    if tuple(A_previous.shape) != tuple(A.shape):
+        raise ValueError(f"A_previous must have the shape of A, {tuple(A.shape)}; got {tuple(A_previous.shape)}")
     ahead = A + momentum * (A - A_previous)
     return ista_step(ahead, Z, D, step=step, lam=lam, nonnegative=nonnegative, xp=xp)
 
@@ -205,9 +210,9 @@ def prox_mm_step(
     """
     xp = namespace(Z, D, xp=xp)
     check_tokens(Z, xp=xp)
-    check_positive(alpha, "alpha")
-    check_positive(curvature, "curvature")
-    check_nonnegative(lam, "lam")
+    alpha = check_positive(alpha, "alpha")
+    curvature = check_positive(curvature, "curvature")
+    lam = check_nonnegative(lam, "lam")
     if D is not None:
         check_array(D, "D", xp=xp)
         if D.shape[-2] != Z.shape[-1]:

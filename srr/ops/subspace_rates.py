@@ -15,7 +15,7 @@ from srr._array import (
     namespace,
 )
 from srr.ops.gram import GramFactor, gram_factor
-from srr.ops.rates import coding_rate, coding_rate_grad, core_tolerance, rate_scale
+from srr.ops.rates import coding_rate, coding_rate_grad, coding_rate_value_and_grad, core_tolerance, rate_scale
 from srr.ops.subspaces import lift, project
 
 
@@ -113,7 +113,7 @@ def _subspace_factor(
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
     check_same_dtype(Z=Z, U=U)
-    check_positive(eps, "eps")
+    eps = check_positive(eps, "eps")
     bases = core_cast(U, core_dtype, xp)
     V = project(core_cast(Z, core_dtype, xp), bases, xp=xp)  # (..., K, n, p)
     scale = rate_scale(V, eps=eps)
@@ -150,7 +150,7 @@ def sparse_rate_reduction(
         np.float64(0.0)
     """
     xp = namespace(Z, U, xp=xp)
-    check_nonnegative(lam, "lam")
+    lam = check_nonnegative(lam, "lam")
     compressed = subspace_coding_rate(Z, U, eps=eps, core_dtype=core_dtype, xp=xp)
     expanded = coding_rate(Z, eps=eps, core_dtype=core_dtype, xp=xp)
     return expanded - compressed - lam * xp.sum(xp.abs(Z), axis=(-2, -1))
@@ -179,3 +179,32 @@ def sparse_rate_reduction_grad(
     """
     compress = subspace_coding_rate_grad(Z, U, eps=eps, core_dtype=core_dtype, xp=xp)
     return coding_rate_grad(Z, eps=eps, core_dtype=core_dtype, xp=xp) - compress
+
+
+def sparse_rate_reduction_value_and_grad(
+    Z: Array, U: Array, *, eps: float, lam: float, core_dtype: DType = None, xp: Namespace = None
+) -> tuple[Array, Array]:
+    """Value of :func:`sparse_rate_reduction` and gradient of its smooth part, from one factorisation of each rate.
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        eps: distortion ε > 0.
+        lam: sparsity weight λ ≥ 0, in nats per unit of Z; it enters the value only.
+        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        The pair (objective of shape (...), gradient of R − R^c of shape (..., n, d)), in nats.
+
+    Raises:
+        TypeError: Z or U is not a real floating array, or their dtypes differ.
+        ValueError: as :func:`sparse_rate_reduction`.
+
+    Source: [CRATE] (1) and the gradient of its smooth part.
+    """
+    xp = namespace(Z, U, xp=xp)
+    lam = check_nonnegative(lam, "lam")
+    compressed, compress = subspace_coding_rate_value_and_grad(Z, U, eps=eps, core_dtype=core_dtype, xp=xp)
+    expanded, expand = coding_rate_value_and_grad(Z, eps=eps, core_dtype=core_dtype, xp=xp)
+    return expanded - compressed - lam * xp.sum(xp.abs(Z), axis=(-2, -1)), expand - compress

@@ -9,6 +9,7 @@ from srr._array import (
     check_array,
     check_bases,
     check_count,
+    check_labels,
     check_tokens,
     namespace,
     to_numpy,
@@ -125,8 +126,9 @@ def principal_bases(Z: Array, labels: Array, *, rank: int, xp: Namespace = None)
         Bases of shape (K, d, p) with orthonormal columns, by falling singular value.
 
     Raises:
-        TypeError: Z is not a real floating array or rank not an integer.
-        ValueError: Z is not a matrix, labels of another length, a class with fewer than ``rank`` tokens, rank > d.
+        TypeError: Z is not a real floating array, labels or rank not integers.
+        ValueError: Z is not a matrix, labels negative or of another length, a class with fewer than ``rank`` tokens,
+            rank > d, NaN or infinity.
 
     Source: [MCR2] §2.3: each class spans its principal subspace at the optimum.
     """
@@ -134,6 +136,7 @@ def principal_bases(Z: Array, labels: Array, *, rank: int, xp: Namespace = None)
     check_tokens(Z, xp=xp)
     check_count(rank, "rank")
     y = to_numpy(labels)
+    check_labels(y, "labels")
     if Z.ndim != 2 or y.shape != tuple(Z.shape[:1]):
         raise ValueError(f"Z and labels must have shapes (n, d) and (n,); got {tuple(Z.shape)} and {y.shape}")
     if rank > Z.shape[1]:

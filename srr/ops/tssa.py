@@ -49,7 +49,7 @@ def tssa(
     Source: [TOST] (13)-(14), from the variational form of [VMCR2].
     """
     xp = namespace(Z, U, xp=xp)
-    check_positive(temperature, "temperature")
+    temperature = check_positive(temperature, "temperature")
     V = project(Z, U, xp=xp)  # (..., K, n, p)
     mass = subspace_membership(Z, U, temperature=temperature, xp=xp).mT[..., None]  # (..., K, n, 1)
     total = xp.sum(mass, axis=-2, keepdims=True)
@@ -92,6 +92,8 @@ def tssa_heads(
     """
     xp = namespace(V, temperature, offset, mask, xp=xp)
     check_array(V, "V", ndim=3, xp=xp)
+    _check_columns(temperature, "temperature", V, 1, xp)
+    _check_columns(offset, "offset", V, V.shape[-2], xp)
     keep = _keep(mask, V, xp)
     squares = V**2 if keep is None else V**2 * keep
     sums = _running_sum if causal else _total
@@ -103,6 +105,16 @@ def tssa_heads(
         mass = mass * keep
     moments = sums(mass * squares, xp) / (sums(mass, xp) + _EMPTY)
     return -mass * V / (1.0 + moments)
+
+
+def _check_columns(x: Array | None, name: str, V: Array, n: int, xp: Namespace) -> None:
+    """Refuse anything but one number per head, or one per head and token."""
+    if x is None:
+        return
+    check_array(x, name, xp=xp)
+    wanted = (V.shape[-3], 1) if n == 1 else (V.shape[-3], n, 1)
+    if tuple(x.shape[-len(wanted) :]) != wanted:
+        raise ValueError(f"{name} must have shape {wanted}; got {tuple(x.shape)}")
 
 
 def _keep(mask: Array | None, V: Array, xp: Namespace) -> Array | None:

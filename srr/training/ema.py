@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+AVERAGE = "WeightAverage"
+
 
 class WeightAverage(pl.Callback):
     r"""Exponential moving average :math:`\bar w \leftarrow \delta \bar w + (1-\delta) w` after every optimiser step.
@@ -67,6 +69,11 @@ class WeightAverage(pl.Callback):
         finally:
             _exchange(_model(pl_module), kept)
 
+    @property
+    def state_key(self) -> str:
+        """Name of this state in a checkpoint."""
+        return AVERAGE
+
     def state_dict(self) -> dict[str, Any]:
         """Average and step count."""
         return {"steps": self.steps, "average": self.average}
@@ -83,6 +90,9 @@ def _model(pl_module: pl.LightningModule) -> nn.Module:
 @torch.no_grad()
 def _exchange(model: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy values into the parameters and return what was there."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):  # FSDP2 leaves the outermost parameters whole after a forward pass
+            module.reshard()
     old = {}
     for name, p in model.named_parameters():
         if name in values:

@@ -55,7 +55,8 @@ class MetricsTable(Logger):
         self.columns = ["step", "epoch"]
         if after is not None:
             self.rows = [r for r in read_table(self.path) if int(r["step"]) < after]
-            self.columns += sorted({name for row in self.rows for name in row} - set(self.columns))
+            self.columns += [name for row in self.rows for name in row if name not in self.columns]
+            self.columns = list(dict.fromkeys(self.columns))
             self._rewrite()
 
     name = "table"

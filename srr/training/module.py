@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from srr.training.augment import augment_images, mix_images
 from srr.training.blame import first_bad_gradient, first_nonfinite, gradients_finite
 from srr.training.config import Config
-from srr.training.data import DataSpec, mix
-from srr.training.distributed import any_rank
+from srr.training.data import IGNORE, DataSpec, mix
+from srr.training.distributed import any_rank, sum_over_ranks, world_size
 from srr.training.objectives import Losses, build_objective
 from srr.training.optim import build_optimizer, warmup_cosine
 
@@ -78,24 +78,36 @@ class TrainingModule(pl.LightningModule):
         losses = self.losses(batch, augment=True)
         if self.config.trainer.check_finite:
             self._check_finite(losses["loss"], batch, batch_idx)
+        many = world_size() > 1
         for name, value in losses.items():
-            self.log(f"train_{name}", value, prog_bar=name in {"loss", "accuracy"}, on_step=True, on_epoch=False)
+            self.log(f"train_{name}", value, prog_bar=name in {"loss", "accuracy"}, on_step=True, sync_dist=many)
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Metrics of a held-out batch, weighted by its real samples."""
+        """Add the metrics of a held-out batch, weighted by its real samples (symbols, for text)."""
         self._note_skipped(batch)
-        y = batch["y"]
-        real = int((y != -100).sum()) if not y.is_floating_point() else len(y)
-        if real == 0 and not torch.distributed.is_initialized():
+        real = int((batch["y"] != IGNORE).sum())
+        if real == 0 and world_size() == 1:
             return
         for name, value in self.losses(batch, augment=False).items():
-            kept = value if real else torch.zeros_like(value)
-            self.log(f"val_{name}", kept, batch_size=real, on_epoch=True, prog_bar=name == "accuracy", sync_dist=True)
+            total = self._sums.setdefault(name, torch.zeros(2, dtype=torch.float64))
+            if real:
+                total += torch.tensor([float(value) * real, real], dtype=torch.float64)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with empty sums."""
+        self._sums: dict[str, Tensor] = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log means over all samples of all ranks."""
+        for name, total in self._sums.items():
+            value, count = sum_over_ranks(total.to(self.device)).tolist()
+            self.log(f"val_{name}", value / max(count, 1.0), prog_bar=name == "accuracy", rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule, one schedule step an optimiser step."""
-        total = int(self.trainer.estimated_stepping_batches)
+        data: Any = self.trainer.datamodule
+        total = data.steps(self.config.trainer)
         epochs = max(1, self.config.trainer.max_epochs)
         share = min(self.config.optim.warmup_epochs / epochs, 1.0)
         optimizer = build_optimizer(self.model, self.config.optim)

@@ -79,7 +79,8 @@ class WithSparseRateReduction:
         with layer_outputs(model, self.layers) as outputs:
             losses = self.base(model, x, y)
         blocks = list(model.blocks)  # type: ignore[arg-type]
-        terms = [self.measure(outputs[layer], full_tensor(blocks[layer].attention.U)) for layer in self.layers]
+        real = y != IGNORE if y.ndim == 1 else slice(None)
+        terms = [self.measure(outputs[layer][real], full_tensor(blocks[layer].attention.U)) for layer in self.layers]
         srr = torch.stack(terms).mean()
         return {**losses, "loss": losses["loss"] - self.weight * srr, "srr": srr.detach()}
 

@@ -51,7 +51,7 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
 
     Raises:
         FileExistsError: the run folder exists and ``resume`` is not set.
-        FileNotFoundError: there is nothing to resume from, or no data.
+        FileNotFoundError: the folder to resume is no run, or there are no data.
         ValueError: a config that names something unknown, or only damaged checkpoints.
         OSError: the run folder cannot be written, or the disk is full.
         NonFiniteError: the loss became NaN or infinite; the last good checkpoint is kept.
@@ -79,8 +79,13 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     return _finish(config, trainer, module, parts, source, time.perf_counter() - start)
 
 
-def _checkpoint(run: Path, console: Console) -> tuple[Path, int]:
-    path, notes = resumable(run)
+def _checkpoint(run: Path, console: Console) -> tuple[Path | None, int]:
+    """Where to continue from and at which step; the beginning when the run was stopped before its first checkpoint."""
+    try:
+        path, notes = resumable(run)
+    except FileNotFoundError:
+        console.print("the run has no checkpoint yet; beginning at step 0", highlight=False)
+        return None, 0
     for note in notes:
         console.print(f"[yellow]{note}[/yellow]", highlight=False)
     found = read_checkpoint(path) if path.is_file() else read_sharded(path)
@@ -107,16 +112,20 @@ def check_free(run: Path) -> None:
 
 
 def _prepare(run: Path, config: Config, source: Source, *, fresh: bool) -> None:
-    if fresh:
-        check_free(run)
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            (run / CONFIG).write_text(dump_config(config), encoding="utf-8")
-        except OSError as error:
-            raise OSError(f"run folder {run} cannot be written: {error.strerror}") from error
+    """Make the folder and what describes the run; the config comes last, whole or not at all: with it the run exists."""
+    if not fresh:
+        return
+    check_free(run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
         (run / DATA).write_text(json.dumps(asdict(source.spec), indent=1) + "\n", encoding="utf-8")
         for name, text in source.files.items():
             (run / name).write_text(text, encoding="utf-8")
+        draft = run / f".{CONFIG}.tmp"
+        draft.write_text(dump_config(config), encoding="utf-8")
+        draft.replace(run / CONFIG)
+    except OSError as error:
+        raise OSError(f"run folder {run} cannot be written: {error.strerror}") from error
 
 
 def _callbacks(config: Config, run: Path, console: Console) -> tuple[Parts, list[pl.Callback]]:

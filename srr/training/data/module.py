@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
-from srr.training.config import DataConfig
+from srr.training.config import DataConfig, TrainerConfig
 from srr.training.data.base import Source, TensorSamples, redraw_labels
 from srr.training.data.builtin import digits, mixture
 from srr.training.data.folder import image_folder
@@ -64,10 +65,7 @@ class DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches, from the position of the checkpoint when there is one."""
-        rank, world = self._place()
-        self.order = BatchOrder(
-            len(self.source.train), batch_size=self.config.batch_size, seed=self.seed, rank=rank, world=world
-        )
+        self.order = self._order()
         if self._position is not None:
             self.order.seek(*self._position)
             self._position = None
@@ -78,6 +76,11 @@ class DataModule(pl.LightningDataModule):
         rank, world = self._place()
         size = self.config.eval_batch_size
         return self._loader(self.source.val, EvalOrder(len(self.source.val), batch_size=size, rank=rank, world=world))
+
+    def _order(self) -> BatchOrder:
+        rank, world = self._place()
+        size = self.config.batch_size
+        return BatchOrder(len(self.source.train), batch_size=size, seed=self.seed, rank=rank, world=world)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -104,6 +107,12 @@ class DataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Start the next loader at the position of a checkpoint."""
         self._position = (state_dict["epoch"], state_dict["batch"])
+
+    def steps(self, config: TrainerConfig) -> int:
+        """Optimiser steps of a whole run, known before any loader exists: a sharded run restores its position late."""
+        batches = len(self._order())
+        total = math.ceil(batches / config.accumulate) * config.max_epochs
+        return total if config.max_steps < 0 else min(total, config.max_steps)
 
 
 def _as_it_is(batch: Any) -> Any:

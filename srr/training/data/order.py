@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -55,21 +56,27 @@ class BatchOrder(Sampler[list[int]]):
 
 
 class EvalOrder(Sampler[list[int]]):
-    """Batches in order, sliced across ranks, padded with −1 so that every rank sees as many of the same size."""
+    """Batches in order, sliced across ranks; with several ranks padded with −1 so that each sees as many of one size.
+
+    Args:
+        n: number of samples.
+        batch_size: samples of a global batch.
+        rank: this process.
+        world: number of processes.
+    """
 
     def __init__(self, n: int, *, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.n, self.rank, self.world = n, rank, world
-        self.batch_size = min(batch_size, max(n, 1))
+        self.batch_size = max(world, batch_size - batch_size % world)
 
     def __len__(self) -> int:
-        return -(-self.n // (self.batch_size * self.world))
+        return math.ceil(self.n / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for b in range(len(self)):
-            first = b * self.batch_size * self.world + self.rank
-            last = (b + 1) * self.batch_size * self.world
-            batch = [i if i < self.n else -1 for i in range(first, last, self.world)]
-            yield batch if self.world > 1 else [i for i in batch if i >= 0]
+        for first in range(0, self.n, self.batch_size):
+            last = min(first + self.batch_size, self.n)
+            last += -(last - first) % self.world
+            yield [i if i < self.n else -1 for i in range(first + self.rank, last, self.world)]
 
 
 def mix(*numbers: int) -> int:

@@ -1,0 +1,105 @@
+"""Looking back at a run: its model, the same model untrained, and what both do to held-out samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from srr.diagnostics import LayerTrace, layer_trace
+from srr.training.build import build_model
+from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, read_checkpoint
+from srr.training.config import Config
+from srr.training.data import IGNORE, EvalOrder, Source, load_data
+from srr.training.export import load_weights
+from srr.training.module import TrainingModule
+from srr.training.run import MODEL, load_run_config
+
+
+class TrainedRun(NamedTuple):
+    """A run read back: config, data, trained model and the same model at its start."""
+
+    folder: Path
+    config: Config
+    source: Source
+    model: nn.Module
+    untrained: nn.Module
+
+
+def open_run(run: str | Path) -> TrainedRun:
+    """Read a run back.
+
+    Args:
+        run: its folder.
+
+    Returns:
+        Config, data, the exported model (or that of the newest checkpoint while the run is not finished) in evaluation mode,
+        and the untrained model from the same seed.
+
+    Raises:
+        FileNotFoundError: the folder is no run, or has no weights yet.
+        ValueError: its files are damaged.
+    """
+    folder = Path(run)
+    config = load_run_config(folder)
+    source = load_data(config.data, seed=config.seed)
+    untrained = build_model(config.model, source.spec, seed=config.seed)
+    model = build_model(config.model, source.spec, seed=config.seed)
+    if (folder / MODEL).is_dir():
+        load_weights(model, str(folder / MODEL))
+    else:
+        _load_checkpoint(model, folder)
+    return TrainedRun(folder, config, source, model.eval(), untrained.eval())
+
+
+def _load_checkpoint(model: nn.Module, run: Path) -> None:
+    paths = [p for name in (LAST, PREVIOUS, BEST) if (p := run / FOLDER / name).is_file()]
+    if not paths:
+        raise FileNotFoundError(f"run {run} has no weights yet: neither {MODEL}/ nor a checkpoint")
+    state = read_checkpoint(paths[0])["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+
+
+def held_out(run: TrainedRun, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first held-out samples: as the model takes them (N, ...), as they look, in [0, 1], and their labels."""
+    module = TrainingModule(run.model, run.source.spec, run.config)
+    order = EvalOrder(min(count, len(run.source.val)), batch_size=256)
+    batches = [run.source.val.__getitems__(indices) for indices in order]
+    x = torch.cat([module.prepare(b["x"]) for b in batches])
+    y = torch.cat([b["y"] for b in batches])
+    keep = (y != IGNORE).flatten(1).any(1) if y.ndim > 1 else y != IGNORE
+    return module.normalize(x)[keep], x[keep], y[keep]
+
+
+def trace_run(run: TrainedRun, *, eps: float, count: int = 256) -> dict[str, LayerTrace]:
+    """Traces of the trained and of the untrained model on held-out samples.
+
+    Args:
+        run: what :func:`open_run` returned.
+        eps: distortion ε.
+        count: number of samples.
+
+    Returns:
+        ``trained`` and ``untrained``.
+    """
+    x = held_out(run, count)[0]
+    return {"trained": layer_trace(run.model, x, eps=eps), "untrained": layer_trace(run.untrained, x, eps=eps)}
+
+
+@torch.no_grad()
+def scores(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
+    """Class scores of prepared samples."""
+    return torch.cat([model(part) for part in x.split(batch_size)])
+
+
+def head_input(model: Any, x: Tensor) -> Tensor:
+    """What reaches the head of a classifier: the pooled tokens (N, d)."""
+    kept: list[Tensor] = []
+    handle = model.head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    try:
+        scores(model, x)
+    finally:
+        handle.remove()
+    return torch.cat(kept)

@@ -20,7 +20,7 @@ from srr.solvers.subspace_mixture import SubspaceMixture, candidates
 class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""Represent samples by sparse codes on the unit sphere that reduce the sparse rate.
 
-    .. math:: \max_Z \; R(Z) - R^c(Z; U) - \lambda \lVert Z \rVert_1
+    .. math:: \max_Z \; R(Z) - R^c(Z; U) - \frac{\lambda}{n} \lVert Z \rVert_1
               \quad\text{subject to}\quad \lVert z_i \rVert = 1
 
     ``fit`` finds the subspaces U, turns the samples into an orthogonal frame in which coordinate axes span the
@@ -32,7 +32,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
         n_subspaces: number of subspaces K, or a sequence of candidates of which the smallest coding length wins.
         rank: dimension p of every subspace, below the number of features, or a sequence of candidates.
         eps: distortion ε > 0, to be compared with samples of unit norm.
-        lam: sparsity weight λ ≥ 0 in nats.
+        lam: sparsity weight λ ≥ 0 of the mean ℓ1 norm of the n training samples, in nats.
         n_layers: number of steps.
         random_state: seed or generator of the subspaces' first guesses.
 
@@ -49,7 +49,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
         >>> import numpy as np, srr
         >>> from srr.estimators import SparseRateReductionTransformer
         >>> mix = srr.subspace_mixture(n=200, d=8, K=2, p=2, noise=0.2, rotated=True, seed=0)
-        >>> codes = SparseRateReductionTransformer(2, 2, lam=0.02, random_state=0).fit_transform(mix.Z)
+        >>> codes = SparseRateReductionTransformer(2, 2, random_state=0).fit_transform(mix.Z)
         >>> codes.shape, bool((codes == 0).mean() > 0.5)
         ((200, 8), True)
     """
@@ -60,7 +60,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
         rank: Any = 1,
         *,
         eps: float = 0.5,
-        lam: float = 0.01,
+        lam: float = 0.5,
         n_layers: int = 50,
         random_state: Any = None,
     ) -> None:
@@ -92,7 +92,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
         U = self.frame_.T @ self.bases_
         Z = to_sphere(X @ self.frame_)
         step = 1.0 / float(sparse_rate_reduction_smoothness(Z, U, eps=self.eps))
-        self.threshold_ = step * self.lam
+        self.threshold_ = step * self.lam / len(Z)
         layers = []
         for _ in range(self.n_layers):
             layers.append(np.eye(Z.shape[1], dtype=Z.dtype) + step * _ascent(Z, U, self.eps))
@@ -135,6 +135,6 @@ def _ascent(Z: Matrix, U: Matrix, eps: float) -> Matrix:
     """Matrix G with ∇R - ∇R^c = Z G: expansion of everything, compression in every subspace."""
     V = Z @ U  # (K, n, p)
     beta = rate_scale(V, eps=eps)
-    inner = np.eye(V.shape[-1]) + beta * V.swapaxes(-1, -2) @ V
+    inner = np.eye(V.shape[-1], dtype=Z.dtype) + beta * V.swapaxes(-1, -2) @ V
     compression = beta * np.sum(U @ np.linalg.solve(inner, U.swapaxes(-1, -2)), axis=0)
     return np.asarray(expansion_operator(Z, eps=eps) - compression)

@@ -1,0 +1,223 @@
+"""scikit-learn's own checks, pipelines, searches, pickles; and agreement with the solvers beneath."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import srr
+from srr.estimators import (
+    CodingLengthClustering,
+    ReduNetClassifier,
+    SparseRateReductionTransformer,
+    SubspaceMixtureClustering,
+)
+from srr.estimators.transformer import aligned_frame
+
+ALL = [
+    CodingLengthClustering(),
+    ReduNetClassifier(),
+    SparseRateReductionTransformer(),
+    SubspaceMixtureClustering(),
+]
+VARIANTS = [
+    CodingLengthClustering(n_clusters=2),
+    ReduNetClassifier(n_layers=0, eps=0.2),
+    SubspaceMixtureClustering(n_clusters=(2, 3), rank=(1,), n_init=2),
+]
+
+
+@parametrize_with_checks(ALL + VARIANTS)
+def test_scikit_learn_checks(estimator, check) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def mix() -> srr.Mixture:
+    return srr.subspace_mixture(n=240, d=12, K=3, p=2, noise=0.05, coherence=None, rotated=True, seed=0)
+
+
+@pytest.fixture(scope="module")
+def digits() -> list[np.ndarray]:
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(X, y, test_size=0.2, random_state=0, stratify=y)
+
+
+def test_importing_srr_does_not_import_scikit_learn() -> None:
+    code = "import sys, srr; assert 'sklearn' not in sys.modules; srr.estimators; assert 'sklearn' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_clusterers_find_the_subspaces(mix: srr.Mixture, affine: bool) -> None:
+    models = (
+        SubspaceMixtureClustering(3, 2, affine=affine, random_state=0),
+        CodingLengthClustering(0.3, affine=affine),
+    )
+    for model in models:
+        assert adjusted_rand_score(mix.labels, model.fit_predict(mix.Z)) > 0.9  # few tokens lie near the origin
+        np.testing.assert_array_equal(model.predict(mix.Z), model.labels_)
+    assert models[1].n_clusters_ == 3
+
+
+def test_affine_subspaces_need_not_pass_the_origin(mix: srr.Mixture) -> None:
+    """The same subspaces, each moved by an offset of its own."""
+    offsets = 2.0 * np.random.default_rng(1).standard_normal((3, 12))
+    X = mix.Z + offsets[mix.labels]
+    model = SubspaceMixtureClustering(3, 2, random_state=0).fit(X)
+    assert adjusted_rand_score(mix.labels, model.labels_) > 0.97
+    assert model.bases_.shape == (3, 13, 3)
+    np.testing.assert_array_equal(SubspaceMixtureClustering(3, 2, random_state=0).fit(1e3 * X).labels_, model.labels_)
+
+
+def test_the_mixture_is_the_solver(mix: srr.Mixture) -> None:
+    model = SubspaceMixtureClustering(3, 2, affine=False, random_state=0).fit(mix.Z)
+    fit = srr.SubspaceMixture(3, 2).fit(mix.Z, seed=5)
+    match = [np.bincount(fit.labels[model.labels_ == k]).argmax() for k in range(3)]
+    for k, j in enumerate(match):
+        assert srr.principal_angles(model.bases_[k], fit.U[j]).max() < 1e-3
+    assert model.coding_length_ == pytest.approx(fit.coding_length, rel=1e-6)
+    assert model.score(mix.Z) == pytest.approx(-float(fit.solution.objective), rel=1e-6)
+    np.testing.assert_allclose(model.predict_proba(mix.Z).sum(axis=1), 1.0)
+    assert np.linalg.norm(model.denoise(mix.Z) - mix.clean) < 0.8 * np.linalg.norm(mix.Z - mix.clean)
+
+
+def test_candidates_are_chosen_by_coding_length(mix: srr.Mixture) -> None:
+    model = SubspaceMixtureClustering(range(2, 5), (1, 2, 3), affine=False, n_init=4, random_state=0).fit(mix.Z)
+    assert model.bases_.shape == (3, 12, 2)
+    assert min(model.coding_lengths_, key=model.coding_lengths_.get) == (3, 2)
+
+
+def test_codes_are_the_iterates_of_the_solver(mix: srr.Mixture) -> None:
+    """The layers on the training samples are fixed proximal gradient steps of the problem in the frame."""
+    model = SparseRateReductionTransformer(3, 2, lam=0.7, n_layers=15, random_state=0).fit(mix.Z)
+    problem = srr.SparseRateReduction(model.frame_.T @ model.bases_, eps=0.5, penalty=srr.UnitL1(0.7 / 240))
+    start = mix.Z @ model.frame_ / np.linalg.norm(mix.Z, axis=1, keepdims=True)
+    step = 1.0 / float(problem.smoothness(start))
+    solution = srr.minimize(problem, start, srr.ProximalGradient(srr.FixedStep(step)), tol=0.0, max_steps=15)
+    np.testing.assert_allclose(model.transform(mix.Z), solution.Z, atol=1e-9)
+    assert (np.diff(solution.history.objective) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("n", [120, 480])
+def test_codes_are_sparse_on_the_sphere_and_keep_the_classes(n: int) -> None:
+    """Mutually orthogonal subspaces, turned at random: the frame finds them, whatever the number of samples."""
+    mix = srr.subspace_mixture(n=n, d=12, K=3, p=4, noise=0.05, rotated=True, seed=0)
+    model = SparseRateReductionTransformer(3, 4, random_state=0)
+    codes = model.fit_transform(mix.Z)
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1.0)
+    assert (codes == 0).mean() > 0.8
+    before = to_sphere_energy(mix.Z, model.bases_)
+    energy = to_sphere_energy(codes, model.frame_.T @ model.bases_)
+    assert adjusted_rand_score(mix.labels, energy.argmax(axis=0)) > 0.98
+    assert (1 - energy.max(axis=0)).mean() < 0.1 * (1 - before.max(axis=0)).mean()  # what lies off the subspaces
+    np.testing.assert_allclose(np.linalg.norm(model.inverse_transform(codes), axis=1), 1.0)
+    assert list(model.get_feature_names_out()) == [f"sparseratereductiontransformer{i}" for i in range(12)]
+
+
+def to_sphere_energy(Z: np.ndarray, U: np.ndarray) -> np.ndarray:
+    """Share of every row's energy on every subspace, shape (K, n)."""
+    return np.sum((Z @ U) ** 2, axis=-1) / np.sum(Z**2, axis=-1)
+
+
+@pytest.mark.parametrize(("K", "d", "p"), [(3, 12, 2), (2, 4, 2), (3, 4, 2), (1, 5, 1)])
+def test_the_frame_is_orthogonal_and_aligned(K: int, d: int, p: int) -> None:
+    rng = np.random.default_rng(0)
+    U = np.stack([np.linalg.qr(rng.standard_normal((d, p)))[0] for _ in range(K)])
+    D = aligned_frame(U)
+    np.testing.assert_allclose(D.T @ D, np.eye(d), atol=1e-13)
+    if K * p <= d:  # of all orthogonal frames the nearest: orthogonal bases come back themselves
+        Q = np.linalg.qr(rng.standard_normal((d, d)))[0]
+        axes = np.stack([Q[:, k * p : (k + 1) * p] for k in range(K)])
+        np.testing.assert_allclose(aligned_frame(axes)[:, : K * p], Q[:, : K * p], atol=1e-12)
+
+
+def test_the_classifier_is_the_network(digits: list[np.ndarray]) -> None:
+    Z, test, labels, truth = digits
+    model = ReduNetClassifier(n_layers=5, affine=False).fit(Z, labels + 3)
+    network = srr.build_redunet(Z, labels, eps=0.5, depth=5)
+    np.testing.assert_allclose(model.residuals(test), network.class_residuals(test))
+    np.testing.assert_allclose(model.transform(test), network(test))
+    np.testing.assert_array_equal(model.predict(test), network.class_residuals(test).argmin(axis=1) + 3)
+    assert model.classes_.tolist() == list(range(3, 13))
+    assert model.predict_proba(test).argmax(axis=1).tolist() == (model.predict(test) - 3).tolist()
+    assert model.score(test, truth + 3) >= 0.97
+
+
+def test_the_classifier_recognises_shifted_images(digits: list[np.ndarray]) -> None:
+    """Digits on a torus, shifted at random: the same answers exactly, where pixels know nothing of shifts."""
+    images = [np.pad(X.reshape(-1, 1, 8, 8), [(0, 0), (0, 0), (0, 4), (0, 4)]) for X in digits[:2]]
+    rng = np.random.default_rng(0)
+    moved = np.stack([np.roll(x, rng.integers(0, 12, 2), axis=(1, 2)) for x in images[1]])
+    Z, test, shifted = (A.reshape(len(A), -1) for A in (*images, moved))
+    model = ReduNetClassifier(0.5, 1, signal_shape=(1, 12, 12), n_filters=16, random_state=0).fit(Z, digits[2])
+    np.testing.assert_allclose(model.residuals(shifted), model.residuals(test), atol=1e-10)
+    assert model.score(shifted, digits[3]) >= 0.96
+    assert ReduNetClassifier(0.5, 1).fit(Z, digits[2]).score(shifted, digits[3]) < 0.4
+
+
+def test_pipeline_and_grid_search(digits: list[np.ndarray]) -> None:
+    Z, test, labels, truth = digits
+    pipeline = make_pipeline(PCA(20, random_state=0), ReduNetClassifier(n_layers=2))
+    search = GridSearchCV(pipeline, {"redunetclassifier__eps": [0.3, 0.6], "redunetclassifier__n_layers": [0, 2]}, cv=3)
+    assert search.fit(Z[:600], labels[:600]).score(test, truth) > 0.9
+    codes = make_pipeline(SparseRateReductionTransformer(5, 3, n_layers=3, random_state=0), KNeighborsClassifier())
+    assert cross_val_score(codes, Z[:400], labels[:400], cv=3).mean() > 0.8
+
+
+def test_grid_search_by_likelihood(mix: srr.Mixture) -> None:
+    search = GridSearchCV(
+        SubspaceMixtureClustering(affine=False, n_init=4, random_state=0),
+        {"n_clusters": [1, 2, 3], "rank": [1, 2]},
+        cv=3,
+    )
+    assert search.fit(mix.Z).best_params_ == {"n_clusters": 3, "rank": 2}
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
+def test_pickles_and_clones(estimator, mix: srr.Mixture) -> None:
+    model = clone(estimator)
+    model.fit(mix.Z, mix.labels)
+    again = pickle.loads(pickle.dumps(model))
+    act = "transform" if hasattr(model, "transform") else "predict"
+    np.testing.assert_array_equal(getattr(again, act)(mix.Z), getattr(model, act)(mix.Z))
+    with pytest.raises(NotFittedError):
+        getattr(clone(model), act)(mix.Z)
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
+def test_float32_stays_float32(estimator, mix: srr.Mixture) -> None:
+    model = clone(estimator).fit(mix.Z.astype(np.float32), mix.labels)
+    if hasattr(model, "transform"):
+        assert model.transform(mix.Z.astype(np.float32)).dtype == np.float32
+    if hasattr(model, "bases_"):
+        assert model.bases_.dtype == np.float32
+
+
+BAD = {
+    "eps": (CodingLengthClustering(0.0), "eps"),
+    "too many clusters": (CodingLengthClustering(n_clusters=1000), "K=1000"),
+    "rank": (SubspaceMixtureClustering(2, 12), "rank=12"),
+    "restarts": (SubspaceMixtureClustering(2, 1, n_init=0), "restarts"),
+    "subspaces": (SparseRateReductionTransformer(500, 1), "n_samples=240"),
+    "lam": (SparseRateReductionTransformer(2, 1, lam=-1.0), "threshold"),
+    "layers": (ReduNetClassifier(n_layers=-1), "depth"),
+    "signal": (ReduNetClassifier(signal_shape=(3, 5)), "signal_shape"),
+}
+
+
+@pytest.mark.parametrize(("estimator", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_parameters_are_named(estimator, words: str, mix: srr.Mixture) -> None:
+    with pytest.raises(ValueError, match=words):
+        clone(estimator).fit(mix.Z, mix.labels)

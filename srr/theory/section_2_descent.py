@@ -25,7 +25,7 @@ from srr.theory.statement import Problem, statement
     outside=lambda rng: Problem(**vars(draws.curved_tokens(rng)) | {"down": 3.0}),
     breaks="a step of 3/α overshoots near Z = 0",
     quantity="missing movement, over ‖∇R‖²/α",
-    rounding=1e6,
+    bound=1e-9,
 )
 def rate_step(lab: Lab, p: Problem) -> float:
     """Curvature at most α downwards and −α/8 upwards, put into the second-order Taylor bound."""
@@ -54,7 +54,7 @@ def rate_step(lab: Lab, p: Problem) -> float:
     outside=lambda rng: Problem(**vars(draws.curved_subspaces(rng)) | {"stretch": 3.0}),
     breaks="κ = 3/L_c on tokens near zero: the step overshoots and the rate rises",
     quantity="missing descent, over κ‖∇R^c‖²",
-    rounding=1e6,
+    bound=1e-9,
 )
 def compression_descent(lab: Lab, p: Problem) -> float:
     """Taylor with curvature at most L_c."""

@@ -121,7 +121,7 @@ def _too_flat(rng: np.random.Generator) -> Problem:
     outside=_too_flat,
     breaks="c = 1/16, around a singular value of √(3/α)",
     quantity="excess over the model, over α‖Y − Z‖²",
-    rounding=1e6,
+    bound=1e-9,
 )
 def majoriser(lab: Lab, p: Problem) -> float:
     """Taylor with the lower end −α/8 of the Hessian's spectrum (statement 4)."""

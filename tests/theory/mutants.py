@@ -1,0 +1,242 @@
+"""Operators broken on purpose: each mutant is one slip a person could make."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from srr import ops
+
+
+class Mutant(NamedTuple):
+    name: str
+    operator: str
+    broken: Callable[..., Any]
+
+
+def install(monkeypatch, mutant: Mutant) -> None:
+    """Put the broken operator in the place of the right one wherever the package has bound it."""
+    original = getattr(ops, mutant.operator)
+
+    def broken(*args, **options):
+        return mutant.broken(original, *args, **options)
+
+    for name, module in list(sys.modules.items()):
+        if name == "srr" or name.startswith("srr."):
+            for bound, value in list(vars(module).items()):
+                if value is original:
+                    monkeypatch.setattr(module, bound, broken)
+
+
+def scaled(factor):
+    return lambda f, *args, **options: factor * f(*args, **options)
+
+
+def with_option(**changes):
+    """The operator with options changed, each by a function of its value, where they are given."""
+
+    def broken(f, *args, **options):
+        return f(*args, **(options | {k: change(options[k]) for k, change in changes.items() if k in options}))
+
+    return broken
+
+
+def without(*names):
+    return lambda f, *args, **options: f(*args, **{k: v for k, v in options.items() if k not in names})
+
+
+def softmax(x, axis):
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def wrong_softmax_axis(f, V, *, scale=1.0, **options):
+    return softmax(scale * V @ V.mT, axis=-2) @ V
+
+
+def transposed_mask(f, V, *, causal=False, mask=None, **options):
+    n = V.shape[-2]
+    return f(V, mask=np.triu(np.ones((n, n), dtype=bool)), **options) if causal else f(V, mask=mask, **options)
+
+
+def unsquared_eps(f, V, *, eps, count=None):
+    return f(V, eps=eps, count=count) * eps
+
+
+def swapped_sizes(f, V, *, eps, count=None):
+    n, d = V.shape[-2:]
+    return f(V, eps=eps, count=count) * (n / d) ** 2
+
+
+def beta_again(f, Z, U, *, eps, **options):
+    return f(Z, U, eps=eps, **options) * U.shape[-1] / (Z.shape[-2] * eps**2)
+
+
+def unweighted_classes(f, Z, Pi, *, eps, **options):
+    if np.asarray(Pi).ndim == 1:
+        return f(Z, Pi, eps=eps, **options)
+    return sum(ops.coding_rate(Z, eps=eps, weights=np.ascontiguousarray(w)) for w in Pi.T)
+
+
+def summed_reduction(f, Z, Pi, *, eps, **options):
+    return 2 * ops.coding_rate(Z, eps=eps) - f(Z, Pi, eps=eps, **options)
+
+
+def positive_series(f, Z, U, *, eps, terms=1, **options):
+    exact = f(Z, U, eps=eps, terms=0)
+    return 2 * exact - f(Z, U, eps=eps, terms=terms)
+
+
+def transposed_dictionary(f, D, *, step, **options):
+    return np.eye(len(D)) + step * (D.T - D.T @ D)
+
+
+def wrong_gram(f, D, *, step, **options):
+    return np.eye(len(D)) + step * (D - D @ D.T)
+
+
+def unscaled_threshold(f, A, Z, D, *, step, lam, **options):
+    return f(A, Z, D, step=step, lam=lam / step, **options)
+
+
+def doubled_gradient(f, A, Z, D, *, step, lam, **options):
+    return f(A, Z, D, step=2 * step, lam=lam / 2, **options)
+
+
+def added_threshold(f, Z, *, threshold, **options):
+    return np.maximum(Z + threshold, 0.0)
+
+
+def grown(f, Z, *, threshold, **options):
+    return Z + np.sign(Z) * threshold
+
+
+def by_columns(f, Z, *, threshold, **options):
+    return f(np.ascontiguousarray(Z.mT), threshold=threshold).mT
+
+
+def without_corner(f, Z, *, threshold, **options):
+    out = np.sign(Z) * np.maximum(np.abs(Z) - threshold, 0)
+    length = np.linalg.norm(out, axis=-1, keepdims=True)
+    return np.where(length > 0, out / np.where(length > 0, length, 1), Z / np.linalg.norm(Z, axis=-1, keepdims=True))
+
+
+def half_lasso(f, A, Z, D, *, lam, **options):
+    return f(A, Z, D, lam=lam, **options) + 0.5 * np.sum((Z - A @ D.mT) ** 2)
+
+
+def simpler_growth(f, *arrays, alpha, lam, curvature=2.25, **options):
+    moved = arrays[0] if len(arrays) == 1 else arrays[0] @ arrays[1]
+    return np.maximum((1 + 1 / (curvature * alpha)) * moved - lam / (curvature * alpha), 0)
+
+
+def membership_over_tokens(f, Z, U, *, temperature=1.0, **options):
+    return softmax(np.sum(ops.project(Z, U) ** 2, axis=-1) / (2 * temperature), axis=-1).mT
+
+
+def norm_instead_of_deviation(f, Z, *, offset=1e-5, **options):
+    return f(Z, offset=offset, **options) / np.sqrt(Z.shape[-1])
+
+
+def unbiased_deviation(f, Z, *, offset=1e-5, **options):
+    d = Z.shape[-1]
+    return f(Z, offset=offset, **options) * np.sqrt((d - 1) / d)
+
+
+def overlap_ignored(f, Z, U, *, eps, **options):
+    return U.shape[-1] / (Z.shape[-2] * eps**2)
+
+
+def loose_sum(f, Z, U, *, eps, **options):
+    return f(Z, U, eps=eps) + 0.875 * ops.coding_rate_smoothness(Z, eps=eps)
+
+
+def kept_weights(f, V, *, threshold, scale=1.0, **options):
+    weights = ops.attention_weights(V, scale=scale)
+    return np.where(weights > threshold, weights, 0.0) @ V
+
+
+def squared(f, *args, **options):
+    return f(*args, **options) ** 2
+
+
+def uphill(f, Z, U, *, step, **options):
+    return 2 * Z - f(Z, U, step=step, **options)
+
+
+def heads_reversed(f, V, U, **options):
+    return f(V[..., ::-1, :, :], U, **options)
+
+
+def bases_kept(f, Z, U, *, out=None, **options):
+    return f(Z, U, **options)
+
+
+def share_dropped(f, Z, operators, Pi=None, **options):
+    even = operators._replace(proportions=np.ones_like(operators.proportions))
+    return f(Z, even, Pi, **options)
+
+
+MUTANTS = [
+    Mutant("half-dropped-from-rate", "coding_rate", scaled(2.0)),
+    Mutant("half-dropped-from-subspace-rate", "subspace_coding_rate", scaled(2.0)),
+    Mutant("half-dropped-from-partition-rate", "partition_coding_rate", scaled(2.0)),
+    Mutant("log-base-two", "gram_logdet", scaled(1 / np.log(2))),
+    Mutant("sign-of-rate-gradient", "coding_rate_grad", scaled(-1.0)),
+    Mutant("sign-of-subspace-gradient", "subspace_coding_rate_grad", scaled(-1.0)),
+    Mutant("gradient-off-by-one-percent", "partition_coding_rate_grad", scaled(1.01)),
+    Mutant("sign-of-srr-gradient", "sparse_rate_reduction_grad", scaled(-1.0)),
+    Mutant("sign-of-reduction-gradient", "rate_reduction_grad", scaled(-1.0)),
+    Mutant("eps-not-squared", "rate_scale", unsquared_eps),
+    Mutant("tokens-and-dimension-swapped", "rate_scale", swapped_sizes),
+    Mutant("beta-squared", "subspace_coding_rate_grad", beta_again),
+    Mutant("weights-ignored", "coding_rate", without("weights")),
+    Mutant("gradient-weights-ignored", "coding_rate_grad", without("weights")),
+    Mutant("class-share-dropped", "partition_coding_rate", unweighted_classes),
+    Mutant("compression-added", "rate_reduction", summed_reduction),
+    Mutant("sign-of-lambda", "sparse_rate_reduction", with_option(lam=lambda lam: -lam)),
+    Mutant("softmax-over-wrong-axis", "ssa", wrong_softmax_axis),
+    Mutant("causal-mask-transposed", "ssa", transposed_mask),
+    Mutant("mask-ignored", "ssa", without("mask")),
+    Mutant("scale-ignored", "ssa", without("scale")),
+    Mutant("output-map-ignored", "mssa", bases_kept),
+    Mutant("heads-reversed", "lift", heads_reversed),
+    Mutant("beta-inside-attention", "mssa", scaled(0.5)),
+    Mutant("sign-of-neumann-term", "neumann_grad", positive_series),
+    Mutant("one-neumann-term-fewer", "neumann_grad", with_option(terms=lambda terms: terms - 1)),
+    Mutant("validity-not-squared", "neumann_validity", lambda f, *a, **k: f(*a, **k) ** 0.5),
+    Mutant("compression-uphill", "compression_step", uphill),
+    Mutant("neumann-uphill", "neumann_step", uphill),
+    Mutant("threshold-added-to-soft", "soft_threshold", grown),
+    Mutant("threshold-added-to-relu", "relu_threshold", added_threshold),
+    Mutant("group-by-columns", "group_soft_threshold", by_columns),
+    Mutant("hard-threshold-halved", "hard_threshold", with_option(threshold=lambda t: t / 2)),
+    Mutant("sphere-corner-forgotten", "unit_soft_threshold", without_corner),
+    Mutant("threshold-without-step", "ista_step", unscaled_threshold),
+    Mutant("gradient-without-half", "ista_step", doubled_gradient),
+    Mutant("lasso-without-half", "lasso", half_lasso),
+    Mutant("dictionary-transposed", "ista_matrix", transposed_dictionary),
+    Mutant("gram-of-rows", "ista_matrix", wrong_gram),
+    Mutant("folded-threshold-without-step", "folded_ista_step", with_option(step=lambda step: 1.0)),
+    Mutant("momentum-forgotten", "fista_step", with_option(momentum=lambda m: 0.0)),
+    Mutant("majoriser-without-one", "prox_mm_step", simpler_growth),
+    Mutant("membership-over-tokens", "subspace_membership", membership_over_tokens),
+    Mutant("temperature-without-two", "subspace_membership", with_option(temperature=lambda t: t / 2)),
+    Mutant("norm-instead-of-deviation", "layer_norm", norm_instead_of_deviation),
+    Mutant("unbiased-deviation", "layer_norm", unbiased_deviation),
+    Mutant("nine-quarters", "coding_rate_smoothness", scaled(2.25)),
+    Mutant("overlap-of-heads-ignored", "subspace_coding_rate_smoothness", overlap_ignored),
+    Mutant("alpha-instead-of-an-eighth", "sparse_rate_reduction_smoothness", loose_sum),
+    Mutant("hessian-off-by-one-percent", "coding_rate_hvp", scaled(1.01)),
+    Mutant("subspace-hessian-sign", "subspace_coding_rate_hvp", scaled(-1.0)),
+    Mutant("weights-instead-of-tau", "thresholded_ssa", kept_weights),
+    Mutant("ratio-squared", "snr", squared),
+    Mutant("statistics-sign", "tssa", scaled(-1.0)),
+    Mutant("statistics-temperature", "tssa", with_option(temperature=lambda t: 2 * t)),
+    Mutant("statistics-not-causal", "tssa_heads", without("causal")),
+    Mutant("statistics-sign-released", "tssa_heads", scaled(-1.0)),
+    Mutant("share-dropped", "redunet_increment", share_dropped),
+    Mutant("sharpness-sign", "redunet_increment", with_option(sharpness=lambda s: 0.0)),
+    Mutant("shift-distortion", "redunet_operators", with_option(eps=lambda eps: 1.1 * eps)),
+]

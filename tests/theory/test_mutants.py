@@ -1,0 +1,33 @@
+"""The ledger must notice every broken operator."""
+
+import pytest
+
+from srr import ops
+from srr.theory import Lab, examine, ledger
+from tests.theory import mutants
+
+ENTRIES = sorted(ledger(), key=lambda entry: entry.samples <= 3)  # costly statements, and solver runs, last
+
+
+def caught_by() -> str | None:
+    """Label of the first statement that fails."""
+    for entry in ENTRIES:
+        if not examine(entry, Lab(), samples=2 if entry.samples > 3 else 1).passed:
+            return entry.label
+    return None
+
+
+def test_the_unbroken_operators_pass():
+    assert caught_by() is None
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
+def test_mutant_is_caught(monkeypatch, mutant):
+    mutants.install(monkeypatch, mutant)
+    assert caught_by() is not None, f"{mutant.name} in {mutant.operator} survives"
+
+
+def test_there_is_a_mutant_for_every_operator_family():
+    assert len(mutants.MUTANTS) >= 15
+    assert len({mutant.operator for mutant in mutants.MUTANTS}) >= 30
+    assert all(mutant.operator in ops.__all__ for mutant in mutants.MUTANTS)

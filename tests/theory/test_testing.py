@@ -1,0 +1,147 @@
+"""The public checks: they pass what is right and say what is wrong."""
+
+import numpy as np
+import pytest
+
+import srr
+from srr.testing import (
+    Report,
+    assert_close,
+    check_descent,
+    check_gradient,
+    check_identity,
+    check_order,
+    check_prox,
+)
+from tests.backends import BACKENDS
+
+RNG = np.random.default_rng(3)
+Z = RNG.standard_normal((5, 3))
+
+
+def rate(X):
+    return srr.coding_rate(X, eps=0.5)
+
+
+def slope(X):
+    return srr.coding_rate_grad(X, eps=0.5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_checks_run_on_every_backend(backend):
+    X, coarse = backend.asarray(Z), backend.eps > 1e-10
+    assert check_gradient(rate, slope, X, rtol=1e-2 if coarse else 1e-6).passed
+    prox = check_prox(lambda V: srr.soft_threshold(V, threshold=0.2), lambda A: abs(A).sum(), X, step=0.2, samples=50, tol=1e-6)
+    assert prox.passed
+    assert check_descent(rate, lambda A: A - 0.1 * slope(A), X, steps=3, tol=1e-6).passed
+    assert_close(X, Z, rtol=1e-6)
+
+
+def test_wrong_factor_is_named():
+    report = check_gradient(rate, lambda X: 2 * slope(X), Z, throw=False)
+    assert not report.passed
+    assert "2 times" in report.message
+    assert "constant factor" in report.message
+    with pytest.raises(AssertionError, match="check_gradient FAILS"):
+        check_gradient(rate, lambda X: 2 * slope(X), Z)
+
+
+def test_wrong_entry_is_named():
+    def one_off(X):
+        G = slope(X).copy()
+        G[2, 1] += 0.1
+        return G
+
+    report = check_gradient(rate, one_off, Z, throw=False)
+    assert "(2, 1)" in report.message
+    assert "1 of 15 entries" in report.message
+
+
+def test_wrong_sign_nan_and_shape_of_gradients():
+    assert "-1 times" in check_gradient(rate, lambda X: -slope(X), Z, throw=False).message
+    assert not check_gradient(rate, lambda X: np.nan * X, Z, throw=False).passed
+    with pytest.raises(ValueError, match="grad must return the shape"):
+        check_gradient(rate, lambda X: slope(X).T, Z)
+
+
+def test_gradient_of_a_large_array_is_sampled():
+    X = RNG.standard_normal((60, 20))
+    report = check_gradient(lambda A: 0.5 * np.sum(A**2), lambda A: A, X, entries=30)
+    assert report.passed
+
+
+def test_prox_of_a_non_convex_penalty():
+    V = RNG.standard_normal((4, 3))
+
+    def on_sphere(X):
+        return np.inf if np.any(np.abs(np.linalg.norm(X, axis=-1) - 1) > 1e-9) else np.abs(X).sum()
+
+    assert check_prox(lambda A: srr.unit_soft_threshold(A, threshold=0.4), on_sphere, V, step=0.4).passed
+    wrong = check_prox(lambda A: A / np.linalg.norm(A, axis=-1, keepdims=True), on_sphere, V, step=0.4, throw=False)
+    assert not wrong.passed
+    assert "better point" in wrong.message
+    assert not check_prox(lambda A: 0 * A, on_sphere, V, step=0.4, throw=False).passed
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.29, 0.31, 1.0])
+def test_prox_with_another_threshold_is_found_out(threshold):
+    V = RNG.standard_normal((4, 3))
+    report = check_prox(
+        lambda A: srr.soft_threshold(A, threshold=threshold), lambda A: np.abs(A).sum(), V, step=0.3, throw=False
+    )
+    assert not report.passed
+
+
+def test_descent_counts_the_promise():
+    step = 1 / srr.coding_rate_smoothness(Z, eps=0.5)
+    half = check_descent(
+        rate, lambda X: X - step * slope(X), Z, steps=5, decrease=lambda X: step / 2 * np.sum(slope(X) ** 2)
+    )
+    assert half.passed
+    greedy = check_descent(
+        rate, lambda X: X - step * slope(X), 1e-3 * Z, decrease=lambda X: step * np.sum(slope(X) ** 2), throw=False
+    )
+    assert not greedy.passed
+    assert "step 1" in greedy.message
+    assert not check_descent(np.sum, lambda X: X * np.nan, Z, throw=False).passed
+
+
+def test_order():
+    assert check_order(lambda h: abs(np.exp(h) - 1 - h), np.geomspace(1e-3, 1e-2, 6), order=2).passed
+    wrong = check_order(lambda h: h**2, np.geomspace(1e-3, 1e-2, 6), order=3, throw=False)
+    assert wrong.measured == pytest.approx(2.0)
+    assert "claimed 3" in wrong.message
+    with pytest.raises(ValueError, match="four or more positive"):
+        check_order(lambda h: h, [1.0, 2.0], order=1)
+
+
+def test_identity():
+    def draw(rng):
+        return rng.standard_normal((4, 3))
+
+    assert check_identity(np.trace, lambda A: np.sum(np.diag(A)), draw).passed
+    wrong = check_identity(lambda A: A.T @ A, lambda A: 2 * A.T @ A, draw, throw=False)
+    assert "ratio 0.5" in wrong.message
+    assert "shapes" in check_identity(lambda A: A, lambda A: A.T, draw, throw=False).message
+    assert not check_identity(lambda A: np.nan, lambda A: 1.0, draw, throw=False).passed
+
+
+def test_assert_close_names_the_worst_entry():
+    with pytest.raises(AssertionError, match=r"entry \(1,\) is 2.5, wanted 2: off by 0.5"):
+        assert_close(np.asarray([1.0, 2.5]), np.asarray([1.0, 2.0]))
+    with pytest.raises(AssertionError, match="shapes differ"):
+        assert_close(np.ones(2), np.ones(3))
+    with pytest.raises(AssertionError):
+        assert_close(np.asarray([np.nan]), np.asarray([1.0]))
+
+
+def test_report_reads_as_a_sentence():
+    assert str(Report("check_order", True, 2.0, (1.9, 2.1), "slope 2")) == "check_order holds: slope 2"
+
+
+def test_layer_norm_is_torchs():
+    torch = pytest.importorskip("torch")
+    X = torch.as_tensor(3 * Z + 1)
+    want = torch.nn.functional.layer_norm(X, (3,))
+    assert_close(srr.layer_norm(X), want, rtol=1e-14)
+    assert_close(srr.layer_norm(np.ones((2, 3))), np.zeros((2, 3)))

@@ -37,4 +37,5 @@ class SmoothPenalty(Protocol):
 def frobenius_norm(gap: Array) -> Array:
     """Frobenius norm of each batch item."""
     xp = namespace(gap)
-    return xp.sqrt(xp.sum(core_cast(gap, None, xp) ** 2, axis=(-2, -1)))
+    gap = core_cast(gap, None, xp)
+    return xp.sqrt(xp.sum(xp.vecdot(gap, gap, axis=-1), axis=-1))

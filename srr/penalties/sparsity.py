@@ -105,7 +105,7 @@ class UnitL1:
         """λ‖Z‖₁, +inf where a row is off the sphere by more than √machine epsilon, shape (...)."""
         xp = namespace(Z)
         total = self.lam * absolute_sum(Z)
-        off = xp.abs(xp.sum(Z * Z, axis=-1) - 1.0) > 2.0 * epsilon(Z.dtype, xp) ** 0.5
+        off = xp.abs(xp.vecdot(Z, Z, axis=-1) - 1.0) > 2.0 * epsilon(Z.dtype, xp) ** 0.5
         return xp.where(xp.any(off, axis=-1), xp.full_like(total, float("inf")), total)
 
     def prox(self, V: Array, *, step: Step) -> Array:
@@ -116,7 +116,7 @@ class UnitL1:
         """The same gap as `L1`, with the part along each token removed: that is normal to the sphere."""
         xp = namespace(Z, grad)
         gap = l1_gap(Z, grad, self.lam)
-        return frobenius_norm(gap - Z * xp.sum(Z * gap, axis=-1, keepdims=True))
+        return frobenius_norm(gap - Z * xp.vecdot(Z, gap, axis=-1)[..., None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,5 +177,4 @@ def absolute_sum(Z: Array) -> Array:
 def l1_gap(Z: Array, grad: Array, lam: float) -> Array:
     """Smallest element of grad + λ∂‖Z‖₁, entry by entry."""
     xp = namespace(Z, grad)
-    off_support = grad - xp.clip(grad, min=-lam, max=lam)
-    return xp.where(Z == 0, off_support, grad + lam * xp.sign(Z))
+    return grad - xp.where(Z == 0, xp.clip(grad, min=-lam, max=lam), -lam * xp.sign(Z))

@@ -231,7 +231,7 @@ def _trial(
 def keep_finite(Z_new: Array, Z: Array, xp: Namespace) -> tuple[Array, Array]:
     """New tokens, with the items that overflowed put back to Z, and which those are, shape (...)."""
     bound = float(xp.finfo(Z.dtype).max) ** OVERFLOW_MARGIN
-    kept = xp.max(xp.abs(Z_new), axis=(-2, -1)) < bound
+    kept = xp.maximum(xp.max(Z_new, axis=(-2, -1)), -xp.min(Z_new, axis=(-2, -1))) < bound
     if bool(xp.all(kept)):
         return Z_new, ~kept
     return xp.where(kept[..., None, None], Z_new, Z), ~kept
@@ -239,4 +239,4 @@ def keep_finite(Z_new: Array, Z: Array, xp: Namespace) -> tuple[Array, Array]:
 
 def inner(A: Array, B: Array, xp: Namespace) -> Array:
     """Inner product ⟨A, B⟩ of each batch item."""
-    return xp.sum(A * B, axis=(-2, -1))
+    return xp.sum(xp.vecdot(A, B, axis=-1), axis=-1)

@@ -175,3 +175,17 @@ def test_backends_agree_on_batches(backend: Backend, index):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 2.0])
+def test_sphere_prox_of_easy_rows_is_the_general_one(seed, threshold):
+    """Rows without a corner take a short way; one hopeless row in the same array sends all of them the long way."""
+    rng = np.random.default_rng(seed)
+    V = rng.standard_normal((6, 5)) * 4
+    V[:, 0] += np.where(V[:, 0] < 0, -3, 3)
+    easy = srr.unit_soft_threshold(V, threshold=threshold)
+    general = srr.unit_soft_threshold(np.concatenate([V, np.zeros((1, 5))]), threshold=threshold)[:-1]
+    np.testing.assert_allclose(easy, general, rtol=0, atol=4e-16)
+    huge = srr.unit_soft_threshold(np.asarray([[3e200, 4e200]]), threshold=1.0)
+    np.testing.assert_allclose(huge, [[0.6, 0.8]], rtol=1e-15)

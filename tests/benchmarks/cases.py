@@ -1,0 +1,86 @@
+"""The problems that are timed, with their targets."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+EPS = 0.5
+
+
+class RateCase(NamedTuple):
+    """One size of a rate: reference time over ours must reach the target in float32."""
+
+    rate: str
+    n: int
+    d: int
+    classes: int
+    target: float
+
+    def __str__(self) -> str:
+        return f"{self.rate}-{self.n}x{self.d}" + (f"-{self.classes}" if self.classes else "")
+
+
+SMALL_RATES = (
+    RateCase("rate_reduction", 1_000, 128, 10, 4.0),
+    RateCase("rate_reduction", 10_000, 128, 10, 10.0),
+    RateCase("rate_reduction", 197, 768, 4, 50.0),
+    RateCase("coding_rate", 197, 768, 0, 20.0),
+    RateCase(
+        "subspace_coding_rate", 197, 768, 12, 1.0
+    ),  # no target set: 12 heads of 64 are 64×64 problems in both forms
+)
+LARGE_RATES = (
+    RateCase("rate_reduction", 50_000, 512, 100, 60.0),
+    RateCase("rate_reduction", 200, 4_096, 10, 1_000.0),
+)
+
+
+def arguments(case: RateCase, device: str = "cpu") -> tuple[Tensor, Tensor | None]:
+    """Unit tokens, and labels or orthonormal bases where the rate takes them."""
+    generator = torch.Generator().manual_seed(0)
+    Z = functional.normalize(torch.randn(case.n, case.d, generator=generator), dim=-1)
+    second = None
+    if case.rate == "rate_reduction":
+        second = torch.randint(case.classes, (case.n,), generator=generator)
+    elif case.rate == "subspace_coding_rate":
+        frame = torch.linalg.qr(torch.randn(case.d, case.d, generator=generator))[0]
+        second = frame.reshape(case.d, case.classes, -1).movedim(1, 0).contiguous()
+    return Z.to(device), None if second is None else second.to(device)
+
+
+class Floor(NamedTuple):
+    """Matrices of the unavoidable work of one case, and that work: Gram, Cholesky, inverse, product."""
+
+    stacks: tuple[Tensor, ...]
+
+    def __call__(self) -> None:
+        """One symmetric Gram of the smaller side a matrix, its factor, the resolvent matrix, and one product."""
+        for A in self.stacks:
+            tall = A.shape[-2] >= A.shape[-1]
+            M = A.mT @ A if tall else A @ A.mT
+            M.diagonal(dim1=-2, dim2=-1).add_(1.0)
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(M))
+            _ = A @ inverse if tall else inverse @ A
+
+
+def floor_of(case: RateCase, Z: Tensor, second: Tensor | None) -> Floor:
+    """For R: the tokens; for R^c: the heads; for ΔR: the classes as equal blocks (the whole needs no Gram of its own
+    where classes are tall, and one of its own where they are not)."""
+    if case.rate == "coding_rate":
+        return Floor((Z,))
+    if case.rate == "subspace_coding_rate":
+        assert second is not None
+        return Floor((torch.matmul(Z, second),))
+    size = case.n // case.classes
+    blocks = Z[: size * case.classes].reshape(case.classes, size, case.d)
+    return Floor((blocks,) if 2 * size >= case.d else (blocks, Z))
+
+
+def token_counts(smallest: int = 64, largest: int = 4_096) -> list[int]:
+    """Powers of two."""
+    return [n for n in itertools.accumulate([smallest] * 12, lambda a, _: 2 * a) if n <= largest]

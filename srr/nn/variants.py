@@ -44,6 +44,9 @@ def build_blocks(config: Config, *, causal: bool = False) -> nn.ModuleList:
         config: kind, number and sizes of the layers.
         causal: whether a token sees only those before it and itself.
 
+    Returns:
+        ``config.depth`` layers of the kind ``config.block``.
+
     Raises:
         ValueError: an unknown kind of layer, or orthonormal bases that do not fit.
 

@@ -24,6 +24,8 @@ def stretch_means(V: Array, *, count: int, mask: Array | None = None, xp: Namesp
         TypeError: V is not a real floating array, count not an integer.
         ValueError: count below one, a mask of another length, NaN or infinity.
 
+    Source: the pooled representatives of [CBSA], along the sequence instead of over an image grid.
+
     Example:
         >>> import numpy as np, srr
         >>> srr.stretch_means(np.asarray([[1.0], [3.0], [5.0], [7.0]]), count=2).ravel().tolist()

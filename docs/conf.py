@@ -17,6 +17,7 @@ release = version = srr.__version__
 
 extensions = [
     "api_pages",
+    "ledger",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",

@@ -10,9 +10,10 @@ it stopped; the pictures show what it found.
 # The problem
 # -----------
 #
-# .. math:: \max_Z \; R(Z) - R^c(Z; U_{[K]}) - \lambda \lVert Z \rVert_1 \quad \text{with every token on the unit sphere.}
+# .. math::
+#     \max_Z \; R(Z) - R^c(Z; U_{[K]}) - \lambda \lVert Z \rVert_1 \quad \text{with every token on the unit sphere.}
 #
-# The sphere matters: without it, a positive :math:`\lambda` makes a few tokens grow without bound and all others vanish.
+# The sphere matters: without it, a positive :math:`\lambda` makes a few tokens enormous and all others vanish.
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -108,5 +108,5 @@ axes[1].legend()
 plt.show()
 
 # %%
-# The lesson for your own derivations: look at the *order*, not at one difference. A wrong factor can hide in the noise of
-# a single finite difference; it cannot hide in a slope.
+# The lesson for your own derivations: look at the *order*, not at one difference. A wrong factor can hide in the noise
+# of a single finite difference; it cannot hide in a slope.

@@ -73,17 +73,47 @@ def _statement(entry: Statement, result: Result) -> str:
         ("verdict", f'<span class="verdict {_CLASSES.get(result.verdict, "ok")}">{result.verdict}</span>'),
         ("source", html.escape(entry.source)),
         ("kind", entry.kind),
-        ("assumptions", html.escape(entry.assumes)),
-        ("measured", html.escape(f"{entry.quantity}: {measured_text(result)}")),
+        ("assumptions", _prose(entry.assumes)),
+        ("measured", _prose(f"{entry.quantity}: {measured_text(result)}")),
     ]
     if result.note:
-        rows.append(("finding", html.escape(result.note)))
+        rows.append(("finding", _prose(result.note)))
     corrected = f"<p>Corrected form:</p>{formula_svg(entry.corrected)}" if entry.corrected else ""
     table = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows)
     return (
-        f'<section class="statement" id="{entry.label}"><h3>({entry.item}) {html.escape(entry.title)} '
+        f'<section class="statement" id="{entry.label}"><h3>({entry.item}) {_prose(entry.title)} '
         f"<code>{entry.label}</code></h3>{formula_svg(entry.formula)}{corrected}"
-        f"<table>{table}</table><p>{html.escape(' '.join(entry.proof.split()))}</p>{plot_svg(entry, result)}</section>"
+        f"<table>{table}</table><p>{_prose(entry.proof)}</p>{plot_svg(entry, result)}</section>"
+    )
+
+
+def pieces(text: str) -> list[tuple[str, str]]:
+    """Prose cut into plain text, subscripts, superscripts and code, for whoever typesets it.
+
+    Args:
+        text: Prose with ``V_k``, ``e^{-x}`` and backticked names.
+
+    Returns:
+        Pairs of a kind (text, sub, sup or code) and its characters.
+
+    Example:
+        >>> pieces("V_k and e^{-x}")
+        [('text', 'V'), ('sub', 'k'), ('text', ' and e'), ('sup', '-x')]
+    """
+    found: list[tuple[str, str]] = []
+    marks = r"(`[^`]+`|_\{[^}]+\}|_[A-Za-z0-9](?![a-z]{2})|\^\{[^}]+\}|\^[A-Za-z0-9])"
+    for part in re.split(marks, " ".join(text.split())):
+        kind = {"`": "code", "_": "sub", "^": "sup"}.get(part[:1], "text") if len(part) > 1 else "text"
+        if part:
+            found.append((kind, part if kind == "text" else part[1:].strip("{}`")))
+    return found
+
+
+def _prose(text: str) -> str:
+    tags = {"text": "", "sub": "sub", "sup": "sup", "code": "code"}
+    return "".join(
+        f"<{tags[kind]}>{html.escape(part)}</{tags[kind]}>" if tags[kind] else html.escape(part)
+        for kind, part in pieces(text)
     )
 
 

@@ -1,0 +1,159 @@
+"""Sphinx extension: the theory pages, filled from the ledger.
+
+A page writes the story and places statements with ``{statement} label``; formula, source, assumptions, proof sketch,
+measured numbers, plot and code come from the ledger, which runs once a build. A label no statement has, a statement
+no page shows, and a statement that fails are warnings, and so fail the build.
+"""
+
+import hashlib
+import html
+import inspect
+import json
+from collections import Counter
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+import srr
+from srr.theory import Lab, Result, Statement, ledger, verify
+from srr.theory.page import measured_text, pieces, plot_svg
+
+log = logging.getLogger(__name__)
+NODES = {"sub": nodes.subscript, "sup": nodes.superscript, "code": nodes.literal}
+KEY = "srr_ledger_pages"
+
+
+def prose(text: str) -> list[nodes.Node]:
+    """Text with its subscripts, superscripts and names typeset."""
+    return [NODES[kind]("", part) if kind in NODES else nodes.Text(part) for kind, part in pieces(text)]
+
+
+def paragraph(*parts: str | nodes.Node) -> nodes.paragraph:
+    found = nodes.paragraph()
+    for part in parts:
+        found += prose(part) if isinstance(part, str) else part
+    return found
+
+
+def formula(latex: str) -> nodes.math_block:
+    return nodes.math_block("", latex, nowrap=False, number=None, label=None)
+
+
+def source_digest() -> str:
+    """Changes whenever the package does."""
+    files = sorted(Path(srr.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def measure(app: Sphinx) -> None:
+    """Run the ledger, or read what an earlier build of the same sources measured."""
+    cache = Path(app.doctreedir) / "ledger.json"
+    digest = source_digest()
+    stored = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    if stored.get("digest") != digest:
+        found = [result.as_dict() for result in verify(ledger(), Lab())]
+        stored = {"digest": digest, "results": found}
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps(stored), encoding="utf-8")
+    app.srr_results = {item["label"]: revive(item) for item in stored["results"]}
+    for result in app.srr_results.values():
+        if not result.passed:
+            log.warning("statement %s fails: %s", result.label, result.note)
+
+
+def revive(item: dict) -> Result:
+    """A `Result` from its JSON form."""
+    changed = {name: float(item[name]) for name in ("measured", "outside") if item[name] is not None}
+    for name in ("bound", "interval"):
+        if isinstance(item[name], list):
+            changed[name] = tuple(float(value) for value in item[name])
+    return Result(**(item | changed))
+
+
+class StatementDirective(Directive):
+    """One statement, whole."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        env = self.state.document.settings.env
+        entries = {entry.label: entry for entry in ledger()}
+        label = self.arguments[0].strip()
+        if label not in entries:
+            raise self.error(f"no statement has the label {label!r}")
+        getattr(env, KEY, None) or setattr(env, KEY, {})
+        getattr(env, KEY).setdefault(env.docname, []).append(label)
+        return [block(entries[label], env.app.srr_results[label])]
+
+
+def block(entry: Statement, result: Result) -> nodes.Element:
+    box = nodes.container(classes=["statement"], ids=[entry.label])
+    title = nodes.rubric("", "", *prose(f"({entry.item}) {entry.title} "), nodes.literal("", entry.label))
+    box += [title, formula(entry.formula)]
+    if entry.corrected:
+        box += [paragraph("Corrected:"), formula(entry.corrected)]
+    box += paragraph(
+        nodes.strong("", result.verdict[0].upper() + result.verdict[1:]), f" · {entry.kind} · {entry.source}"
+    )
+    box += paragraph(nodes.emphasis("", "Assumptions. "), entry.assumes)
+    box += paragraph(nodes.emphasis("", "Why. "), entry.proof)
+    box += paragraph(nodes.emphasis("", "Measured. "), f"{entry.quantity}: {measured_text(result)}.")
+    if result.note:
+        box += paragraph(nodes.emphasis("", "Finding. "), f"{result.note}.")
+    if plot := plot_svg(entry, result):
+        box += nodes.raw("", plot, format="html")
+    module = inspect.getmodule(entry.measure).__name__
+    box += nodes.raw("", f"<details><summary>Source: <code>{html.escape(module)}</code></summary>", format="html")
+    box += nodes.literal_block("", inspect.getsource(entry.measure), language="python")
+    box += nodes.raw("", "</details>", format="html")
+    return box
+
+
+class SummaryDirective(Directive):
+    """How many statements of each kind came to which verdict, and a table of all of them."""
+
+    def run(self) -> list[nodes.Node]:
+        results = self.state.document.settings.env.app.srr_results.values()
+        count = Counter(result.verdict for result in results)
+        words = ", ".join(f"{number} {verdict}" for verdict, number in count.most_common())
+        return [paragraph(f"{len(results)} statements: {words}."), self.table(list(results))]
+
+    def table(self, results: list[Result]) -> nodes.table:
+        head = ("", "statement", "label", "source", "verdict")
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in (8, 44, 22, 26, 20)), cols=len(head))
+        group += nodes.thead("", self.row(*(nodes.Text(text) for text in head)))
+        group += nodes.tbody("", *(self.result_row(result) for result in results))
+        return nodes.table("", group)
+
+    def result_row(self, r: Result) -> nodes.row:
+        title = nodes.inline("", "", *prose(r.title))
+        number = nodes.Text(f"§{r.section}({r.item})")
+        return self.row(number, title, nodes.literal("", r.label), nodes.Text(r.source), nodes.Text(r.verdict))
+
+    @staticmethod
+    def row(*cells: nodes.Node) -> nodes.row:
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+
+
+def forget(app: Sphinx, env, docname: str) -> None:
+    getattr(env, KEY, {}).pop(docname, None)
+
+
+def check(app: Sphinx, env) -> None:
+    """Every statement is shown by exactly one page."""
+    shown = Counter(label for labels in getattr(env, KEY, {}).values() for label in labels)
+    for entry in ledger():
+        if shown[entry.label] != 1:
+            log.warning("statement %s is shown by %d pages, not by one", entry.label, shown[entry.label])
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("builder-inited", measure)
+    app.connect("env-purge-doc", forget)
+    app.connect("env-check-consistency", check)
+    app.add_directive("statement", StatementDirective)
+    app.add_directive("ledger-summary", SummaryDirective)
+    return {"parallel_read_safe": False}

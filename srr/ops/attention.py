@@ -16,7 +16,7 @@ from srr._array import (
     scaled_dot_product_attention,
     softmax,
 )
-from srr.ops.subspaces import lift, project
+from srr.ops.subspaces import lift, lift_unchecked, project
 
 
 def ssa(
@@ -52,6 +52,11 @@ def ssa(
     check_array(V, "V", xp=xp)
     scale = check_nonnegative(scale, "scale")
     _check_mask(mask, V.shape[-2], xp)
+    return _attend(V, scale, causal, mask, xp)
+
+
+def _attend(V: Array, scale: float, causal: bool, mask: Array | None, xp: Namespace) -> Array:
+    """The one branch by library: torch has fused kernels for attention, the others get the formula."""
     if is_torch(V):
         if causal and mask is not None:
             mask, causal = mask & _lower(V, xp), False
@@ -145,9 +150,11 @@ def mssa(
     """
     xp = namespace(Z, U, out, bias, mask, xp=xp)
     _check_output(out, bias, U, xp)
+    scale = check_nonnegative(scale, "scale")
+    _check_mask(mask, Z.shape[-2], xp)
     V = project(Z, U, xp=xp)  # (..., K, n, p)
-    heads = ssa(V, scale=scale, causal=causal, mask=over_heads(mask), xp=xp)
-    lifted = lift(heads, U if out is None else out, xp=xp)
+    heads = _attend(V, scale, causal, over_heads(mask), xp)
+    lifted = lift_unchecked(heads, U if out is None else out, xp)
     return lifted if bias is None else lifted + bias
 
 

@@ -11,6 +11,7 @@ from srr._array import (
     check_tokens,
     eye,
     namespace,
+    positive_part,
 )
 from srr.ops.shrinkage import relu_threshold, soft_threshold
 
@@ -131,7 +132,7 @@ def folded_ista_step(Z: Array, M: Array, *, step: float, lam: float, xp: Namespa
     lam = check_nonnegative(lam, "lam")
     if M.shape[-2] != Z.shape[-1]:
         raise ValueError(f"M must have shape (d, d) with d={Z.shape[-1]}; got {tuple(M.shape)}")
-    return relu_threshold(Z @ M, threshold=step * lam, xp=xp)
+    return positive_part(Z @ M - step * lam, xp)
 
 
 def fista_step(

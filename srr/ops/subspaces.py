@@ -77,6 +77,11 @@ def lift(V: Array, U: Array, *, xp: Namespace = None) -> Array:
         raise ValueError(
             f"V must have shape (..., K, n, p) with K={U.shape[-3]}, p={U.shape[-1]}; got {tuple(V.shape)}"
         )
+    return lift_unchecked(V, U, xp)
+
+
+def lift_unchecked(V: Array, U: Array, xp: Namespace) -> Array:
+    """:func:`lift` of coordinates that were made from checked tokens."""
     rows = swap_heads(V, xp)  # (..., n, K, p)
     rows = xp.reshape(rows, (*rows.shape[:-2], rows.shape[-2] * rows.shape[-1]))
     return rows @ flatten_heads(U, xp=xp).mT

@@ -10,6 +10,7 @@ from srr._array import (
     check_bases,
     check_nonnegative,
     check_positive,
+    check_tokens,
     device,
     is_torch,
     namespace,
@@ -151,6 +152,7 @@ def mssa(
     xp = namespace(Z, U, out, bias, mask, xp=xp)
     _check_output(out, bias, U, xp)
     scale = check_nonnegative(scale, "scale")
+    check_tokens(Z, xp=xp)
     _check_mask(mask, Z.shape[-2], xp)
     V = project(Z, U, xp=xp)  # (..., K, n, p)
     heads = _attend(V, scale, causal, over_heads(mask), xp)

@@ -86,7 +86,9 @@ def subspace_mixture(
     U = _independent(d, dims, rng) if coherence is None else D @ _coherent(d, dims, coherence)
     labels = rng.permutation(np.repeat(np.arange(K), sizes))
     coefficients = rng.standard_normal((labels.size, U.shape[-1]))
-    clean = (U[labels] @ coefficients[..., None])[..., 0]
+    clean = np.empty((labels.size, d))
+    for k in range(K):
+        clean[labels == k] = coefficients[labels == k] @ U[k].T
     Z = clean + noise * rng.standard_normal(clean.shape)
     xp = np if xp is None else xp
     floats = [xp.asarray(a, dtype=xp.float64 if dtype is None else dtype) for a in (Z, U, clean, D)]

@@ -14,6 +14,9 @@ ROUNDING = 8.0  # rounding errors of the objective, in machine epsilons, that a 
 OVERFLOW_MARGIN = 0.25  # tokens above the largest float to this power count as lost: their Grams would overflow
 
 
+Trial = tuple[Array, Array, Array, Array, Array]  # iterate, objective, gradient, length, next proposal
+
+
 class ProximalState(NamedTuple):
     """State at Z: objective and residual, the smooth part and its gradient, and what the step rule remembers.
 
@@ -183,49 +186,49 @@ class ProximalGradient:
         return ProximalState(objective, residual, grad, first, first, recent, safe)
 
     def step(self, problem: Problem, Z: Array, state: ProximalState) -> tuple[Array, ProximalState]:
-        """Next iterate: the first trial step that lowers the objective enough."""
-        xp = namespace(Z)
+        """Next iterate: the proposed step as it is, or the first trial that lowers the objective enough."""
+        search = self._search if self.rule.memory else self._as_proposed
+        Z_new, objective, grad, length, proposal = search(problem, Z, state, namespace(Z))
+        residual = problem.regularizer.distance(Z_new, grad)
+        recent = namespace(Z).concat([state.recent[..., 1:], objective[..., None]], axis=-1)
+        return Z_new, ProximalState(objective, residual, grad, length, proposal, recent, state.safe)
+
+    def _as_proposed(self, problem: Problem, Z: Array, state: ProximalState, xp: Namespace) -> Trial:
+        return (*_trial(problem, Z, state.grad, state.proposal, xp), state.proposal, state.proposal)
+
+    def _search(self, problem: Problem, Z: Array, state: ProximalState, xp: Namespace) -> Trial:
         length = state.proposal
         while True:
-            Z_new, objective, grad, moved, curvature = _trial(problem, Z, state.grad, length, xp)
-            accepted = self._accepted(state, objective, moved, curvature, length, xp)
+            Z_new, objective, grad = _trial(problem, Z, state.grad, length, xp)
+            change = Z_new - Z
+            moved, curvature = inner(change, change, xp), inner(change, grad - state.grad, xp)
+            accepted = self._accepted(state, objective, moved, curvature, length)
             if bool(xp.all(accepted)):
                 break
             length = xp.where(accepted, length, xp.clip(self.rule.shrink * length, min=state.safe))
-        residual = problem.regularizer.distance(Z_new, grad)
         proposal = self.rule.propose(length, moved, curvature, xp)
-        if self.rule.memory:
-            proposal = xp.clip(proposal, min=state.safe, max=LONGEST * state.safe)
-        recent = xp.concat([state.recent[..., 1:], objective[..., None]], axis=-1)
-        return Z_new, ProximalState(objective, residual, grad, length, proposal, recent, state.safe)
+        return Z_new, objective, grad, length, xp.clip(proposal, min=state.safe, max=LONGEST * state.safe)
 
-    def _accepted(
-        self, state: ProximalState, objective: Array, moved: Array, curvature: Array, length: Array, xp: Namespace
-    ) -> Array:
+    def _accepted(self, state: ProximalState, objective: Array, moved: Array, curvature: Array, length: Array) -> Array:
         """Whether the objective fell enough; where only rounding is left of it, a monotone rule asks the gradient."""
-        if self.rule.memory == 0:
-            return xp.ones_like(objective, dtype=xp.bool)
+        xp = namespace(objective)
         reference = xp.max(state.recent, axis=-1)
         slack = ROUNDING * epsilon(objective.dtype, xp) * xp.abs(reference)
         target = reference - SUFFICIENT * moved / (2.0 * length)
-        enough = objective <= target - slack
+        enough = objective + slack <= target
         level = objective <= target + slack
         if self.rule.memory == 1:
             level = level & (curvature <= moved / length)
         return enough | level | (length <= state.safe)
 
 
-def _trial(
-    problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Trial iterate with its objective and gradient, ‖ΔZ‖² and ⟨ΔZ, Δ∇f⟩."""
+def _trial(problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace) -> tuple[Array, Array, Array]:
+    """Trial iterate with its objective and gradient."""
     t = asarray_like(length, Z, xp=xp)[..., None, None]
     Z_new, lost = keep_finite(problem.regularizer.prox(Z - t * grad, step=t), Z, xp)
     value, grad_new = problem.value_and_grad(Z_new)
     objective = value + problem.regularizer.value(Z_new)
-    objective = xp.where(lost, xp.full_like(objective, float("inf")), objective)
-    change = Z_new - Z
-    return Z_new, objective, grad_new, inner(change, change, xp), inner(change, grad_new - grad, xp)
+    return Z_new, xp.where(lost, xp.full_like(objective, float("inf")), objective), grad_new
 
 
 def keep_finite(Z_new: Array, Z: Array, xp: Namespace) -> tuple[Array, Array]:

@@ -38,6 +38,10 @@ def paragraph(*parts: str | nodes.Node) -> nodes.paragraph:
     return found
 
 
+def lead(word: str) -> list[nodes.Node]:
+    return [nodes.emphasis("", word), nodes.Text(" ")]
+
+
 def formula(latex: str) -> nodes.math_block:
     return nodes.math_block("", latex, nowrap=False, number=None, label=None)
 
@@ -58,8 +62,8 @@ def measure(app: Sphinx) -> None:
         stored = {"digest": digest, "results": found}
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(stored), encoding="utf-8")
-    app.srr_results = {item["label"]: revive(item) for item in stored["results"]}
-    for result in app.srr_results.values():
+    app.env.srr_results = {item["label"]: revive(item) for item in stored["results"]}
+    for result in app.env.srr_results.values():
         if not result.passed:
             log.warning("statement %s fails: %s", result.label, result.note)
 
@@ -86,23 +90,26 @@ class StatementDirective(Directive):
             raise self.error(f"no statement has the label {label!r}")
         getattr(env, KEY, None) or setattr(env, KEY, {})
         getattr(env, KEY).setdefault(env.docname, []).append(label)
-        return [block(entries[label], env.app.srr_results[label])]
+        return [block(entries[label], env.srr_results[label])]
 
 
 def block(entry: Statement, result: Result) -> nodes.Element:
     box = nodes.container(classes=["statement"], ids=[entry.label])
-    title = nodes.rubric("", "", *prose(f"({entry.item}) {entry.title} "), nodes.literal("", entry.label))
+    title = nodes.rubric(
+        "", "", *prose(f"({entry.item}) {entry.title}"), nodes.Text(" "), nodes.literal("", entry.label)
+    )
     box += [title, formula(entry.formula)]
     if entry.corrected:
         box += [paragraph("Corrected:"), formula(entry.corrected)]
     box += paragraph(
         nodes.strong("", result.verdict[0].upper() + result.verdict[1:]), f" · {entry.kind} · {entry.source}"
     )
-    box += paragraph(nodes.emphasis("", "Assumptions. "), entry.assumes)
-    box += paragraph(nodes.emphasis("", "Why. "), entry.proof)
-    box += paragraph(nodes.emphasis("", "Measured. "), f"{entry.quantity}: {measured_text(result)}.")
+    box += paragraph(*lead("Assumptions."), entry.assumes)
+    box += paragraph(*lead("Why."), entry.proof)
+    box += paragraph(*lead("Measured."), f"{entry.quantity}: {measured_text(result)}.")
     if result.note:
-        box += paragraph(nodes.emphasis("", "Finding. "), f"{result.note}.")
+        word = "Outside." if result.verdict in ("holds under its assumptions", "approximate") else "Finding."
+        box += paragraph(*lead(word), f"{result.note}.")
     if plot := plot_svg(entry, result):
         box += nodes.raw("", plot, format="html")
     module = inspect.getmodule(entry.measure).__name__
@@ -116,7 +123,7 @@ class SummaryDirective(Directive):
     """How many statements of each kind came to which verdict, and a table of all of them."""
 
     def run(self) -> list[nodes.Node]:
-        results = self.state.document.settings.env.app.srr_results.values()
+        results = self.state.document.settings.env.srr_results.values()
         count = Counter(result.verdict for result in results)
         words = ", ".join(f"{number} {verdict}" for verdict, number in count.most_common())
         return [paragraph(f"{len(results)} statements: {words}."), self.table(list(results))]

@@ -63,6 +63,8 @@ class FixedStep:
 
     Args:
         step: length of the step, in squared units of Z per nat; None for 1/L.
+        memory: no last objectives are compared with.
+        shrink: a step is never made shorter.
 
     Raises:
         ValueError: step is not positive.
@@ -94,6 +96,7 @@ class Backtracking:
     Args:
         grow: factor of an accepted step.
         shrink: factor of a rejected one.
+        memory: the objective may not rise above the largest of this many last ones.
 
     Raises:
         ValueError: grow is below 1, or shrink not between 0 and 1.

@@ -22,7 +22,12 @@ class Status(Enum):
 
 
 class History(NamedTuple):
-    """Objective and residual at every iterate, the first one included: arrays of shape (steps + 1, ...)."""
+    """What a run measured at every iterate, the first one included.
+
+    Args:
+        objective: Objective, shape (steps + 1, ...).
+        residual: Distance to optimality, shape (steps + 1, ...).
+    """
 
     objective: np.ndarray[Any, Any]
     residual: np.ndarray[Any, Any]

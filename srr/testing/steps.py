@@ -102,7 +102,7 @@ def check_descent(
         Z: Where to start.
         steps: How many steps to take.
         decrease: Least decrease promised at a point; zero by default.
-        tol: What is put down to rounding, relative to 1 + |f|.
+        tol: What is put down to rounding, relative to ``1 + |f|``.
         throw: Raise when it fails.
 
     Returns:

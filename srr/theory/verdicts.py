@@ -98,7 +98,17 @@ def verify(
 
 
 def examine(entry: Statement, lab: Lab, *, samples: int = 10, seed: int = 0) -> Result:
-    """Check one statement; an exception inside it is a failure that carries the message."""
+    """Check one statement; an exception inside it is a failure that carries the message.
+
+    Args:
+        entry: What to check.
+        lab: Backend and dtype.
+        samples: Random problems, at most as many as the statement asks for.
+        seed: The statement draws from its own stream of this seed.
+
+    Returns:
+        The verdict with what was measured.
+    """
     start = time.perf_counter()
     rng = np.random.default_rng([seed, zlib.crc32(entry.label.encode())])
     drawn = min(samples, entry.samples)

@@ -32,7 +32,7 @@ def test_gaussians_on_the_sphere_are_told_apart_without_error(K: int, seed: int)
     test, truth = gaussians_on_the_sphere(K, 600, seed)  # the same centres, since they are drawn first
     test, truth = test[300:], truth[300:]
     assert not np.isin(test, Z).all(axis=1).any()
-    network = srr.build_redunet(Z, labels, eps=0.5, depth=40)
+    network = srr.build_redunet(Z, labels, eps=0.5, depth=15)
     gains = np.diff(network.rate_reduction)
     assert (gains > 0).all()
     assert network.rate_reduction[-1] > 1.1 * network.rate_reduction[0]

@@ -77,10 +77,14 @@ def test_an_existing_run_folder_is_left_alone(tmp_path):
         (["verify", "--backend", "abacus"], "abacus"),
     ],
 )
-def test_bad_input_is_one_sentence(words, named, tmp_path):
-    run = srr(*words, *(["--out", str(tmp_path / "run")] if words[0] in {"solve", "train"} else []))
-    assert run.returncode != 0
-    assert named in assert_one_sentence(run, status=run.returncode, alone=words[0] != "train")
+def test_bad_input_is_one_sentence(words, named, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")] if words[0] in {"solve", "train"} else []
+    status = app.main([*words, *out])
+    assert status != 0
+    shown = capsys.readouterr()
+    run = subprocess.CompletedProcess(words, status, shown.out, shown.err)
+    assert named in assert_one_sentence(run, status=status, alone=words[0] != "train")
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -84,7 +84,7 @@ def test_public_names_have_pages():
 
     for entry in public_names():
         assert room_of(entry.source)
-        assert f":: {entry.path}\n" in page(entry.source, [entry])
+        assert f":: {entry.name if entry.kind == 'data' else entry.path}\n" in page(entry.source, [entry])
 
 
 def test_no_machine_is_named():

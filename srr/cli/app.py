@@ -122,4 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _report(_sentence(error))
         return USAGE if getattr(error, "exit_code", None) == USAGE else FAILURE
+    if status == INTERRUPTED:
+        _report("Interrupted.")
     return status if isinstance(status, int) else 0

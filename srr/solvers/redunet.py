@@ -101,10 +101,10 @@ class ReduNet:
     ΔR as long as 1/η is at least the curvature 9α/8: that η = 8nε²/(9d) is the default.
 
     Args:
-        step: η > 0, in squared units of Z per nat; None for 8/(9α).
+        step_size: η > 0, in squared units of Z per nat; None for 8/(9α).
 
     Raises:
-        ValueError: step is not positive.
+        ValueError: step_size is not positive.
 
     Source: [REDU] (13)-(15).
     """

@@ -1,8 +1,9 @@
 """What the layers of a network do to its tokens: coding rates, sparsity and signal-to-noise, half-step by half-step.
 
-Every rate is reported twice. ``raw`` measures the tokens as they are under the bases as they are; ``normalized`` scales each
-token to unit norm and makes the bases of each head orthonormal first, so that it depends on directions alone. The two
-disagree in sign for the released attention step: raw rates rise, normalized rates fall.
+Every rate is reported twice. ``raw`` measures the tokens as they are under the bases as they are;
+``normalized`` scales each token to unit norm and makes the bases of each head orthonormal first, so that it
+depends on directions alone. The two disagree in sign for the released attention step: raw rates rise,
+normalized rates fall.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ POSITIONS = ("input", "compressed", "sparsified")
 
 
 class LayerTrace(NamedTuple):
-    """Measures of L layers at the three places of each, Z^ℓ, Z^{ℓ+1/2} and Z^{ℓ+1}, every array (L, 3), means over the batch.
+    """Measures of L layers at the three places of each, Z^ℓ, Z^{ℓ+1/2} and Z^{ℓ+1}, every array (L, 3), means
+    over the batch.
 
     Attributes:
         compression_raw: R^c(Z; U_ℓ) of the tokens as they are, in nats.
@@ -79,7 +81,8 @@ def layer_trace(
     r"""Coding rates, sparsity and signal-to-noise ratio at :math:`Z^\ell, Z^{\ell+1/2}, Z^{\ell+1}` of every layer.
 
     Args:
-        model: a network with ``blocks``, each with ``compress``, ``sparsify`` and ``attention.U``; or a list of steps, plain
+        model: a network with ``blocks``, each with ``compress``, ``sparsify`` and ``attention.U``; or a list
+            of steps, plain
             functions of the tokens or objects with ``compress`` and ``sparsify``, of any array library.
         inputs: what the network takes (images, symbols), or tokens (..., n, d) for a list of steps.
         eps: distortion ε.

@@ -7,6 +7,7 @@ condition of Z: eigenvalues of ZᵀZ below 1e-16 of the largest are lost, which 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +36,8 @@ from srr.ops.rates import rate_scale
 class SecondMoment:
     r"""Sums :math:`\sum_i w_i z_i z_i^\top` and :math:`\sum_i w_i` of tokens, per class when there are classes.
 
-    A value: :meth:`update` and :meth:`merge` return a new one. Merging is associative and commutative, so pieces may be
-    added in any order, on any number of machines.
+    A value: :meth:`update` and :meth:`merge` return a new one. Merging is associative and commutative, so
+    pieces may be added in any order, on any number of machines.
 
     Args:
         moment: (d, d), or (K, d, d) with classes.
@@ -171,7 +172,8 @@ class SecondMoment:
     def from_dask(
         cls, Z: Any, weights: Any = None, labels: Any = None, *, classes: int | None = None, fan_in: int = 8
     ) -> SecondMoment:
-        """The moment of a Dask array on whatever cluster is active: blocks become moments, moments are merged in a tree.
+        """The moment of a Dask array on whatever cluster is active: blocks become moments, moments are merged
+        in a tree.
 
         Args:
             Z: Dask array (n, d), chunked along its rows only.
@@ -186,7 +188,7 @@ class SecondMoment:
         Raises:
             ValueError: Z is chunked along its columns, or the row chunks differ.
         """
-        import dask
+        from dask.delayed import delayed
 
         if Z.ndim != 2 or len(Z.chunks[1]) != 1:
             raise ValueError(f"Z must be (n, d) in chunks of whole rows; got shape {Z.shape}, chunks {Z.chunks}")
@@ -194,10 +196,10 @@ class SecondMoment:
         if any(part is not None and part.chunks[0] != Z.chunks[0] for part in parts):
             raise ValueError("Z, weights and labels must have the same row chunks")
         blocks = [[None] * len(Z.chunks[0]) if p is None else p.to_delayed().ravel().tolist() for p in parts]
-        tree = [dask.delayed(_of_block)(*b, classes, Z.shape[1]) for b in zip(*blocks, strict=True)]
+        tree = [delayed(_of_block)(*b, classes, Z.shape[1]) for b in zip(*blocks, strict=True)]
         while len(tree) > 1:
-            tree = [dask.delayed(_merge_all)(tree[i : i + fan_in]) for i in range(0, len(tree), fan_in)]
-        return cls(*dask.compute(tree[0])[0])
+            tree = [delayed(_merge_all)(tree[i : i + fan_in]) for i in range(0, len(tree), fan_in)]
+        return cls(*tree[0].compute())
 
 
 def _of_block(Z: Any, weights: Any, labels: Any, classes: int | None, d: int) -> tuple[Any, Any]:
@@ -230,7 +232,7 @@ def _by_class(A: Array, weights: Array | None, labels: Array, K: int, xp: Namesp
     d = A.shape[-1]
     empty = xp.zeros((d, d), dtype=A.dtype, device=device(A)), xp.zeros((), dtype=A.dtype, device=device(A))
     parts = []
-    for a, b in zip(ends, ends[1:], strict=False):  # one segment a class: their lengths differ
+    for a, b in itertools.pairwise(ends):  # one segment a class: their lengths differ
         part = _whole(A[a:b], None if weights is None else weights[a:b], xp) if b > a else None
         parts.append(empty if part is None else (part.moment, part.count))
     return SecondMoment(xp.stack([p[0] for p in parts]), xp.stack([p[1] for p in parts]))

@@ -22,7 +22,8 @@ def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Any = None) ->
     """Draw compression and sparsity along the layers of one or more networks, half-steps included.
 
     Args:
-        traces: what :func:`srr.layer_trace` returned, by the name it gets in the legend. A dot is the input or the output of
+        traces: what :func:`srr.layer_trace` returned, by the name it gets in the legend. A dot is the input or
+            the output of
             a layer, a cross the place between its two halves.
         figure: matplotlib figure to draw into, a new one by default.
 

@@ -26,8 +26,8 @@ def augment_images(x: Tensor, config: AugmentConfig) -> Tensor:
 def crop_maps(count: int, size: torch.Size, config: AugmentConfig, device: torch.device) -> Tensor:
     """Affine maps (B, 2, 3) that crop a random part and stretch it to the whole, shift by whole pixels and flip.
 
-    A crop covers a fraction of the area drawn from ``crop_scale`` at an aspect ratio between 3/4 and 4/3, never more than
-    the image in either direction.
+    A crop covers a fraction of the area drawn from ``crop_scale`` at an aspect ratio between 3/4 and 4/3,
+    never more than the image in either direction.
     """
     height = torch.ones(count, device=device)
     width = torch.ones(count, device=device)

@@ -25,14 +25,15 @@ class Baseline(NamedTuple):
 def nearest_subspace(source: Source) -> Baseline | None:
     """Fit one subspace a class to the raw pixels and classify by the largest projection.
 
-    The rank is chosen on a tenth of the training set that the fit does not see; the subspaces are then fitted to all of it.
+    The rank is chosen on a tenth of the training set that the fit does not see; the subspaces are then fitted
+    to all of it.
 
     Args:
         source: the data.
 
     Returns:
-        Accuracy on the held-out set and the rank, or None for text, for images of more than 4096 numbers, and for data that
-        do not fit in memory.
+        Accuracy on the held-out set and the rank, or None for text, for images of more than 4096 numbers, and
+        for data that do not fit in memory.
     """
     shape = source.spec.shape
     if source.spec.kind != "image" or int(np.prod(shape)) > LARGEST or not hasattr(source.train, "x"):
@@ -59,7 +60,8 @@ def pixels(source: Source, *, train: bool) -> tuple[Tensor, Tensor]:
 def subspaces(x: Tensor, y: Tensor, classes: int) -> Tensor:
     """Principal directions of each class, largest first: (K, d, d)."""
     moment = SecondMoment.zeros(x.shape[1], like=x, classes=classes).update(x, labels=y).moment
-    return torch.linalg.eigh(moment).eigenvectors.flip(-1).to(x.dtype)
+    directions: Tensor = torch.linalg.eigh(moment).eigenvectors.flip(-1)
+    return directions.to(x.dtype)
 
 
 def score(x: Tensor, y: Tensor, bases: Tensor, rank: int) -> float:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class _FirstBad(TorchDispatchMode):
+class _FirstBad(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the first operator whose output is not finite although its inputs are, and the module it ran in."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stack: list[str] = []
         self.found: str | None = None
 
@@ -53,7 +53,7 @@ def first_nonfinite(model: nn.Module, compute: Callable[[], Any]) -> str:
             handles.append(module.register_forward_pre_hook(_entering(watch, name)))
             handles.append(module.register_forward_hook(_leaving(watch), always_call=True))
     try:
-        with torch.no_grad(), watch:
+        with torch.enable_grad(), watch:
             compute()
     finally:
         for handle in handles:

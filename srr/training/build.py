@@ -16,7 +16,7 @@ from srr.training.checkpoint import AtomicCheckpointIO
 from srr.training.config import Config, ModelConfig, TrainerConfig
 from srr.training.data import DataSpec
 
-PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 STRATEGIES = ("auto", "ddp", "fsdp2")
 
 
@@ -50,7 +50,7 @@ def model_options(config: ModelConfig, spec: DataSpec) -> dict[str, Any]:
 def build_model(config: ModelConfig, spec: DataSpec, *, seed: int) -> nn.Module:
     """The network of a run, initialised from the seed, or from ``model.pretrained`` when that is given."""
     torch.manual_seed(seed)
-    model = create_model(config.preset, **model_options(config, spec))
+    model: nn.Module = create_model(config.preset, **model_options(config, spec))
     if config.pretrained:
         from srr.training.export import load_weights
 
@@ -60,7 +60,7 @@ def build_model(config: ModelConfig, spec: DataSpec, *, seed: int) -> nn.Module:
 
 def rank_of_process() -> int:
     """Rank this process was launched with; 0 when nobody launched it with one."""
-    numbers = [int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK")]
+    numbers = [int(os.environ.get(name, "0")) for name in ("RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK")]
     return max(numbers)
 
 

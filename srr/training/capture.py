@@ -34,7 +34,7 @@ def layer_outputs(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int,
 
         return keep
 
-    handles = [blocks[layer].register_forward_hook(keeper(layer)) for layer in layers]  # type: ignore[arg-type]
+    handles = [blocks[layer].register_forward_hook(keeper(layer)) for layer in layers]
     try:
         yield found
     finally:

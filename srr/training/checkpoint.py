@@ -110,6 +110,12 @@ def _remove(path: Path) -> None:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file; tensors and plain values only, so that a file from anyone is safe to open.
 
+    Args:
+        path: the file.
+
+    Returns:
+        What it holds, tensors on the CPU.
+
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is truncated, damaged, not a checkpoint, or holds more than tensors and plain values.
@@ -128,6 +134,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def resumable(run: str | Path) -> tuple[Path, list[str]]:
     """The newest readable checkpoint of a run, and a sentence for each newer one that is not.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        The pair (path, sentences).
 
     Raises:
         FileNotFoundError: the run has no checkpoint.

@@ -98,8 +98,8 @@ class OptimConfig:
 class TrainerConfig:
     """How long, on what and how carefully.
 
-    ``max_steps`` (−1: no limit) ends a run before ``max_epochs``; ``ema`` is the decay of the averaged weights (0: none);
-    a checkpoint is written every ``checkpoint_every`` optimiser steps (0: only after each epoch).
+    ``max_steps`` (−1: no limit) ends a run before ``max_epochs``; ``ema`` is the decay of the averaged weights
+    (0: none); a checkpoint is written every ``checkpoint_every`` optimiser steps (0: only after each epoch).
     """
 
     max_epochs: int = 40
@@ -122,7 +122,18 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run; equal configs on one machine give equal weights."""
+    """Everything that decides a run; equal configs on one machine give equal weights.
+
+    Args:
+        data: which data, and how they are read.
+        model: preset and its overrides, or a folder of weights to begin from.
+        objective: what is minimised.
+        augment: what happens to training images.
+        optim: optimiser and schedule.
+        trainer: how long, on what and how carefully.
+        seed: seed of weights, order and augmentation.
+        out: folder of the run.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -136,6 +147,12 @@ class Config:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read a YAML or TOML file as plain dictionaries, lists, strings and numbers; nothing in it is executed.
+
+    Args:
+        path: file ending in .yaml, .yml or .toml.
+
+    Returns:
+        Nested plain values, one dictionary a section.
 
     Raises:
         ValueError: another ending, or a text that does not parse, or that is not a mapping.
@@ -158,6 +175,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Turn words like ``trainer.max_epochs=5`` into nested dictionaries; values are read as YAML scalars or lists.
+
+    Args:
+        words: dotted keys with their values.
+
+    Returns:
+        The nested dictionaries.
+
+    Raises:
+        ValueError: a word without a key or ``=``, or a value that does not parse.
 
     Example:
         >>> parse_overrides(["trainer.max_epochs=5", "seed=1"])
@@ -185,7 +211,15 @@ def _set(nested: dict[str, Any], path: list[str], value: Any, word: str) -> None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested dictionary over another; sections merge, values replace."""
+    """Lay one nested dictionary over another; sections merge, values replace.
+
+    Args:
+        base: what is below.
+        over: what lies over it.
+
+    Returns:
+        A new dictionary.
+    """
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
@@ -195,6 +229,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve(values: Mapping[str, Any]) -> Config:
     """Build the config from nested plain values; a key that does not exist is refused with the closest one that does.
+
+    Args:
+        values: nested plain values.
+
+    Returns:
+        The config, defaults where nothing is named.
 
     Raises:
         ValueError: an unknown key or a value of the wrong type, named with its section.
@@ -213,7 +253,7 @@ def _build(cls: type[Section], values: Mapping[str, Any], where: str) -> Section
                 raise ValueError(f"config has no key {name!r}{_closest(key, list(hints))}")
             given.setdefault("overrides", {})[key] = value
         elif dataclasses.is_dataclass(hints[key]):
-            given[key] = _build(hints[key], _mapping(value, name), f"{name}.")  # type: ignore[arg-type]
+            given[key] = _build(hints[key], _mapping(value, name), f"{name}.")
         elif key == "overrides":
             given[key] = {**given.get(key, {}), **_mapping(value, name)}
         else:
@@ -243,7 +283,14 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """The config as YAML text."""
+    """The config as YAML text.
+
+    Args:
+        config: a resolved config.
+
+    Returns:
+        Text that :func:`read_config` of a file with it gives back.
+    """
     return str(_yaml().safe_dump(to_dict(config), sort_keys=False))
 
 

@@ -32,8 +32,9 @@ def world_size() -> int:
 def sum_over_ranks(x: Tensor) -> Tensor:
     """Sum of a tensor over all processes, differentiable; the tensor itself where there is one process.
 
-    Every rank then holds the same loss of the same total, and DDP and FSDP *average* gradients: the backward pass adds the
-    equal gradients of all ranks, and the average divides by their number again, so the result is the exact gradient.
+    Every rank then holds the same loss of the same total, and DDP and FSDP *average* gradients: the backward
+    pass adds the equal gradients of all ranks, and the average divides by their number again, so the result is
+    the exact gradient.
 
     Args:
         x: a tensor of the same shape on every rank.
@@ -41,7 +42,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     Returns:
         The sum, on every rank.
     """
-    return x if world_size() == 1 else _SumOverRanks.apply(x)
+    return x if world_size() == 1 else _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -92,7 +92,7 @@ def _exchange(model: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy values into the parameters and return what was there."""
     for module in model.modules():
         if hasattr(module, "reshard"):  # FSDP2 leaves the outermost parameters whole after a forward pass
-            module.reshard()
+            cast("Any", module).reshard()
     old = {}
     for name, p in model.named_parameters():
         if name in values:

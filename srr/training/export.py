@@ -23,7 +23,7 @@ def export_model(module: TrainingModule, average: WeightAverage | None, folder: 
     if module.trainer.is_global_zero:
         whole = build_model(module.model.config)  # type: ignore[arg-type]
         whole.load_state_dict(state)
-        whole.save_pretrained(folder)  # type: ignore[operator]
+        whole.save_pretrained(folder)
 
 
 def gathered_state(model: nn.Module) -> dict[str, Any]:

@@ -19,7 +19,15 @@ from srr.training.run import MODEL, load_run_config
 
 
 class TrainedRun(NamedTuple):
-    """A run read back: config, data, trained model and the same model at its start."""
+    """A run read back.
+
+    Args:
+        folder: folder of the run.
+        config: what it was made with.
+        source: its data.
+        model: the trained model, in evaluation mode.
+        untrained: the same model at its start.
+    """
 
     folder: Path
     config: Config
@@ -35,8 +43,8 @@ def open_run(run: str | Path) -> TrainedRun:
         run: its folder.
 
     Returns:
-        Config, data, the exported model (or that of the newest checkpoint while the run is not finished) in evaluation mode,
-        and the untrained model from the same seed.
+        Config, data, the exported model (or that of the newest checkpoint while the run is not finished) in
+        evaluation mode, and the untrained model from the same seed.
 
     Raises:
         FileNotFoundError: the folder is no run, or has no weights yet.
@@ -91,7 +99,7 @@ def trace_run(run: TrainedRun, *, eps: float, count: int = 256) -> dict[str, Lay
 @torch.no_grad()
 def scores(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
     """Class scores of prepared samples."""
-    return torch.cat([model(part) for part in x.split(batch_size)])
+    return torch.cat([model(part) for part in torch.split(x, batch_size)])
 
 
 def head_input(model: Any, x: Tensor) -> Tensor:

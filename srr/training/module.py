@@ -106,8 +106,8 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule, one schedule step an optimiser step."""
-        data: Any = self.trainer.datamodule
-        total = data.steps(self.config.trainer)
+        trainer: Any = self.trainer
+        total = trainer.datamodule.steps(self.config.trainer)
         epochs = max(1, self.config.trainer.max_epochs)
         share = min(self.config.optim.warmup_epochs / epochs, 1.0)
         optimizer = build_optimizer(self.model, self.config.optim)

@@ -28,7 +28,8 @@ Losses = dict[str, Tensor]
 class Objective(Protocol):
     """A function of a model, inputs and targets (class numbers, class probabilities or symbols)."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses: ...
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
+        """Losses of one batch."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ def accuracy(logits: Tensor, y: Tensor) -> Losses:
 class WithSparseRateReduction:
     r"""Another objective minus λ times the sparse rate reduction of the tokens after chosen layers.
 
-    .. math:: \ell - w \,\frac{1}{|L|}\sum_{\ell\in L} \bigl(R(Z) - R^c(Z; U_\ell) - \lambda\,\mathrm{mean}_i \|z_i\|_1\bigr)
+    .. math:: \mathcal{L} - \frac{w}{|L|}\sum_{\ell\in L} \bigl(R(Z^\ell) - R^c(Z^\ell; U_\ell)
+              - \lambda\,\mathrm{mean}_i \|z_i\|_1\bigr)
 
-    Tokens are scaled to unit norm, so the term cannot be raised by scale alone. With ``scope="image"`` the tokens of each
-    image are one set and the mean over images is taken; with ``scope="batch"`` all tokens of all ranks are one set, whose
-    moments are summed over the ranks.
+    Tokens are scaled to unit norm, so the term cannot be raised by scale alone. With ``scope="image"`` the
+    tokens of each image are one set and the mean over images is taken; with ``scope="batch"`` all tokens of
+    all ranks are one set, whose moments are summed over the ranks.
 
     Source: the regulariser of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
     """
@@ -89,9 +91,10 @@ class WithSparseRateReduction:
         Z, U = functional.normalize(Z.float(), dim=-1, eps=1e-6), U.float()
         sparsity = self.lam * Z.abs().sum(-1).mean()
         if self.scope == "image":
-            return (coding_rate(Z, eps=self.eps) - subspace_coding_rate(Z, U, eps=self.eps)).mean() - sparsity
+            gain: Tensor = coding_rate(Z, eps=self.eps) - subspace_coding_rate(Z, U, eps=self.eps)
+            return gain.mean() - sparsity
         moment = SecondMoment.zeros(Z.shape[-1], like=Z).update(Z.flatten(0, -2)).map(sum_over_ranks)
-        rates = moment.coding_rate(eps=self.eps) - moment.subspace_coding_rate(U, eps=self.eps)
+        rates: Tensor = moment.coding_rate(eps=self.eps) - moment.subspace_coding_rate(U, eps=self.eps)
         return rates.to(Z.dtype) - sparsity
 
 
@@ -99,8 +102,8 @@ class WithSparseRateReduction:
 class RateReduction:
     r"""MCR²: minus the rate reduction ΔR of unit-norm features of all ranks, by class.
 
-    The head learns from detached features by cross-entropy, so that an accuracy can be read while no label gradient but
-    that of ΔR reaches the layers.
+    The head learns from detached features by cross-entropy, so that an accuracy can be read while no label
+    gradient but that of ΔR reaches the layers.
 
     Source: [MCR2] (11).
     """
@@ -141,7 +144,7 @@ def head_on_detached(model: nn.Module, keep: Callable[[Tensor], None]) -> Iterat
 
 @dataclass(frozen=True)
 class MaskedAutoencoding:
-    """Mean squared error of hidden patches, drawn from torch's own stream in training and from a fixed one otherwise."""
+    """Mean squared error of hidden patches, drawn from torch's stream in training and from a fixed one otherwise."""
 
     seed: int = 0
 

@@ -46,15 +46,15 @@ class Lion(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = _evaluate(closure)
-        for group, x, state in _with_gradient(self):
+        for group, x, g, state in _with_gradient(self):
             fast, slow = group["betas"]
             momentum = state.setdefault("momentum", torch.zeros_like(x))
             x.mul_(1 - group["lr"] * group["weight_decay"])
-            x.add_(torch.lerp(x.grad, momentum, fast).sign_(), alpha=-group["lr"])
-            momentum.lerp_(x.grad, 1 - slow)
+            x.add_(torch.lerp(g, momentum, fast).sign_(), alpha=-group["lr"])
+            momentum.lerp_(g, 1 - slow)
         return loss
 
 
@@ -66,8 +66,9 @@ class Muon(Optimizer):
         m \leftarrow \mu m + g, \qquad
         X \leftarrow (1 - \gamma\omega)\,X - 0.2\,\gamma\sqrt{\max(r, c)}\;\mathrm{orth}(g + \mu m)
 
-    ``orth`` replaces the singular values of an r × c matrix by ones, approximately, by :func:`orthogonal_factor`; the
-    factor gives its entries the root mean square of an AdamW update, so one learning rate and one decay serve both kinds.
+    ``orth`` replaces the singular values of an r × c matrix by ones, approximately, by ``orthogonal_factor``; the
+    factor gives its entries the root mean square of an AdamW update, so one learning rate and one decay serve
+    both kinds.
 
     Args:
         params: groups; one with ``orthogonal=True`` holds matrices only.
@@ -93,20 +94,20 @@ class Muon(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = _evaluate(closure)
-        for group, x, state in _with_gradient(self):
+        for group, x, g, state in _with_gradient(self):
             x.mul_(1 - group["lr"] * group["weight_decay"])
             update = _muon_update if group["orthogonal"] else _adam_update
-            x.add_(update(x.grad, state, group), alpha=-group["lr"])
+            x.add_(update(g, state, group), alpha=-group["lr"])
         return loss
 
 
 def _muon_update(g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     momentum = state.setdefault("momentum", torch.zeros_like(g))
     momentum.mul_(group["momentum"]).add_(g)
-    direction = orthogonal_factor(g.add(momentum, alpha=group["momentum"]))
+    direction: Tensor = orthogonal_factor(g.add(momentum, alpha=group["momentum"]))
     return direction.mul(0.2 * math.sqrt(max(g.shape[-2:])))
 
 
@@ -119,7 +120,8 @@ def _adam_update(g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Ten
     state["mean"].lerp_(g, 1 - fast)
     state["square"].mul_(slow).addcmul_(g, g, value=1 - slow)
     root = (state["square"] / (1 - slow**t)).sqrt_().add_(1e-8)
-    return state["mean"] / (1 - fast**t) / root
+    update: Tensor = state["mean"] / (1 - fast**t) / root
+    return update
 
 
 def orthogonal_factor(G: Tensor, *, steps: int = 5) -> Tensor:
@@ -144,7 +146,8 @@ def orthogonal_factor(G: Tensor, *, steps: int = 5) -> Tensor:
     for _ in range(steps):
         A = X @ X.mT
         X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
-    return (X if wide else X.mT).to(G.dtype)
+    result: Tensor = X if wide else X.mT
+    return result.to(G.dtype)
 
 
 def _evaluate(closure: Callable[[], Any] | None) -> Any:
@@ -154,11 +157,11 @@ def _evaluate(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor, dict[str, Any]]]:
+def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor, Tensor, dict[str, Any]]]:
     for group in optimizer.param_groups:
         for x in group["params"]:
             if x.grad is not None:
-                yield group, x, optimizer.state[x]
+                yield group, x, x.grad, optimizer.state[x]
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> Groups:
@@ -198,10 +201,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """
     if config.betas and len(config.betas) != 2:
         raise ValueError(f"optim.betas must be two numbers; got {list(config.betas)}")
+    betas: Any = config.betas
     known: dict[str, Callable[..., Optimizer]] = {
-        "adamw": partial(AdamW, betas=config.betas or (0.9, 0.999)),
-        "lion": partial(Lion, betas=config.betas or (0.9, 0.99)),
-        "muon": partial(Muon, betas=config.betas or (0.9, 0.999), momentum=config.momentum),
+        "adamw": partial(AdamW, betas=betas or (0.9, 0.999)),
+        "lion": partial(Lion, betas=betas or (0.9, 0.99)),
+        "muon": partial(Muon, betas=betas or (0.9, 0.999), momentum=config.momentum),
     }
     if config.name not in known:
         raise ValueError(f"optim.name must be one of {', '.join(known)}; got {config.name!r}")
@@ -210,7 +214,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float = 0.0) -> LambdaLR:
-    """Learning rate rising linearly for ``warmup`` steps, then along half a cosine to ``floor`` of its peak at ``total``."""
+    """Learning rate rising linearly for ``warmup`` steps, then half a cosine to ``floor`` of its peak at ``total``."""
     return LambdaLR(optimizer, partial(_factor, warmup, total, floor))
 
 

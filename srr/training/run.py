@@ -112,7 +112,7 @@ def check_free(run: Path) -> None:
 
 
 def _prepare(run: Path, config: Config, source: Source, *, fresh: bool) -> None:
-    """Make the folder and what describes the run; the config comes last, whole or not at all: with it the run exists."""
+    """Make the folder and what describes the run; the config comes last and whole: with it the run exists."""
     if not fresh:
         return
     check_free(run)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from srr.training.checkpoint import BEST, _keep_as_previous, _remove, _sync_folder
 from srr.training.config import TrainerConfig
@@ -29,7 +30,7 @@ class ShardedStrategy(ModelParallelStrategy):
         average = checkpoint.get("callbacks", {}).get(AVERAGE, {}).pop("average", {})
         super().save_checkpoint(checkpoint, draft)
         if average:
-            dcp.save({"average": average}, checkpoint_id=draft / AVERAGE)
+            save({"average": average}, checkpoint_id=draft / AVERAGE)
         self.barrier()
         if self.is_global_zero:
             if path.exists() and path.name != BEST:
@@ -46,7 +47,7 @@ class ShardedStrategy(ModelParallelStrategy):
         if folder.is_dir():
             model: Any = self.lightning_module.model  # type: ignore[union-attr]
             average = {name: torch.empty_like(p) for name, p in model.named_parameters()}
-            dcp.load({"average": average}, checkpoint_id=folder)
+            load({"average": average}, checkpoint_id=folder)
             found["callbacks"][AVERAGE]["average"] = average
         return found
 
@@ -82,5 +83,5 @@ def load_sharded(model: nn.Module, folder: str | Path) -> None:
     if not (folder / ".metadata").is_file():
         raise FileNotFoundError(f"{folder} is not a sharded checkpoint: it has no .metadata")
     state = {"state_dict": {f"model.{name}": torch.empty_like(p) for name, p in model.state_dict().items()}}
-    dcp.load(state, checkpoint_id=folder, no_dist=True)
+    load(state, checkpoint_id=folder, no_dist=True)
     model.load_state_dict({name.removeprefix("model."): value for name, value in state["state_dict"].items()})

@@ -26,8 +26,15 @@ class Samples(Protocol):
 class DataSpec:
     """What a model has to know about the data.
 
-    ``shape`` is (channels, height, width) for images and (context,) for text; ``patch`` a sensible patch size;
-    ``classes`` the names of the classes, or of the symbols of a vocabulary by their number alone.
+    Args:
+        name: the data set, as in ``data.name``.
+        kind: images, tokens or text.
+        shape: (channels, height, width) for images, (context,) for text.
+        classes: names of the classes, or of the symbols of a vocabulary by their number alone.
+        mean: mean of each channel that is subtracted.
+        std: standard deviation of each channel that is divided by.
+        patch: a sensible patch size.
+        notes: what was left out while reading, in sentences.
     """
 
     name: str
@@ -46,7 +53,14 @@ class DataSpec:
 
 
 class Source(NamedTuple):
-    """A description, the two sets, and texts worth keeping in the run (a tokenizer, say) by file name."""
+    """A description of data and its two sets of samples.
+
+    Args:
+        spec: what a model has to know.
+        train: training samples.
+        val: held-out samples.
+        files: texts worth keeping in the run (a tokenizer, say) by file name.
+    """
 
     spec: DataSpec
     train: Samples

@@ -25,9 +25,9 @@ def digits(config: DataConfig) -> Source:
 def mixture(config: DataConfig) -> Source:
     """Token sets whose label is the subspace that most of their tokens lie on.
 
-    Each set has ``tokens`` tokens of ``token_dim`` coordinates; two thirds lie on the subspace of its class, the others on
-    subspaces drawn at random; all get Gaussian noise of the given size. A set is an image of one channel whose rows are its
-    tokens, so a patch of (1, token_dim) is one token.
+    Each set has ``tokens`` tokens of ``token_dim`` coordinates; two thirds lie on the subspace of its class,
+    the others on subspaces drawn at random; all get Gaussian noise of the given size. A set is an image of one
+    channel whose rows are its tokens, so a patch of (1, token_dim) is one token.
     """
     K, d = config.classes, config.token_dim
     if K < 2 or d < K:

@@ -22,8 +22,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ImageSamples:
     """Images read when they are asked for, as uint8 (3, size, size).
 
-    An unreadable image of a training set is replaced by the next readable one; in a held-out set it becomes padding. Either
-    way its name travels in the batch under ``skipped``.
+    An unreadable image of a training set is replaced by the next readable one; in a held-out set it becomes
+    padding. Either way its name travels in the batch under ``skipped``.
     """
 
     items: Sequence[Any]
@@ -96,7 +96,7 @@ def image_folder(config: DataConfig) -> Source:
     notes = _lonely(labels, names)
     spec = DataSpec(str(root), "image", (3, size, size), names, MEAN, STD, patch=_patch(size), notes=notes)
     sets = [ImageSamples(i, y, size, open_path, t) for i, y, t in ((items, labels, True), (held, held_labels, False))]
-    return Source(spec, *sets)
+    return Source(spec, sets[0], sets[1])
 
 
 def scan(root: Path, names: tuple[str, ...] = ()) -> tuple[list[Path], list[int], tuple[str, ...]]:

@@ -36,7 +36,9 @@ def from_splits(splits: Any, config: DataConfig) -> Source:
     sets = [
         ImageSamples(range(len(part)), part[label], size, _opener(part, image), part is train) for part in (train, held)
     ]
-    return Source(DataSpec(config.name, "image", (3, size, size), names, MEAN, STD, patch=_patch(size)), *sets)
+    return Source(
+        DataSpec(config.name, "image", (3, size, size), names, MEAN, STD, patch=_patch(size)), sets[0], sets[1]
+    )
 
 
 def _opener(part: Any, column: str) -> Any:
@@ -47,4 +49,4 @@ def _column(part: Any, kind: str) -> str:
     found = [name for name, feature in part.features.items() if type(feature).__name__ == kind]
     if not found:
         raise ValueError(f"the data set has no {kind} column; it has {', '.join(part.features)}")
-    return found[0]
+    return str(found[0])

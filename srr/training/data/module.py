@@ -35,6 +35,13 @@ _WITH_ARGUMENT = {"folder": "PATH", "hf": "NAME", "text": "FILE"}
 def load_data(config: DataConfig, *, seed: int = 0) -> Source:
     """Load the data named in the config.
 
+    Args:
+        config: the data section of a config.
+        seed: seed of corrupted labels.
+
+    Returns:
+        Training and held-out samples with their description.
+
     Raises:
         ValueError: an unknown name, or one that lacks its argument.
         FileNotFoundError: the files are not where they should be.

@@ -12,9 +12,9 @@ from torch.utils.data import Sampler
 class BatchOrder(Sampler[list[int]]):
     """Batches of a shuffled epoch, sliced across ranks, starting at any batch.
 
-    A global batch b of epoch e takes the entries b·B … (b+1)·B of the permutation drawn from (seed, e); rank r of W takes
-    every W-th of them from r. The union over ranks is what one process would see. The last incomplete batch is left out,
-    unless it is the only one.
+    A global batch b of epoch e takes the entries b·B … (b+1)·B of the permutation drawn from (seed, e); rank r
+    of W takes every W-th of them from r. The union over ranks is what one process would see. The last
+    incomplete batch is left out, unless it is the only one.
 
     Args:
         n: number of samples.

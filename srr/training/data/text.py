@@ -39,15 +39,16 @@ class TextSamples:
 def text_file(config: DataConfig) -> Source:
     """The file named in ``text:FILE``; the last ``held_out`` of it is kept for validation.
 
-    Training windows overlap by half, held-out windows not at all. A byte-pair vocabulary is learned from the training part
-    only and kept in the run as ``tokenizer.json``.
+    Training windows overlap by half, held-out windows not at all. A byte-pair vocabulary is learned from the
+    training part only and kept in the run as ``tokenizer.json``.
     """
     path = Path(config.name.partition(":")[2])
     content = path.read_bytes()
     cut = round(len(content) * (1 - config.held_out))
     parts = content[:cut], content[cut:]
+    files: dict[str, str] = {}
     if config.tokenizer == "bytes":
-        sets, classes, files = [_bytes(p) for p in parts], tuple(str(b) for b in range(256)), {}
+        sets, classes = [_bytes(p) for p in parts], tuple(str(b) for b in range(256))
     elif config.tokenizer == "bpe":
         sets, classes, files = _byte_pairs(parts, config.vocab_size)
     else:

@@ -9,9 +9,13 @@ def main() -> None:
     missing = [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(f"the command line needs {' and '.join(missing)}; install with: pip install 'srr[cli]'")
-    from srr.cli.app import main as run
+    try:
+        from srr.cli.app import main as run
 
-    sys.exit(run())
+        status = run()
+    except KeyboardInterrupt:  # while the program was still being loaded
+        sys.exit(130)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -98,5 +98,7 @@ class Checkpoint:
         """Write the iterate when it is its turn."""
         if seen.step % self.every and seen.active.any():
             return
-        numbers = {"objective": seen.objective, "residual": seen.residual}
-        write_atomically(self.path, lambda file: np.savez(file, Z=to_numpy(seen.Z), step=seen.step, **numbers))
+        Z, objective, residual = to_numpy(seen.Z), seen.objective, seen.residual
+        write_atomically(
+            self.path, lambda file: np.savez(file, Z=Z, step=seen.step, objective=objective, residual=residual)
+        )

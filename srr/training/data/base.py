@@ -28,7 +28,7 @@ class DataSpec:
 
     Args:
         name: the data set, as in ``data.name``.
-        kind: images, tokens or text.
+        kind: image or text.
         shape: (channels, height, width) for images, (context,) for text.
         classes: names of the classes, or of the symbols of a vocabulary by their number alone.
         mean: mean of each channel that is subtracted.

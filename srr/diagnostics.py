@@ -33,6 +33,7 @@ class LayerTrace(NamedTuple):
         compression_normalized: R^c of unit-norm tokens under orthonormal bases, in nats.
         rate_raw: R(Z) of the tokens as they are, in nats.
         rate_normalized: R of unit-norm tokens, in nats.
+        l1_normalized: mean ℓ1 norm of a unit-norm token, between 1 and √d.
         sparsity: share of coordinates that are not zero.
         snr: energy of each token on the subspace of its label over its energy off it; NaN without labels.
         dictionary_norm: (L,) ‖D_ℓ‖₂², to be compared with 1/η; NaN for a layer without a dictionary.
@@ -42,6 +43,7 @@ class LayerTrace(NamedTuple):
     compression_normalized: Numbers
     rate_raw: Numbers
     rate_normalized: Numbers
+    l1_normalized: Numbers
     sparsity: Numbers
     snr: Numbers
     dictionary_norm: Numbers
@@ -172,7 +174,7 @@ def _measure(layer: LayerStates, eps: float, labels: Array | None, core_dtype: A
             coding_rate(unit, **options),
         )
         noise = float("nan") if labels is None else snr(Z, bases, labels)
-        columns.append((*(_mean(r) for r in rates), _nonzero(Z), _mean(noise)))
+        columns.append((*(_mean(r) for r in rates), _mean(_length(unit)), _nonzero(Z), _mean(noise)))
     return (*zip(*columns, strict=True), _spectral_norm(layer.D) ** 2)
 
 
@@ -181,6 +183,12 @@ def _unit(Z: Array) -> Array:
     xp = namespace(Z)
     length = xp.sqrt(xp.sum(Z * Z, axis=-1, keepdims=True))
     return Z / xp.where(length > 0, length, xp.ones_like(length))
+
+
+def _length(Z: Array) -> Array:
+    """ℓ1 norm of each token."""
+    xp = namespace(Z)
+    return xp.sum(xp.abs(Z), axis=-1)
 
 
 def _mean(x: Any) -> float:

@@ -1,7 +1,20 @@
 """Floor 4: matplotlib pictures. Each function draws into a figure and returns it; none of them shows or saves."""
 
 from srr.plots.attention import plot_attention, token_colours
+from srr.plots.networks import plot_atoms, plot_coherence, plot_confusion, plot_curves, plot_features
 from srr.plots.solutions import plot_energies, plot_gram, plot_objective
 from srr.plots.traces import plot_layer_trace
 
-__all__ = ["plot_attention", "plot_energies", "plot_gram", "plot_layer_trace", "plot_objective", "token_colours"]
+__all__ = [
+    "plot_atoms",
+    "plot_attention",
+    "plot_coherence",
+    "plot_confusion",
+    "plot_curves",
+    "plot_energies",
+    "plot_features",
+    "plot_gram",
+    "plot_layer_trace",
+    "plot_objective",
+    "token_colours",
+]

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from srr.diagnostics import layer_trace
 from srr.training.checkpoint import BEST, FOLDER, LAST
 from srr.training.distributed import any_rank
 
@@ -138,3 +139,49 @@ class Throughput(pl.Callback):
             self.seconds += time.perf_counter() - self._start
             self.samples += (batch_idx + 1) * len(batch["y"]) * trainer.world_size
         self._epochs += 1
+
+
+class TraceLayers(pl.Callback):
+    """Logs, every few epochs, what each layer does to the tokens of one fixed held-out batch.
+
+    For layer l of L the metrics are ``trace_l/…``: R^c raw and normalized, sparsity, the sparse rate reduction
+    R − R^c − λ·mean‖z‖₁ of unit tokens, and η‖D‖₂², above 2 of which the sparsifying step no longer descends.
+
+    Args:
+        every: epochs between two traces.
+        eps: distortion ε.
+        lam: sparsity weight λ of the objective.
+        samples: number of samples.
+    """
+
+    def __init__(self, every: int, *, eps: float, lam: float, samples: int = 64) -> None:
+        self.every, self.eps, self.lam, self.samples = every, eps, lam, samples
+        self._x: torch.Tensor | None = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure and log."""
+        if (trainer.current_epoch + 1) % self.every or trainer.world_size > 1:
+            return
+        module: Any = pl_module
+        if self._x is None:
+            samples = trainer.datamodule.source.val  # type: ignore[attr-defined]
+            batch = samples.__getitems__(range(min(self.samples, len(samples))))
+            self._x = module.normalize(module.prepare(batch["x"].to(module.device)))
+        pl_module.log_dict(layer_metrics(module.model, self._x, eps=self.eps, lam=self.lam))
+
+
+def layer_metrics(model: Any, x: torch.Tensor, *, eps: float, lam: float) -> dict[str, float]:
+    """Numbers of :class:`TraceLayers` after each layer."""
+    trace = layer_trace(model, x, eps=eps)
+    found: dict[str, float] = {}
+    for layer in range(trace.depth):
+        name = f"trace_{layer + 1}/"
+        found[name + "compression_raw"] = trace.compression_raw[layer, 2]
+        found[name + "compression_normalized"] = trace.compression_normalized[layer, 2]
+        found[name + "sparsity"] = trace.sparsity[layer, 2]
+        gain = trace.rate_normalized[layer, 2] - trace.compression_normalized[layer, 2]
+        found[name + "objective"] = gain - lam * trace.l1_normalized[layer, 2]
+        step = getattr(getattr(model.blocks[layer], "dictionary", None), "step", None)
+        if step is not None and trace.dictionary_norm[layer] == trace.dictionary_norm[layer]:
+            found[name + "step_times_norm"] = step * trace.dictionary_norm[layer]
+    return found

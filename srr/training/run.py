@@ -18,7 +18,7 @@ from rich.console import Console
 
 from srr.training.baseline import nearest_subspace
 from srr.training.build import build_model, build_trainer, rank_of_process
-from srr.training.callbacks import KeepCheckpoints, StopOnSignal, Stopped, Throughput
+from srr.training.callbacks import KeepCheckpoints, StopOnSignal, Stopped, Throughput, TraceLayers
 from srr.training.checkpoint import read_checkpoint, resumable
 from srr.training.config import Config, dump_config, read_config, resolve
 from srr.training.data import DataModule, Source, load_data
@@ -134,7 +134,12 @@ def _callbacks(config: Config, run: Path, console: Console) -> tuple[Parts, list
     checkpoints = KeepCheckpoints(run, every=config.trainer.checkpoint_every, metric=metric, larger=larger)
     average = WeightAverage(config.trainer.ema) if config.trainer.ema else None
     parts = Parts(checkpoints, Throughput(), average)
-    optional = [average, watcher(config.trainer.progress, console)]
+    tracer = (
+        TraceLayers(config.trainer.trace_every, eps=config.objective.eps, lam=config.objective.srr_lam)
+        if config.trainer.trace_every
+        else None
+    )
+    optional = [average, tracer, watcher(config.trainer.progress, console)]
     chosen = [c for c in optional if c is not None]
     return parts, [*chosen, parts.throughput, StopOnSignal(checkpoints), checkpoints]
 

@@ -12,8 +12,8 @@ from srr.estimators.checks import Matrix, check_sizes, fitted_samples, other_sam
 from srr.ops.curvature import sparse_rate_reduction_smoothness
 from srr.ops.rates import rate_scale
 from srr.ops.redunet import expansion_operator
+from srr.ops.shifts import to_sphere
 from srr.ops.shrinkage import unit_soft_threshold
-from srr.solvers.redunet import to_sphere
 from srr.solvers.subspace_mixture import SubspaceMixture, candidates
 
 

@@ -74,6 +74,30 @@ def energy(V: Array, xp: Namespace) -> Array:
     return V**2 if is_floating(V, xp) else xp.real(V) ** 2 + xp.imag(V) ** 2
 
 
+def to_sphere(Z: Array, *, shift_axes: int = 0, xp: Namespace = None) -> Array:
+    """Tokens (or signals) scaled to unit norm; a zero token stays zero.
+
+    Args:
+        Z: tokens of shape (..., n, d), or signals (..., n, C, T) or (..., n, C, H, W).
+        shift_axes: number of trailing shift axes.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of the shape of Z.
+
+    Raises:
+        TypeError: Z is not a real floating array.
+        ValueError: too few axes, NaN or infinity.
+    """
+    xp = namespace(Z, xp=xp)
+    check_signals(Z, shift_axes, xp=xp)
+    axes = tuple(range(-1 - shift_axes, 0))
+    size = xp.max(xp.abs(Z), axis=axes, keepdims=True)  # norms of tiny and huge tokens neither vanish nor overflow
+    Z = Z / xp.where(size > 0, size, xp.ones_like(size))
+    norm = xp.sqrt(xp.sum(Z * Z, axis=axes, keepdims=True))
+    return Z / xp.where(norm > 0, norm, xp.ones_like(norm))
+
+
 def circular_convolution(Z: Array, filters: Array, *, xp: Namespace = None) -> Array:
     r"""Lift signals to more channels by circular convolution, through the Fourier transform.
 

@@ -5,37 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from srr._array import Array, DType, Namespace, check_count, check_nonnegative, check_positive, namespace
+from srr._array import Array, DType, check_count, check_nonnegative, check_positive, namespace
 from srr.ops.rates import rate_scale
 from srr.ops.redunet import ReduNetOperators, redunet_operators
 from srr.ops.redunet_increment import compression_norms, redunet_increment
-from srr.ops.shifts import check_signals
+from srr.ops.shifts import to_sphere
 from srr.solvers.base import minimize, unroll
 from srr.solvers.solution import Solution
-
-
-def to_sphere(Z: Array, *, shift_axes: int = 0, xp: Namespace = None) -> Array:
-    """Tokens (or signals) scaled to unit norm; a zero token stays zero.
-
-    Args:
-        Z: tokens of shape (..., n, d), or signals (..., n, C, T) or (..., n, C, H, W).
-        shift_axes: number of trailing shift axes.
-        xp: array namespace; looked up when None.
-
-    Returns:
-        Array of the shape of Z.
-
-    Raises:
-        TypeError: Z is not a real floating array.
-        ValueError: too few axes, NaN or infinity.
-    """
-    xp = namespace(Z, xp=xp)
-    check_signals(Z, shift_axes, xp=xp)
-    axes = tuple(range(-1 - shift_axes, 0))
-    size = xp.max(xp.abs(Z), axis=axes, keepdims=True)  # norms of tiny and huge tokens neither vanish nor overflow
-    Z = Z / xp.where(size > 0, size, xp.ones_like(size))
-    norm = xp.sqrt(xp.sum(Z * Z, axis=axes, keepdims=True))
-    return Z / xp.where(norm > 0, norm, xp.ones_like(norm))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from srr._array import check_count
 from srr.nn.config import Config, Size, pair, patch_grid
-from srr.nn.crate import layer_steps
+from srr.nn.crate import layer_steps, with_class_token
 from srr.nn.decoder import DecoderBlock
 from srr.nn.embed import check_images, patchify, prepend, unpatchify
 from srr.nn.positions import sincos_positions
@@ -78,7 +78,8 @@ class CrateMAE(PretrainedModel):
 
     Shapes:
         images ``(B, channels, height, width)`` and ``hidden`` ``(B, patches)``, True at hidden patches, to
-        predicted patches ``(B, patches, patch_dim)`` in the order of :func:`srr.nn.patchify`.
+        predicted patches ``(B, patches, patch_dim)`` in the order of :func:`srr.nn.patchify`; ``mask`` is
+        ``(B, patches)``, True at real patches of padded images.
 
     Notes:
         The released files carry a second position table and a linear map that no computation reads. They
@@ -138,19 +139,19 @@ class CrateMAE(PretrainedModel):
             Z = torch.where(hidden[..., None], self.mask_token, Z)
         return prepend(self.class_token, Z) + self.positions  # (B, 1 + n, d)
 
-    def encode(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, hidden: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Features of the images after the encoder norm: (B, C, H, W) to (B, 1 + n, d), class token first."""
         Z = self.embed(images, hidden)
-        return self.norm(unroll(self._steps(self.blocks), Z))  # type: ignore[no-any-return]
+        return self.norm(unroll(self._steps(self.blocks, mask), Z))  # type: ignore[no-any-return]
 
-    def decode(self, Z: Tensor) -> Tensor:
+    def decode(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Predicted patches from features: (B, 1 + n, d) to (B, n, patch_dim)."""
-        Z = self.decoder_norm(unroll(self._steps(self.decoder_blocks), Z))
+        Z = self.decoder_norm(unroll(self._steps(self.decoder_blocks, mask), Z))
         return self.predict(Z)[:, 1:]  # type: ignore[no-any-return]  # (B, 1 + n, d) -> (B, n, patch_dim)
 
-    def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, hidden: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Predicted patches of the images, some of them hidden."""
-        return self.decode(self.encode(images, hidden))
+        return self.decode(self.encode(images, hidden, mask), mask)
 
     def draw_mask(self, batch: int, *, seed: int | torch.Generator) -> Tensor:
         """Patches to hide, (batch, patches), at the ratio of the config."""
@@ -158,13 +159,14 @@ class CrateMAE(PretrainedModel):
         mask = random_patch_mask(batch, rows * columns, ratio=self.config.mask_ratio, seed=seed)
         return mask.to(self.positions.device)
 
-    def loss(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """Mean squared error of the hidden patches, one number."""
+    def loss(self, images: Tensor, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean squared error of the hidden patches that are real, one number."""
         targets = patchify(images, self.config.patch_size)  # (B, n, patch_dim)
         if self.config.normalize_targets:
             variance, mean = torch.var_mean(targets, dim=-1, keepdim=True)
             targets = (targets - mean) / (variance + 1e-6).sqrt()
-        return reconstruction_loss(self(images, hidden), targets, hidden)
+        counted = hidden if mask is None else hidden & mask
+        return reconstruction_loss(self(images, hidden, mask), targets, counted)
 
     def reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Images whose hidden patches are the predicted ones: (B, C, H, W)."""
@@ -172,8 +174,9 @@ class CrateMAE(PretrainedModel):
         patches = torch.where(hidden[..., None], self(images, hidden), seen)
         return unpatchify(patches, self.config.image_size, self.config.patch_size)
 
-    def _steps(self, blocks: nn.ModuleList) -> Iterator[Callable[[Tensor], Tensor]]:
-        return layer_steps(blocks, None, recompute=self.config.checkpoint_blocks and self.training)
+    def _steps(self, blocks: nn.ModuleList, mask: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
+        recompute = self.config.checkpoint_blocks and self.training
+        return layer_steps(blocks, with_class_token(mask), recompute=recompute)
 
 
 def random_patch_mask(batch: int, patches: int, *, ratio: float, seed: int | torch.Generator) -> Tensor:

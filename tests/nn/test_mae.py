@@ -39,6 +39,19 @@ def test_hidden_patches_are_unseen() -> None:
     torch.testing.assert_close(net(one, hidden), net(other, hidden), rtol=1e-12, atol=1e-12)
 
 
+def test_padded_patches_are_unseen_and_uncounted() -> None:
+    net, one, other = model(), images(), images()
+    hidden = net.draw_mask(3, seed=0)
+    hidden[:, 15] = True
+    mask = torch.ones(3, 16, dtype=torch.bool)
+    mask[:, 14:] = False
+    other[:, :, 6:, 4:] = torch.randn(3, 1, 2, 4, dtype=torch.float64)  # the last two patches
+    torch.testing.assert_close(net(one, hidden, mask)[:, :14], net(other, hidden, mask)[:, :14], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(net.loss(one, hidden, mask), net.loss(other, hidden, mask), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(net.loss(one, hidden), net.loss(other, hidden))
+    torch.testing.assert_close(net.loss(one, hidden, torch.ones_like(mask)), net.loss(one, hidden))
+
+
 def test_every_trained_parameter_receives_a_gradient() -> None:
     net = model()
     net.loss(images(), net.draw_mask(3, seed=0)).backward()

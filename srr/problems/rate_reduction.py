@@ -35,7 +35,7 @@ class RateReduction(Problem):
         >>> import numpy as np, srr
         >>> problem = srr.RateReduction(np.asarray([0, 1]), eps=0.5, penalty=srr.Ridge(0.1))
         >>> round(float(problem.value(np.eye(2))), 6)
-        -0.587787
+        -0.510826
     """
 
     Pi: Array

@@ -54,7 +54,7 @@ class SparseRateReduction(Problem):
         >>> import numpy as np, srr
         >>> problem = srr.SparseRateReduction(np.eye(4).reshape(4, 2, 2).swapaxes(0, 1), eps=0.5)
         >>> round(float(problem.objective(np.eye(4))), 6)
-        -0.587787
+        -1.021651
     """
 
     U: Array

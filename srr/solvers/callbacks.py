@@ -20,7 +20,7 @@ class Report:
 
     Args:
         show: Called with the `Observation`.
-        every: Steps between two calls; the first iterate and the last step are always shown.
+        every: Steps between two calls; the first iterate and the step that ends the last item are always shown.
 
     Raises:
         ValueError: `every` is below 1.
@@ -30,7 +30,7 @@ class Report:
         >>> lines = []
         >>> report = Report(lambda seen: lines.append(seen.step), every=10)
         >>> problem = srr.SparseCoding(np.ones((1, 2)), np.eye(2), srr.L1(0.1))
-        >>> _ = srr.minimize(problem, np.zeros((1, 2)), srr.ProximalGradient(), callbacks=[report])
+        >>> _ = srr.minimize(problem, np.zeros((1, 2)), srr.Accelerated(), callbacks=[report])
         >>> lines
         [0, 1]
     """
@@ -82,7 +82,7 @@ class Checkpoint:
 
     Args:
         path: File to write, ending in ``.npz``.
-        every: Steps between two saves; the last step is always saved.
+        every: Steps between two saves; the step that ends the last item is always saved.
 
     Raises:
         ValueError: `path` does not end in ``.npz``, or `every` is below 1.

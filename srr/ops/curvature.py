@@ -70,7 +70,8 @@ def subspace_coding_rate_smoothness(Z: Array, U: Array, *, eps: float, xp: Names
     check_bases(U, Z.shape[-1], xp=xp)
     eps = check_positive(eps, "eps")
     wide = flatten_heads(U, xp=xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
-    return U.shape[-1] / (Z.shape[-2] * eps**2) * xp.linalg.svdvals(wide)[..., 0] ** 2
+    beta = U.shape[-1] / Z.shape[-1] * rate_scale(Z, eps=eps)
+    return beta * xp.linalg.svdvals(wide)[..., 0] ** 2
 
 
 def sparse_rate_reduction_smoothness(Z: Array, U: Array, *, eps: float, xp: Namespace = None) -> Array:

@@ -21,6 +21,8 @@ from srr._array import (
 )
 from srr.ops.gram import GramFactor, gram_factor
 
+_SMALLEST = 1e-150  # its square, and that of its inverse, are ordinary float64 numbers
+
 
 def rate_scale(V: Array, *, eps: float, count: Array | None = None) -> Array | float:
     r"""Scale :math:`d / (n \varepsilon^2)` of a rate: the one place that squares ε.
@@ -34,7 +36,7 @@ def rate_scale(V: Array, *, eps: float, count: Array | None = None) -> Array | f
         A number, or an array of the shape of ``count``.
 
     Raises:
-        ValueError: eps is not a finite number > 0.
+        ValueError: eps is not a finite number > 0 whose square is one too.
 
     Source: α and β of [CRATE] (7)-(8).
 
@@ -44,6 +46,8 @@ def rate_scale(V: Array, *, eps: float, count: Array | None = None) -> Array | f
         2.0
     """
     eps = check_positive(eps, "eps")
+    if isinstance(eps, float) and not _SMALLEST <= eps <= 1.0 / _SMALLEST:
+        raise ValueError(f"eps must lie between {_SMALLEST} and {1.0 / _SMALLEST}: its square is needed; got {eps}")
     n, d = V.shape[-2:]
     if count is None:
         return d / (n * eps**2)

@@ -7,6 +7,7 @@ Leading batch axes are (2, 3) for every argument named in `batched`.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,13 +32,14 @@ ARRAYS: dict[str, np.ndarray] = {
     "temperature": _RNG.uniform(0.5, 2.0, size=(HEADS, 1)),
     "D": _RNG.standard_normal((DIM, ATOMS)) / 3.0,
     "square": _RNG.standard_normal((DIM, DIM)) / 3.0,
+    "turned": np.stack([np.linalg.qr(_RNG.standard_normal((DIM, RANK)))[0] for _ in range(HEADS)]),
     "weights": _RNG.uniform(0.1, 2.0, size=(2, 3, N)),
     "Pi": _RNG.dirichlet(np.ones(HEADS), size=(2, 3, N)),
     "labels": _RNG.permuted(np.broadcast_to(np.arange(N) % HEADS, (2, 3, N)), axis=-1),
     "mask": _RNG.uniform(size=(2, 3, N, N)) < 0.6,
 }
-UNBATCHED = {"U", "out", "bias", "D", "square", "temperature"}
-_CORE_NDIM = {"weights": 1, "labels": 1, "W": 3, "U": 3, "out": 3, "bias": 1, "temperature": 2}
+UNBATCHED = {"U", "out", "bias", "D", "square", "temperature", "turned"}
+_CORE_NDIM = {"weights": 1, "labels": 1, "W": 3, "U": 3, "out": 3, "bias": 1, "turned": 3, "temperature": 2}
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,23 @@ def _gradient(Z: np.ndarray) -> np.ndarray:
 def _subspace_gradient(Z: np.ndarray, U: np.ndarray) -> np.ndarray:
     beta, eye = U.shape[-1] / (len(Z) * EPS**2), np.eye(U.shape[-1])
     return sum(beta * Z @ B @ np.linalg.inv(eye + beta * (Z @ B).T @ (Z @ B)) @ B.T for B in U)
+
+
+def _gram_schmidt(A: np.ndarray) -> np.ndarray:
+    columns: list[np.ndarray] = []
+    for a in A.T:
+        for _ in range(2):
+            a = a - sum(((q @ a) * q for q in columns), start=np.zeros_like(a))
+        columns.append(a / np.linalg.norm(a))
+    return np.stack(columns, axis=-1)
+
+
+def _coherence(U: np.ndarray) -> float:
+    return max(float(np.cos(ref.scipy_angles(A, B).min())) for A, B in itertools.combinations(U, 2))
+
+
+def _angles(U: np.ndarray, turned: np.ndarray) -> np.ndarray:
+    return np.stack([ref.scipy_angles(A, B) for A, B in zip(U, turned, strict=True)])
 
 
 def _prox_mm(Z: np.ndarray) -> np.ndarray:
@@ -248,6 +267,10 @@ CASES: tuple[Case, ...] = (
     ),
     Case("project", srr.project, ("Z", "U"), lambda Z, U: np.stack([Z @ B for B in U])),
     Case("lift", srr.lift, ("W", "U"), lambda W, U: sum(V @ B.T for V, B in zip(W, U, strict=True))),
+    Case("orthonormalize", srr.orthonormalize, ("square",), _gram_schmidt),
+    Case("coherence", srr.coherence, ("U",), _coherence, shape_only=True),
+    Case("principal_angles", srr.principal_angles, ("U", "turned"), _angles),
+    Case("ista_matrix", srr.ista_matrix, ("square",), lambda D: np.eye(DIM) + 0.2 * (D - D.T @ D), {"step": 0.2}),
     Case("subspace_membership", srr.subspace_membership, ("Z", "U"), _membership, {"temperature": 0.7}),
     Case("snr", srr.snr, ("Z", "U", "labels"), _snr),
     Case("ssa", srr.ssa, ("V",), lambda V: ref.naive_ssa(V, 0.6), {"scale": 0.6}),

@@ -83,7 +83,7 @@ def test_subspace_coding_rate_in_float64() -> None:
 def test_partition_coding_rate_in_float64(soft: bool) -> None:
     rng = np.random.default_rng(5)
     errors = []
-    for _, Z, eps in PROBLEMS:
+    for _, Z, eps in PROBLEMS[:120]:
         labels = rng.integers(0, 3, size=len(Z))
         Pi = rng.dirichlet(np.ones(3), size=len(Z)) if soft else ref.one_hot(labels, 3)
         truth = ref.mp_partition_coding_rate(Z, Pi, eps)
@@ -151,9 +151,9 @@ def test_float32_subspace_rate_and_partition_rate() -> None:
 
 def _core_problem(kind: str) -> np.ndarray:
     rng = np.random.default_rng(11)
-    Z = rng.standard_normal((40, 32))
+    Z = rng.standard_normal((24, 16))
     if kind == "rank 10":
-        Z = rng.standard_normal((40, 10)) @ rng.standard_normal((10, 32))
+        Z = rng.standard_normal((24, 10)) @ rng.standard_normal((10, 16))
     Z = Z / np.linalg.norm(Z, axis=-1, keepdims=True)
     if kind == "equal rows":
         Z = np.broadcast_to(Z[:1], Z.shape)
@@ -193,11 +193,11 @@ def test_float64_core_stays_accurate_where_the_float32_core_may_not(kind: str) -
 def test_the_cholesky_of_a_float32_core_loses_digits_outside_its_region() -> None:
     """Under autograd the values cannot be looked at, so the fast core is what it is: the reason for the default."""
     Z = torch.from_numpy(_core_problem("rank 10")).requires_grad_()
-    truth = ref.mp_coding_rate_grad(Z.detach().numpy().astype(np.float64), 0.01)
-    fast = srr.coding_rate_grad(Z, eps=0.01, core_dtype=torch.float32).detach().numpy()
-    safe = srr.coding_rate_grad(Z, eps=0.01).detach().numpy()
+    truth = ref.mp_coding_rate_grad(Z.detach().numpy().astype(np.float64), 0.002)
+    fast = srr.coding_rate_grad(Z, eps=0.002, core_dtype=torch.float32).detach().numpy()
+    safe = srr.coding_rate_grad(Z, eps=0.002).detach().numpy()
     size = np.linalg.norm(truth)
-    assert np.linalg.norm(fast - truth) / size > 1e-3
+    assert np.linalg.norm(fast - truth) / size > 1e-2
     assert np.linalg.norm(safe - truth) / size < 1e-6
 
 

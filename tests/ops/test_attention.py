@@ -22,12 +22,12 @@ def test_scale_defaults_to_one(heads: np.ndarray, backend: Backend) -> None:
     backend.close(srr.ssa(backend.asarray(heads)), _truth(heads))
 
 
-def test_causal_equals_the_last_row_of_every_prefix(heads: np.ndarray, backend: Backend) -> None:
-    V = backend.asarray(heads)
+def test_causal_equals_the_last_row_of_every_prefix(heads: np.ndarray, library: Backend) -> None:
+    V = library.asarray(heads)
     causal = to_numpy(srr.ssa(V, causal=True, scale=0.5))
     for i in (0, 1, 4, 7):
-        prefix = to_numpy(srr.ssa(backend.asarray(heads[..., : i + 1, :]), scale=0.5))
-        backend.close(causal[..., i, :], prefix[..., i, :])
+        prefix = to_numpy(srr.ssa(library.asarray(heads[..., : i + 1, :]), scale=0.5))
+        library.close(causal[..., i, :], prefix[..., i, :])
 
 
 def test_causal_rows_ignore_the_future(heads: np.ndarray) -> None:
@@ -38,12 +38,12 @@ def test_causal_rows_ignore_the_future(heads: np.ndarray) -> None:
     assert np.abs(before[..., 5:, :] - after[..., 5:, :]).max() > 0.1
 
 
-def test_mssa_causal_equals_prefixes(rng: np.random.Generator, backend: Backend) -> None:
+def test_mssa_causal_equals_prefixes(rng: np.random.Generator, library: Backend) -> None:
     Z, U = rng.standard_normal((6, 5)), rng.standard_normal((2, 5, 3))
-    whole = to_numpy(srr.mssa(backend.asarray(Z), backend.asarray(U), causal=True))
+    whole = to_numpy(srr.mssa(library.asarray(Z), library.asarray(U), causal=True))
     for i in (0, 2, 5):
-        prefix = to_numpy(srr.mssa(backend.asarray(Z[: i + 1]), backend.asarray(U)))
-        backend.close(whole[i], prefix[i])
+        prefix = to_numpy(srr.mssa(library.asarray(Z[: i + 1]), library.asarray(U)))
+        library.close(whole[i], prefix[i])
 
 
 def test_boolean_mask_with_rows_that_see_nothing(heads: np.ndarray, rng: np.random.Generator, backend: Backend) -> None:
@@ -110,9 +110,9 @@ def test_torch_takes_the_fused_kernel_and_agrees_with_the_plain_path(heads: np.n
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.1, 0.2, 0.99])
-def test_thresholded_attention(heads: np.ndarray, threshold: float, backend: Backend) -> None:
+def test_thresholded_attention(heads: np.ndarray, threshold: float, library: Backend) -> None:
     expected = ref.over_batch(lambda v: ref.naive_thresholded_ssa(v, threshold), (2,))(heads)
-    backend.close(srr.thresholded_ssa(backend.asarray(heads), threshold=threshold), expected)
+    library.close(srr.thresholded_ssa(library.asarray(heads), threshold=threshold), expected)
 
 
 def test_thresholded_mssa_sums_heads(rng: np.random.Generator, backend: Backend) -> None:
@@ -130,10 +130,10 @@ def test_mssa_free_output_map_and_bias(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("terms", [1, 2, 3, 5])
-def test_neumann_terms(rng: np.random.Generator, terms: int, backend: Backend) -> None:
+def test_neumann_terms(rng: np.random.Generator, terms: int, library: Backend) -> None:
     Z, U = rng.standard_normal((9, 6)), ref.random_bases(rng, 3, 6, 2, orthogonal=True)
     expected = ref.naive_neumann_grad(Z, U, 3.0, terms)
-    backend.close(srr.neumann_grad(backend.asarray(Z), backend.asarray(U), eps=3.0, terms=terms), expected)
+    library.close(srr.neumann_grad(library.asarray(Z), library.asarray(U), eps=3.0, terms=terms), expected)
 
 
 def test_neumann_one_is_the_printed_first_order_form(rng: np.random.Generator) -> None:

@@ -18,7 +18,15 @@ NAN = np.where(np.arange(20).reshape(5, 4) == 7, np.nan, 1.0)
 INF = np.where(np.arange(20).reshape(5, 4) == 7, np.inf, 1.0)
 
 # What an argument of the case table is called in the signature of its operator.
-_NAMES = {"W": ("V", "W"), "V": ("V", "Z"), "square": ("M", "D"), "labels": ("labels", "Pi"), "Z": ("Z", "A")}
+_NAMES = {
+    "W": ("V", "W"),
+    "V": ("V", "Z"),
+    "square": ("M", "D", "U"),
+    "U": ("U", "A"),
+    "turned": ("B",),
+    "labels": ("labels", "Pi"),
+    "Z": ("Z", "A"),
+}
 
 
 def _floating(case: Case) -> list[int]:
@@ -37,7 +45,7 @@ def _mentions(case: Case, position: int, message: str) -> bool:
 @pytest.mark.parametrize(("case", "position"), POSITIONS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_non_finite_values_are_refused_by_name(case: Case, position: int, value: float) -> None:
-    if case.operator in (srr.gram, srr.gram_logdet, srr.gram_resolvent) or case.names[position] == "square":
+    if case.operator in (srr.gram, srr.gram_logdet, srr.gram_resolvent) or case.operator is srr.folded_ista_step:
         pytest.skip("inner floor: its callers check")
     inputs = [x.copy() for x in case.inputs(batched=False)]
     inputs[position].flat[-1] = value
@@ -112,7 +120,7 @@ def test_concrete_scalar_arrays_are_checked_too(value: object) -> None:
 
 @pytest.mark.parametrize(("case", "position"), POSITIONS)
 def test_too_few_axes_are_refused_by_name(case: Case, position: int) -> None:
-    if case.names[position] in ("bias", "weights") or case.name.endswith("_threshold"):
+    if case.names[position] in ("bias", "weights") or case.name.endswith(("_threshold", "_angles")):
         pytest.skip("one axis, or any, is right there")
     inputs = [x.copy() for x in case.inputs(batched=False)]
     shape = inputs[position].shape
@@ -247,3 +255,10 @@ def test_all_names_of_the_case_table_exist() -> None:
 def test_other_libraries_refuse_nan_as_well(tokens: object) -> None:
     with pytest.raises(ValueError, match=r"^Z must be finite"):
         srr.coding_rate(tokens, eps=0.5)
+
+
+@pytest.mark.parametrize("value", [1e-170, 1e200])
+def test_a_distortion_whose_square_is_no_number_is_refused(value: float) -> None:
+    for call in (srr.coding_rate, srr.coding_rate_grad, srr.coding_rate_smoothness):
+        with pytest.raises(ValueError, match=r"^eps must lie between"):
+            call(Z, eps=value)

@@ -103,15 +103,15 @@ def test_smoothness_of_r_is_alpha(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("orthogonal", [True, False])
 def test_subspace_smoothness_is_beta_times_the_frame_norm(
-    rng: np.random.Generator, orthogonal: bool, backend: Backend
+    rng: np.random.Generator, orthogonal: bool, library: Backend
 ) -> None:
     """Statement 5: β‖Σ U_kU_kᵀ‖₂, β alone for mutually orthogonal heads, reached at Z = 0."""
     U = ref.random_bases(rng, 3, 6, 2, orthogonal=orthogonal)
     Z = rng.standard_normal((7, 6))
     beta = 2 / (7 * EPS**2)
     frame = np.linalg.eigvalsh(sum(B @ B.T for B in U))[-1]
-    found = srr.subspace_coding_rate_smoothness(backend.asarray(Z), backend.asarray(U), eps=EPS)
-    backend.close(to_numpy(found), beta * frame)
+    found = srr.subspace_coding_rate_smoothness(library.asarray(Z), library.asarray(U), eps=EPS)
+    library.close(to_numpy(found), beta * frame)
     if orthogonal:
         assert frame == pytest.approx(1.0, rel=1e-13)
     H = hessian(lambda V: srr.subspace_coding_rate_hvp(np.zeros((2, 6)), V, U, eps=EPS), (2, 6))

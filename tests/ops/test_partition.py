@@ -26,12 +26,12 @@ def test_labels_equal_their_one_hot_membership(rng: np.random.Generator, functio
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_pairs_equal_their_parts(rng: np.random.Generator, function: str, backend: Backend) -> None:
-    Z = backend.asarray(rng.standard_normal((2, 12, 5)))
-    for Pi in (backend.asarray(rng.integers(0, 3, size=(2, 12))), backend.asarray(rng.dirichlet(np.ones(3), (2, 12)))):
+def test_pairs_equal_their_parts(rng: np.random.Generator, function: str, library: Backend) -> None:
+    Z = library.asarray(rng.standard_normal((2, 12, 5)))
+    for Pi in (library.asarray(rng.integers(0, 3, size=(2, 12))), library.asarray(rng.dirichlet(np.ones(3), (2, 12)))):
         value, grad = getattr(srr, f"{function}_value_and_grad")(Z, Pi, eps=EPS)
-        backend.close(value, to_numpy(getattr(srr, function)(Z, Pi, eps=EPS)), ulps=16)
-        backend.close(grad, to_numpy(getattr(srr, f"{function}_grad")(Z, Pi, eps=EPS)), ulps=16)
+        library.close(value, to_numpy(getattr(srr, function)(Z, Pi, eps=EPS)), ulps=16)
+        library.close(grad, to_numpy(getattr(srr, f"{function}_grad")(Z, Pi, eps=EPS)), ulps=16)
 
 
 def test_shared_labels_serve_a_batch_of_tokens(rng: np.random.Generator) -> None:
@@ -55,17 +55,17 @@ def test_any_integer_dtype_labels(rng: np.random.Generator, dtype: type) -> None
 
 @pytest.mark.parametrize("sizes", [(1, 1, 10), (12, 0, 0), (0, 5, 7), (4, 4, 4), (1, 11, 0)])
 @pytest.mark.parametrize("d", [1, 3, 20])
-def test_unequal_and_empty_classes(rng: np.random.Generator, sizes: tuple[int, ...], d: int, backend: Backend) -> None:
+def test_unequal_and_empty_classes(rng: np.random.Generator, sizes: tuple[int, ...], d: int, library: Backend) -> None:
     """Classes smaller than d, larger than d, of one token and of none; an empty class counts zero."""
     Z = rng.standard_normal((12, d))
     labels = rng.permutation(np.repeat(np.arange(3), sizes))
     Pi = ref.one_hot(labels, 3)
-    value, grad = srr.partition_coding_rate_value_and_grad(backend.asarray(Z), backend.asarray(labels), eps=EPS)
-    backend.close(value, ref.naive_partition_coding_rate(Z, Pi, EPS))
+    value, grad = srr.partition_coding_rate_value_and_grad(library.asarray(Z), library.asarray(labels), eps=EPS)
+    library.close(value, ref.naive_partition_coding_rate(Z, Pi, EPS))
     truth = ref.complex_step_gradient(lambda X: ref.analytic_partition_coding_rate(X, Pi, EPS), Z)
-    backend.close(grad, truth)
-    backend.close(
-        srr.partition_coding_rate(backend.asarray(Z), backend.asarray(Pi), eps=EPS), to_numpy(value), ulps=200
+    library.close(grad, truth)
+    library.close(
+        srr.partition_coding_rate(library.asarray(Z), library.asarray(Pi), eps=EPS), to_numpy(value), ulps=200
     )
 
 

@@ -65,8 +65,8 @@ def test_hard_threshold_against_brute_force() -> None:
         assert x == candidates[costs.argmin()]
 
 
-@pytest.mark.parametrize(("d", "size"), [(2, 20000), (3, 600)])
-def test_sphere_prox_against_brute_force_on_a_fine_grid(d: int, size: int, backend: Backend) -> None:
+@pytest.mark.parametrize(("d", "size"), [(2, 20000), (3, 400)])
+def test_sphere_prox_against_brute_force_on_a_fine_grid(d: int, size: int, library: Backend) -> None:
     """Statement 20, not convex: no point of a fine grid of the sphere is better."""
     grid = ref.sphere_grid(d, size)
     rng = np.random.default_rng(1)
@@ -75,11 +75,11 @@ def test_sphere_prox_against_brute_force_on_a_fine_grid(d: int, size: int, backe
     V[5] = [0.3, -0.3, 0.3][:d]
     thresholds = 10.0 ** rng.uniform(-2, 0.5, size=60)
     for v, t in zip(V, thresholds, strict=True):
-        found = to_numpy(srr.unit_soft_threshold(backend.asarray(v[None]), threshold=float(t)))
-        assert np.linalg.norm(found) == pytest.approx(1.0, rel=4 * backend.eps)
+        found = to_numpy(srr.unit_soft_threshold(library.asarray(v[None]), threshold=float(t)))
+        assert np.linalg.norm(found) == pytest.approx(1.0, rel=4 * library.eps)
         objective = ref.prox_objective(found, v, lambda Y: t * np.abs(Y).sum(-1))[0]  # noqa: B023
         best = ref.prox_objective(grid, v, lambda Y: t * np.abs(Y).sum(-1)).min()  # noqa: B023
-        assert objective <= best + 8 * backend.eps * (1 + np.abs(v).max() + t) ** 2
+        assert objective <= best + 8 * library.eps * (1 + np.abs(v).max() + t) ** 2
 
 
 def test_sphere_prox_in_high_dimension_beats_random_sparse_directions(rng: np.random.Generator) -> None:

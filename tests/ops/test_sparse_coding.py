@@ -132,14 +132,14 @@ def test_ista_may_rise_beyond_the_safe_step(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("d", [1, 4, 9])
 def test_folded_step_equals_the_three_products_from_a_equal_z(
-    rng: np.random.Generator, d: int, backend: Backend
+    rng: np.random.Generator, d: int, library: Backend
 ) -> None:
     """Statement 17: M = I + η(D − DᵀD)."""
     D, Z = rng.standard_normal((d, d)), rng.standard_normal((2, 7, d))
-    M = srr.ista_matrix(backend.asarray(D), step=0.3)
-    backend.close(M, np.eye(d) + 0.3 * (D - D.T @ D))
-    folded = srr.folded_ista_step(backend.asarray(Z), M, step=0.3, lam=0.2)
-    backend.close(folded, np.stack([ref.naive_ista(z, z, D, 0.3, 0.2) for z in Z]))
+    M = srr.ista_matrix(library.asarray(D), step=0.3)
+    library.close(M, np.eye(d) + 0.3 * (D - D.T @ D))
+    folded = srr.folded_ista_step(library.asarray(Z), M, step=0.3, lam=0.2)
+    library.close(folded, np.stack([ref.naive_ista(z, z, D, 0.3, 0.2) for z in Z]))
 
 
 def test_folded_step_is_the_networks_ista_block(rng: np.random.Generator) -> None:

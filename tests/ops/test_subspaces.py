@@ -23,13 +23,13 @@ def test_complete_orthonormal_heads_reconstruct(rng: np.random.Generator) -> Non
 
 
 @pytest.mark.parametrize("shape", [(5, 1), (5, 5), (2, 6, 3), (2, 3, 4, 2)])
-def test_orthonormalize_keeps_the_span(rng: np.random.Generator, shape: tuple[int, ...], backend: Backend) -> None:
+def test_orthonormalize_keeps_the_span(rng: np.random.Generator, shape: tuple[int, ...], library: Backend) -> None:
     U = rng.standard_normal(shape)
-    Q = to_numpy(srr.orthonormalize(backend.asarray(U)))
+    Q = to_numpy(srr.orthonormalize(library.asarray(U)))
     eye = np.broadcast_to(np.eye(shape[-1]), (*shape[:-2], shape[-1], shape[-1]))
-    backend.close(np.swapaxes(Q, -1, -2) @ Q, eye, ulps=50)
+    library.close(np.swapaxes(Q, -1, -2) @ Q, eye, ulps=50)
     onto = Q @ (np.swapaxes(Q, -1, -2) @ U)
-    backend.close(onto, U, ulps=50)
+    library.close(onto, U, ulps=50)
 
 
 def test_orthonormalize_leaves_orthonormal_bases_alone(rng: np.random.Generator) -> None:
@@ -69,22 +69,22 @@ def test_membership_is_the_posterior_of_its_mixture(rng: np.random.Generator) ->
     NUMPY.close(found, posterior)
 
 
-def test_membership_rows_sum_to_one_and_survive_large_energies(rng: np.random.Generator, backend: Backend) -> None:
-    U = backend.asarray(ref.random_bases(rng, 3, 8, 2, orthogonal=True))
+def test_membership_rows_sum_to_one_and_survive_large_energies(rng: np.random.Generator, library: Backend) -> None:
+    U = library.asarray(ref.random_bases(rng, 3, 8, 2, orthogonal=True))
     for size in (0.0, 1.0, 1e6):
         pi = to_numpy(
-            srr.subspace_membership(backend.asarray(size * rng.standard_normal((2, 5, 8))), U, temperature=0.1)
+            srr.subspace_membership(library.asarray(size * rng.standard_normal((2, 5, 8))), U, temperature=0.1)
         )
         assert pi.shape == (2, 5, 3)
         assert np.isfinite(pi).all()
         assert (pi >= 0).all()
-        np.testing.assert_allclose(pi.sum(-1), 1.0, rtol=10 * backend.eps)
+        np.testing.assert_allclose(pi.sum(-1), 1.0, rtol=10 * library.eps)
 
 
-def test_coherence_against_scipy_angles(rng: np.random.Generator, backend: Backend) -> None:
+def test_coherence_against_scipy_angles(rng: np.random.Generator, library: Backend) -> None:
     U = ref.random_bases(rng, 4, 9, 2, orthogonal=False)
     expected = max(np.cos(ref.scipy_angles(U[i], U[j]).min()) for i in range(4) for j in range(i))
-    backend.close(srr.coherence(backend.asarray(U)), expected)
+    library.close(srr.coherence(library.asarray(U)), expected)
 
 
 def test_coherence_extremes(rng: np.random.Generator) -> None:
@@ -96,10 +96,10 @@ def test_coherence_extremes(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (3, 3), (4, 2), (6, 6), (5, 4)])
-def test_principal_angles_against_scipy(rng: np.random.Generator, p: int, q: int, backend: Backend) -> None:
+def test_principal_angles_against_scipy(rng: np.random.Generator, p: int, q: int, library: Backend) -> None:
     A, B = (np.linalg.qr(rng.standard_normal((6, k)))[0] for k in (p, q))
     expected = ref.scipy_angles(A, B)
-    backend.close(srr.principal_angles(backend.asarray(A), backend.asarray(B)), expected, scale=1.0)
+    library.close(srr.principal_angles(library.asarray(A), library.asarray(B)), expected, scale=1.0)
 
 
 @pytest.mark.parametrize("angle", [1e-12, 1e-8, 1e-4, 0.5, np.pi / 2 - 1e-8, np.pi / 2])

@@ -21,13 +21,13 @@ def test_causal_form_with_offsets(released: tuple, backend: Backend) -> None:
     backend.close(found, ref.naive_tssa_heads(V, temperature, causal=True, offset=offset))
 
 
-def test_causal_rows_equal_the_causal_form_of_every_prefix(released: tuple, backend: Backend) -> None:
+def test_causal_rows_equal_the_causal_form_of_every_prefix(released: tuple, library: Backend) -> None:
     V, temperature, _ = released
-    t = backend.asarray(temperature)
-    whole = to_numpy(srr.tssa_heads(backend.asarray(V), t, causal=True))
+    t = library.asarray(temperature)
+    whole = to_numpy(srr.tssa_heads(library.asarray(V), t, causal=True))
     for i in (0, 1, 4, 7):
-        prefix = to_numpy(srr.tssa_heads(backend.asarray(V[:, : i + 1]), t, causal=True))
-        backend.close(whole[:, i], prefix[:, i])
+        prefix = to_numpy(srr.tssa_heads(library.asarray(V[:, : i + 1]), t, causal=True))
+        library.close(whole[:, i], prefix[:, i])
 
 
 def test_masked_tokens_leave_no_trace(released: tuple, rng: np.random.Generator, backend: Backend) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from srr._array import check_count, check_nonnegative, check_positive
+from srr.ops.gram import gram
 from srr.ops.sparse_coding import folded_ista_step, ista_matrix, ista_step
 
 __all__ = ["ISTA"]
@@ -24,6 +25,25 @@ class _Fold(NamedTuple):
 
 def _stamp(D: Tensor) -> tuple[Any, ...]:
     return D._version, D.data_ptr(), D.device, D.dtype
+
+
+class _ColumnGram(torch.autograd.Function):
+    """DᵀD with the gradient D (G + Gᵀ), one product where the product rule takes two."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(D: Tensor) -> Tensor:
+        return gram(D)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        (D,) = ctx.saved_tensors
+        return D @ (G + G.mT).to(D.dtype)  # type: ignore[no-any-return]
 
 
 class ISTA(nn.Module):
@@ -73,11 +93,17 @@ class ISTA(nn.Module):
         if self._may_keep():
             return self._folded_step(Z, self._kept_matrix())
         if Z.numel() // Z.shape[-1] > self.D.shape[0]:
-            return self._folded_step(Z, ista_matrix(self.D, step=self.step))
+            return self._folded_step(Z, self._matrix())
         return ista_step(Z, Z, self.D, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
 
     def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
         return folded_ista_step(Z, M, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
+
+    def _matrix(self) -> Tensor:
+        """:func:`srr.ista_matrix` of D, whose backward pass costs one product in place of two."""
+        D = self.D
+        identity = torch.eye(D.shape[0], dtype=D.dtype, device=D.device)
+        return identity + self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-any-return, no-untyped-call]
 
     def _may_keep(self) -> bool:
         """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""

@@ -157,7 +157,9 @@ def mssa(
     V = project(Z, U, xp=xp)  # (..., K, n, p)
     heads = _attend(V, scale, causal, over_heads(mask), xp)
     lifted = lift_unchecked(heads, U if out is None else out, xp)
-    return lifted if bias is None else lifted + bias
+    if bias is not None:
+        lifted += bias
+    return lifted
 
 
 def _check_output(out: Array | None, bias: Array | None, U: Array, xp: Namespace) -> None:

@@ -132,7 +132,9 @@ def folded_ista_step(Z: Array, M: Array, *, step: float, lam: float, xp: Namespa
     lam = check_nonnegative(lam, "lam")
     if M.shape[-2] != Z.shape[-1]:
         raise ValueError(f"M must have shape (d, d) with d={Z.shape[-1]}; got {tuple(M.shape)}")
-    return positive_part(Z @ M - step * lam, xp)
+    moved = Z @ M
+    moved -= step * lam  # in place: the product is ours, and large arrays are dear to allocate
+    return positive_part(moved, xp)
 
 
 def fista_step(

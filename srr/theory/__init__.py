@@ -15,6 +15,7 @@ from srr.theory import (  # noqa: F401  (importing a section registers its state
     section_2_symmetries,
     section_3_attention,
     section_3_denoising,
+    section_3_heuristic,
     section_3_neumann,
     section_4_networks,
     section_4_proximal,

@@ -22,6 +22,7 @@ from srr.theory.statement import Problem, statement
     kind="identity",
     assumes="Z finite; ε > 0; token weights ≥ 0 enter as W on the left.",
     inside=draws.weighted_tokens,
+    rounding=1e6,
 )
 def rate_gradient(lab: Lab, p: Problem) -> float:
     """Jacobi: d logdet(M) = tr(M⁻¹ dM) with dM = α(dZᵀZ + ZᵀdZ); the two halves are equal, the ½ removes one."""
@@ -66,6 +67,7 @@ def ridge_residual(lab: Lab, p: Problem) -> float:
     source="CRATE (9)",
     kind="identity",
     assumes="Any bases, orthonormal or free.",
+    rounding=1e5,
     inside=draws.free_subspaces,
 )
 def subspace_rate_gradient(lab: Lab, p: Problem) -> float:
@@ -83,6 +85,7 @@ def subspace_rate_gradient(lab: Lab, p: Problem) -> float:
     source="CRATE (1), (9)",
     kind="identity",
     assumes="Any bases.",
+    rounding=1e5,
     inside=draws.subspaces,
     quantity="error relative to the larger of both gradients",
 )

@@ -44,6 +44,7 @@ def _change(lab: Lab, p: Problem, Z: Any, U: Any) -> float:
     source="CRATE (7)-(8)",
     kind="identity",
     assumes="None.",
+    rounding=1e5,
     inside=_transformed,
     quantity="change, relative to R + R^c",
 )

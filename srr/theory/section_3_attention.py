@@ -9,7 +9,7 @@ import numpy as np
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
 from srr.theory.section_3_neumann import mixture
-from srr.theory.statement import Problem, Refutation, Series, statement
+from srr.theory.statement import Problem, Refutation, statement
 
 SCALES = (1.0, 0.5, 0.1)  # the distortions at which network steps are measured
 
@@ -93,37 +93,6 @@ def multi_head(lab: Lab, p: Problem) -> float:
         truth.error(lab.ops.mssa(p.Z, p.U), _naive_mssa(p.Z, p.U)),
         truth.error(lab.ops.mssa(p.Z, p.U, out=p.out, bias=p.bias, scale=p.scale), free),
     )
-
-
-@statement(
-    label="crate-10",
-    item="11d",
-    section=3,
-    title="Replacing the Gram matrix by a softmax is a heuristic",
-    formula=r"Z - \kappa\nabla R^c(Z; U) \approx (1 - \kappa\beta) Z + \kappa\beta\,\mathrm{MSSA}(Z), "
-    r"\quad \kappa\beta = 1",
-    source="CRATE (10)",
-    kind="approximation",
-    assumes="64 unit tokens near six subspaces that fill the space; ε from 3 down to 0.1, inside for ε ≥ 1. "
-    "No bound is known; the gap is measured.",
-    inside=mixture,
-    quantity="difference of the steps, relative to the exact step",
-    bound=0.6,
-    parameter="distortion ε",
-    breaks="for small ε the exact step stays small while the softmax step does not: the gap grows without limit",
-    samples=3,
-)
-def softmax_heuristic(lab: Lab, p: Problem) -> Series:
-    """For large ε the exact step is −Z and MSSA is nearly the mean token; for small ε the resolvent vanishes on every
-    direction that holds energy, and the softmax knows nothing of it.
-    """
-    distortions, gaps = np.geomspace(0.1, 3.0, 12), []
-    softmax_step = lab.ops.mssa(p.Z, p.U) - p.Z
-    for eps in distortions:
-        step = len(p.Z) * eps**2 / p.U.shape[2]
-        exact = lab.ops.compression_step(p.Z, p.U, step=float(step), eps=float(eps)) - p.Z
-        gaps.append(float(np.linalg.norm(softmax_step - exact) / np.linalg.norm(exact)))
-    return Series(distortions, gaps, distortions >= 1)
 
 
 @statement(

@@ -86,7 +86,7 @@ def _line_token(rng: np.random.Generator) -> Problem:
     assumes="As (9); 40,000 draws from the mixture.",
     inside=_line_token,
     quantity="deviation, in standard errors",
-    bound=5.0,
+    bound=6.0,
     samples=10,
 )
 def monte_carlo(lab: Lab, p: Problem) -> float:

@@ -4,7 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 USE := .venv/.use
 DEV := .venv/.dev
-OUT ?= runs/demo
+# A second demo leaves the first one alone.
+OUT ?= $(shell test -e runs/demo && date +runs/demo-%Y%m%d-%H%M%S || echo runs/demo)
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(USE) ## Verify the derivations, solve a mixture, train a small CRATE; results in runs/demo
-	$(BIN)/srr demo --out $(OUT)
+	@out="$(OUT)"; $(BIN)/srr demo --out "$$out"
 
 test: $(DEV) ## Run the tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) --ignore=tests/benchmarks tests

@@ -58,7 +58,7 @@ class Lab:
         return float(np.finfo(self.dtype).eps)
 
     @property
-    def ops(self) -> _Operators:
+    def ops(self) -> Any:
         """The public operators, taking and giving float64 NumPy arrays."""
         return _Operators(self)
 

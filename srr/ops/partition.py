@@ -48,7 +48,7 @@ def partition_coding_rate(Z: Array, Pi: Array, *, eps: float, core_dtype: DType 
         >>> import numpy as np, srr
         >>> Z, labels = np.eye(4), np.asarray([0, 0, 1, 1])
         >>> float(srr.partition_coding_rate(Z, labels, eps=1.0) / np.log(3.0))
-        2.0
+        1.0
     """
     xp = namespace(Z, Pi, xp=xp)
     return _partition(Z, Pi, eps, core_dtype, xp, grad=False)[0]

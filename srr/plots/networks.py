@@ -66,7 +66,7 @@ def plot_confusion(counts: Array, classes: Sequence[str], *, figure: Any = None)
 
 
 def plot_features(features: Mapping[str, Array], labels: Array, *, figure: Any = None) -> Any:
-    """Draw |cosines| between features, ordered by class: orthogonal classes are dark off the diagonal blocks.
+    """Draw absolute cosines between features, ordered by class: orthogonal classes are dark off the diagonal blocks.
 
     Args:
         features: (N, d) features by the title of their panel.

@@ -199,7 +199,8 @@ def prox_mm_step(
         D: orthogonal frame of shape (d, m) in which codes are sparse; the standard basis by default.
         alpha: α = d/(n ε²) > 0.
         lam: sparsity weight λ ≥ 0.
-        curvature: c > 0, the curvature bound of −R in units of α: 9/4 in the paper; 1/8 already majorises −R, whose Hessian is at most α/8.
+        curvature: c > 0, the curvature bound of −R in units of α: 9/4 in the paper; 1/8 already majorises −R, whose
+            Hessian is at most α/8.
         xp: array namespace; looked up when None.
 
     Returns:

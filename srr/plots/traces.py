@@ -44,7 +44,8 @@ def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Any = None) ->
         for number, (name, trace) in enumerate(traces.items()):
             _draw(axis, getattr(trace, field), name, f"C{number}")
         axis.set(xlabel="layer", title=title)
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+        if field == "sparsity":
+            axis.set_ylim(0.0, 1.05)
     axes[0].legend()
     return figure
 
@@ -53,6 +54,6 @@ def _draw(axis: Any, values: Any, name: str, color: str) -> None:
     """The polygon Z⁰, Z^½, Z¹, Z^{1+½}, …: positions 0, ½, 1, 1½, …"""
     path = np.append(values[:, :2].ravel(), values[-1, 2])
     at = np.arange(len(path)) / 2
-    axis.plot(at, path, color=color, linewidth=1, label=name)
-    axis.plot(at[::2], path[::2], "o", color=color, markersize=4)
+    axis.plot(at, path, color=color, linewidth=0.6, linestyle=":")
+    axis.plot(at[::2], path[::2], "o-", color=color, markersize=4, linewidth=1.2, label=name)
     axis.plot(at[1::2], path[1::2], "x", color=color, markersize=4)

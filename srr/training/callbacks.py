@@ -52,9 +52,14 @@ class KeepCheckpoints(Checkpoint):
         """Write after each epoch, its validation included."""
         self.save_last(trainer)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the last one when ``max_steps`` ends the run inside an epoch."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self.save_last(trainer)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the best one when it is better than all before."""
-        if trainer.sanity_checking or self.metric not in trainer.callback_metrics:
+        if trainer.state.fn != "fit" or self.metric not in trainer.callback_metrics:
             return
         value = float(trainer.callback_metrics[self.metric])
         if self.best is None or (value > self.best if self.larger else value < self.best):

@@ -27,9 +27,9 @@ def export_model(module: TrainingModule, average: WeightAverage | None, folder: 
 
 
 def gathered_state(model: nn.Module) -> dict[str, Any]:
-    """Whole tensors of a model that may be sharded; every rank has to call it."""
+    """Copies of the whole tensors of a model that may be sharded; every rank has to call it."""
     return {
-        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu().contiguous()
+        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu().clone()
         for name, value in model.state_dict().items()
     }
 

@@ -74,6 +74,8 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         data = DataModule(source, config.data, seed=config.seed)
         try:
             trainer.fit(module, data, ckpt_path=checkpoint)
+            if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+                trainer.validate(module, data, verbose=False)  # max_steps ended the run inside an epoch
         except Stopped as reason:
             return {"stopped": str(reason), "step": trainer.global_step, "epoch": trainer.current_epoch}
     return _finish(config, trainer, module, parts, source, time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,5 +84,7 @@ def load_sharded(model: nn.Module, folder: str | Path) -> None:
     if not (folder / ".metadata").is_file():
         raise FileNotFoundError(f"{folder} is not a sharded checkpoint: it has no .metadata")
     state = {"state_dict": {f"model.{name}": torch.empty_like(p) for name, p in model.state_dict().items()}}
-    load(state, checkpoint_id=folder, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(state, checkpoint_id=folder, no_dist=True)
     model.load_state_dict({name.removeprefix("model."): value for name, value in state["state_dict"].items()})

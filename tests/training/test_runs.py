@@ -1,0 +1,258 @@
+"""Whole runs, from the command line to the files they leave."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from srr.cli.app import main
+from srr.nn import CRATE, create_model
+from srr.training.build import accelerator, build_model
+from srr.training.config import TrainerConfig, merge, parse_overrides, read_config
+from srr.training.data import load_data
+from srr.training.inspect import open_run, scores, trace_run
+from srr.training.metrics import curve, read_table
+from srr.training.recipes import resolve_with_recipe
+from srr.training.run import train
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """One run on the digits, shorter than the recipe."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    torch.set_num_threads(1)
+    words = ["trainer.max_epochs=18", "trainer.trace_every=9", "trainer.ema=0.97", "trainer.progress=lines"]
+    assert (
+        main(["train", "--data", "digits", "--model", "crate_micro", "--out", str(out), "--device", "cpu", *words]) == 0
+    )
+    return out
+
+
+def test_a_run_leaves_what_it_promises(digits):
+    names = {p.relative_to(digits).as_posix() for p in digits.rglob("*") if p.is_file()}
+    assert {"config.yaml", "data.json", "metrics.csv", "metrics.json"} <= names
+    assert {"checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/best.ckpt"} <= names
+    assert {"model/config.json", "model/model.safetensors"} <= names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    assert json.loads((digits / "data.json").read_text())["classes"] == [str(c) for c in range(10)]
+
+
+def test_the_digits_reach_97_percent_on_the_held_out_fifth(digits):
+    found = json.loads((digits / "metrics.json").read_text())
+    assert found["val_samples"] == 359
+    assert found["val_accuracy"] >= 0.965  # in less than half of the recipe's epochs
+    assert found["baseline_nearest_subspace"]["accuracy"] > 0.98
+
+
+def test_the_exported_model_has_the_accuracy_that_was_reported(digits):
+    source = load_data(resolve_with_recipe({}).data)
+    model = CRATE.from_pretrained(digits / "model")
+    x = (source.val.x - source.spec.mean[0]) / source.spec.std[0]
+    accuracy = (scores(model, x).argmax(-1) == source.val.y).float().mean().item()
+    reported = json.loads((digits / "metrics.json").read_text())["val_accuracy"]
+    assert accuracy == pytest.approx(reported, abs=1e-6)
+
+
+def test_the_exported_weights_are_the_average_and_the_checkpoint_keeps_both(digits):
+    checkpoint = torch.load(digits / "checkpoints/last.ckpt", weights_only=True)
+    exported, average = (
+        load_file(digits / "model/model.safetensors"),
+        checkpoint["callbacks"]["WeightAverage"]["average"],
+    )
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert any(not torch.equal(exported[name], checkpoint["state_dict"][f"model.{name}"]) for name in average)
+
+
+def test_curves_are_a_table(digits):
+    rows = read_table(digits / "metrics.csv")
+    steps, values = curve(rows, "val_accuracy")
+    assert len(steps) == 18
+    assert steps == sorted(steps)
+    assert values[-1] > values[0]
+    trace = [row for row in rows if "trace_4/compression_raw" in row]
+    assert len(trace) == 2
+    assert 0 < float(trace[0]["trace_1/sparsity"]) < 1
+    assert float(trace[0]["trace_1/step_times_norm"]) > 0
+
+
+def test_trace_command_writes_table_and_picture(digits, tmp_path, capsys):
+    assert main(["trace", str(digits), "--out", str(tmp_path), "--samples", "32"]) == 0
+    assert "untrained" in capsys.readouterr().out
+    with open(tmp_path / "trace.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 3
+    assert Image.open(tmp_path / "trace.png").size[0] > 1000
+    traces = trace_run(open_run(digits), eps=0.1, count=32)
+    found = [float(r["sparsity"]) for r in rows if r["model"] == "trained" and r["position"] == "sparsified"]
+    np.testing.assert_allclose(found, traces["trained"].sparsity[:, 2])
+
+
+def test_report_is_one_page_that_a_browser_renders(digits, tmp_path):
+    page = tmp_path / "report.html"
+    assert main(["report", str(digits), str(digits), "--out", str(page), "--samples", "32"]) == 0
+    text = page.read_text()
+    assert text.count("<img ") == text.count("data:image/png;base64,") >= 16
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "<script" not in text
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    _render(chromium, page, tmp_path)
+
+
+def _render(chromium, page, folder):
+    """A copy of the page counts its own loaded pictures; the console must stay silent."""
+    probe = folder / "probe.html"
+    count = "document.title = [...document.images].filter(i => i.complete && i.naturalWidth > 50).length"
+    probe.write_text(page.read_text().replace("</body>", f"<script>onload = () => {{ {count} }}</script></body>"))
+    shot = folder / "shot.png"
+    flags = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
+    dom = subprocess.run(
+        [*flags, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "CONSOLE" not in dom.stderr
+    loaded = re.search(r"<title>(\d+)</title>", dom.stdout)
+    assert loaded, "the page did not load"
+    assert int(loaded[1]) == page.read_text().count("<img ")
+    window = ["--window-size=1400,3000", f"--screenshot={shot}"]
+    subprocess.run([*flags, *window, page.as_uri()], capture_output=True, timeout=120, check=True)
+    pixels = np.asarray(Image.open(shot).convert("L"))
+    assert pixels.shape == (3000, 1400)
+    assert 0.01 < (pixels < 200).mean() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data", "digit"], "unknown data 'digit'; there are digits"),
+        (["--model", "vit_tiny"], "unknown model 'vit_tiny'; there are"),
+        (["model.dims=3"], "unknown model options"),
+        (["--precision", "8"], "precision must be one of 32, 64, bf16, 16; got '8'"),
+        (["--device", "tpu"], "device must be auto, cpu, cuda"),
+        (["trainer.strategy=magic"], "trainer.strategy must be one of auto, ddp, fsdp2"),
+        (["optim.name=sgd"], "optim.name must be one of adamw, lion, muon"),
+        (["trainer.epochs=3"], "config has no key 'trainer.epochs'"),
+        (["--resume"], "there is no run"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--out", str(out), "trainer.progress=none", *words]) != 0
+    error = " ".join(capsys.readouterr().err.split())
+    wanted = "is not a training run" if words == ["--resume"] else sentence
+    assert wanted in error
+    assert "Traceback" not in error
+    assert not list(out.glob("checkpoints/*"))
+
+
+def test_an_existing_run_is_refused_by_the_command(digits, capsys):
+    assert main(["train", "--out", str(digits)]) == 1
+    assert "exists already" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none():
+    with pytest.raises(ValueError, match="no CUDA device"):
+        accelerator(TrainerConfig(device="cuda:0"))
+
+
+def test_resume_goes_on_to_more_epochs(digits, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits, copy)
+    assert main(["train", "--resume", "--out", str(copy), "trainer.max_epochs=19", "trainer.progress=none"]) == 0
+    assert json.loads((copy / "metrics.json").read_text())["steps"] == 19 * 22
+    assert len(curve(read_table(copy / "metrics.csv"), "val_accuracy")[0]) == 19
+
+
+def made_up_images(folder, size=32):
+    random = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for name in ("ant", "bee"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(2):
+                pixels = random.integers(256, size=(size, size + 7, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+
+
+@pytest.mark.parametrize("name", ["imagenet_pretrain.yaml", "cifar_finetune.yaml", "mae_pretrain.toml"])
+def test_recipes_make_one_real_step_on_made_up_images(name, tmp_path):
+    """The recipe as it is shipped, with a narrower and shallower model, small images and no compiler."""
+    made_up_images(tmp_path / "images")
+    words = (
+        "data.image_size=32 data.batch_size=4 data.workers=0 model.dim=32 model.heads=2 model.head_dim=16 "
+        "model.depth=2 trainer.max_steps=1 trainer.precision=32 trainer.compile=false "
+        "trainer.progress=none trainer.device=cpu"
+    ).split()
+    words += [f"data.name=folder:{tmp_path / 'images'}", f"out={tmp_path / 'run'}"]
+    words += ["model.decoder_depth=1"] if "mae" in name else []
+    config = resolve_with_recipe(merge(read_config(CONFIGS / name), parse_overrides(words)))
+    before = build_model(config.model, load_data(config.data).spec, seed=config.seed).state_dict()
+    result = train(config)
+    assert result["steps"] == 1
+    after = load_file(tmp_path / "run/model/model.safetensors")
+    assert any(not torch.equal(after[key], before[key]) for key in after)
+    assert all(torch.isfinite(value).all() for value in after.values())
+
+
+def test_fine_tuning_starts_from_an_exported_model(digits, tmp_path):
+    words = ["trainer.max_steps=1", "optim.lr=0", "trainer.progress=none", f"model.pretrained={digits}"]
+    train(resolve_with_recipe(merge(parse_overrides(words), {"out": str(tmp_path / "run")})))
+    found, wanted = (load_file(run / "model/model.safetensors") for run in (tmp_path / "run", digits))
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_text_is_learned(tmp_path):
+    (tmp_path / "t.txt").write_text("abcdefgh" * 500)
+    words = f"data.name=text:{tmp_path / 't.txt'} data.context=16 data.batch_size=16 out={tmp_path / 'r'}"
+    words += " trainer.progress=none"
+    words += " model.depth=2 model.dim=32 model.heads=2 model.head_dim=16 trainer.max_epochs=4 trainer.clip_norm=1.0"
+    result = train(resolve_with_recipe(parse_overrides(words.split())))
+    assert result["val_bits"] < 1.0  # three bits without context
+
+
+def test_bfloat16_follows_single_precision(tiny):
+    plain = train(tiny("trainer.max_steps=4"))["val_loss"]
+    short = train(tiny("trainer.max_steps=4", "trainer.precision=bf16", out=Path(tiny().out).parent / "b"))["val_loss"]
+    assert short == pytest.approx(plain, rel=0.05)
+
+
+def test_compiled_blocks_train_to_the_same_loss(tiny, monkeypatch):
+    """Without the slow last stage of the compiler, which the tests of the layers go through."""
+    plain_compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: plain_compile(module, backend="aot_eager"))
+    plain = train(tiny("trainer.max_steps=3", "model.depth=1"))["val_loss"]
+    compiled = train(
+        tiny("trainer.max_steps=3", "model.depth=1", "trainer.compile=true", out=Path(tiny().out).parent / "c")
+    )
+    assert compiled["val_loss"] == pytest.approx(plain, rel=1e-4)
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(tiny, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tiny(f"seed={seed}", "augment.flip=true", "trainer.max_steps=3", out=tmp_path / name))
+    a, b, c = ((tmp_path / n / "model/model.safetensors").read_bytes() for n in "abc")
+    assert a == b != c
+
+
+def test_untrained_model_of_a_run_is_the_one_it_began_from(digits):
+    torch.manual_seed(0)
+    fresh = create_model("crate_micro", image_size=(8, 8), channels=1, num_classes=10)
+    run = open_run(digits)
+    assert all(torch.equal(p, q) for p, q in zip(run.untrained.parameters(), fresh.parameters(), strict=True))

@@ -100,10 +100,11 @@ class ISTA(nn.Module):
         return folded_ista_step(Z, M, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
 
     def _matrix(self) -> Tensor:
-        """:func:`srr.ista_matrix` of D, whose backward pass costs one product in place of two."""
+        """:func:`srr.ista_matrix` of D in its own precision, whose backward pass costs one product in place of two."""
         D = self.D
         identity = torch.eye(D.shape[0], dtype=D.dtype, device=D.device)
-        return identity + self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-any-return, no-untyped-call]
+        with torch.autocast(D.device.type, enabled=False):
+            return identity + self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-any-return, no-untyped-call]
 
     def _may_keep(self) -> bool:
         """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""

@@ -34,7 +34,7 @@ def prose(text: str) -> list[nodes.Node]:
 def paragraph(*parts: str | nodes.Node) -> nodes.paragraph:
     found = nodes.paragraph()
     for part in parts:
-        found += prose(part) if isinstance(part, str) else part
+        found += part if isinstance(part, nodes.Node) else prose(part)  # a text node is a str too
     return found
 
 
@@ -102,7 +102,9 @@ def block(entry: Statement, result: Result) -> nodes.Element:
     if entry.corrected:
         box += [paragraph("Corrected:"), formula(entry.corrected)]
     box += paragraph(
-        nodes.strong("", result.verdict[0].upper() + result.verdict[1:]), f" · {entry.kind} · {entry.source}"
+        nodes.strong("", result.verdict[0].upper() + result.verdict[1:]),
+        nodes.Text(" "),
+        f"· {entry.kind} · {entry.source}",
     )
     box += paragraph(*lead("Assumptions."), entry.assumes)
     box += paragraph(*lead("Why."), entry.proof)

@@ -70,7 +70,7 @@ plt.show()
 # The same computation as released: :class:`srr.nn.CrateBlock`, ``Z + MSSA(LN Z)`` and one ISTA step. Untrained, every
 # block holds the true subspaces and the dictionary I; trained, six blocks maximize the sparse rate reduction of their
 # output on fresh mixtures. Outputs are put on the unit sphere before they are measured, all of them on mixtures that
-# training never saw. The learning rate and the number of steps were chosen on other mixtures than the ones measured here.
+# training never saw and nothing was chosen on.
 
 torch.manual_seed(0)
 EPS, LAM, SUBSPACES = 0.5, 0.005, torch.tensor(mix.U, dtype=torch.float32)

@@ -13,17 +13,21 @@ SMALL_IMAGES: dict[str, Any] = {
     "trainer": {"max_epochs": 40},
 }
 
+LARGER: dict[str, Any] = {
+    "data": {"batch_size": 256},
+    "optim": {"warmup_epochs": 0.5},
+    "trainer": {"max_epochs": 5},
+}
+
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": SMALL_IMAGES,
-    "mnist": merge(SMALL_IMAGES, {"augment": {"shift": 2}, "data": {"batch_size": 256}, "trainer": {"max_epochs": 5}}),
-    "fashion-mnist": merge(
-        SMALL_IMAGES, {"augment": {"flip": True}, "data": {"batch_size": 256}, "trainer": {"max_epochs": 5}}
-    ),
+    "mnist": merge(SMALL_IMAGES, {"augment": {"shift": 2}, **LARGER}),
+    "fashion-mnist": merge(SMALL_IMAGES, {"augment": {"flip": True}, **LARGER}),
     "mixture": {"optim": {"lr": 3e-3}, "trainer": {"max_epochs": 20}},
     "text": {
         "model": {"preset": "crate_causal_micro"},
         "objective": {"name": "next_token"},
-        "optim": {"lr": 3e-3},
+        "optim": {"lr": 3e-3, "warmup_epochs": 0.1},
         "trainer": {"max_epochs": 1, "clip_norm": 1.0},
     },
 }

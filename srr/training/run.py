@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -74,11 +75,20 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         data = DataModule(source, config.data, seed=config.seed)
         try:
             trainer.fit(module, data, ckpt_path=checkpoint)
-            if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-                trainer.validate(module, data, verbose=False)  # max_steps ended the run inside an epoch
+            _validate_if_needed(trainer, module, data)
         except Stopped as reason:
             return {"stopped": str(reason), "step": trainer.global_step, "epoch": trainer.current_epoch}
     return _finish(config, trainer, module, parts, source, time.perf_counter() - start)
+
+
+def _validate_if_needed(trainer: pl.Trainer, module: TrainingModule, data: DataModule) -> None:
+    """Measure once more when ``max_steps`` ended the run inside an epoch, or when it was at its end already."""
+    inside = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    if not inside and any(name.startswith("val_") for name in trainer.callback_metrics):
+        return
+    if not inside:
+        trainer.loggers = []  # the table has this epoch's row
+    trainer.validate(module, data, verbose=False)
 
 
 def _checkpoint(run: Path, console: Console) -> tuple[Path | None, int]:
@@ -114,18 +124,18 @@ def check_free(run: Path) -> None:
 
 
 def _prepare(run: Path, config: Config, source: Source, *, fresh: bool) -> None:
-    """Make the folder and what describes the run; the config comes last and whole: with it the run exists."""
+    """Make the folder with what describes the run, aside, and give it its name: it exists whole or not at all."""
     if not fresh:
         return
     check_free(run)
+    draft = run.with_name(f".{run.name}.{os.getpid()}.tmp")
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / DATA).write_text(json.dumps(asdict(source.spec), indent=1) + "\n", encoding="utf-8")
+        draft.mkdir(parents=True)
+        (draft / DATA).write_text(json.dumps(asdict(source.spec), indent=1) + "\n", encoding="utf-8")
         for name, text in source.files.items():
-            (run / name).write_text(text, encoding="utf-8")
-        draft = run / f".{CONFIG}.tmp"
-        draft.write_text(dump_config(config), encoding="utf-8")
-        draft.replace(run / CONFIG)
+            (draft / name).write_text(text, encoding="utf-8")
+        (draft / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        draft.replace(run)
     except OSError as error:
         raise OSError(f"run folder {run} cannot be written: {error.strerror}") from error
 

@@ -73,7 +73,8 @@ def test_ten_kills_at_random_moments_change_nothing(tiny, tmp_path):
         child = in_child(lambda again=begun: train(config, resume=again))
         time.sleep(moments.uniform(0.02, 0.35 * whole))
         os.kill(child, signal.SIGKILL)
-        assert os.waitpid(child, 0)[1] in (signal.SIGKILL, 0)
+        status = os.waitpid(child, 0)[1]
+        assert status in (signal.SIGKILL, 0), f"the process killed as number {kills} failed by itself"
         kills += 1
         if not begun and not (tmp_path / "run" / "config.yaml").exists():
             kills -= 1  # killed before the run existed: nothing to come back to
@@ -245,3 +246,19 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tiny, tmp_path):
     weights = load_file(tmp_path / "run/model/model.safetensors")
     train(config, resume=True)
     assert equal(load_file(tmp_path / "run/model/model.safetensors"), weights)
+
+
+@pytest.mark.parametrize("where", ["after the last checkpoint", "after everything"])
+def test_resuming_a_run_that_is_at_its_end_changes_nothing(tiny, tmp_path, where):
+    reference = tiny(*EVERYTHING_RANDOM, out=tmp_path / "reference")
+    wanted = train(reference)
+    if where == "after everything":
+        train(tiny(*EVERYTHING_RANDOM, out=tmp_path / "run"))
+    else:
+        _stop_after(tiny(*EVERYTHING_RANDOM, out=tmp_path / "run"), 15)
+    for _ in range(2):
+        found = train(load_run_config(tmp_path / "run"), resume=True)
+        same_end(tmp_path / "run", tmp_path / "reference")
+        assert {k: found[k] for k in ("val_loss", "val_accuracy", "steps")} == {
+            k: wanted[k] for k in ("val_loss", "val_accuracy", "steps")
+        }

@@ -8,6 +8,7 @@ from typing import Any
 from srr.nn.causal import CausalConfig, CausalCRATE
 from srr.nn.config import Config, CrateConfig
 from srr.nn.crate import CRATE
+from srr.nn.hub import HUB_OPTIONS
 from srr.nn.mae import CrateMAE, MaeConfig
 from srr.nn.pretrained import PretrainedModel, local_folder, read_config
 
@@ -93,7 +94,8 @@ def load_model(source: str | os.PathLike[str], **overrides: Any) -> Any:
 
     Args:
         source: a local folder, or ``owner/name`` on the Hugging Face Hub.
-        **overrides: fields of the config to change, see :meth:`srr.nn.PretrainedModel.from_pretrained`.
+        **overrides: fields of the config to change and options of the Hub (``revision``, ``token``, …), see
+            :meth:`srr.nn.PretrainedModel.from_pretrained`.
 
     Returns:
         The model, in evaluation mode, on the CPU.
@@ -109,7 +111,8 @@ def load_model(source: str | os.PathLike[str], **overrides: Any) -> Any:
         ...     type(load_model(folder)).__name__
         'CrateMAE'
     """
-    folder = local_folder(source)
+    hub = {option: overrides.pop(option) for option in HUB_OPTIONS if option in overrides}
+    folder = local_folder(source, **hub)
     kinds = {kind.__name__: kind for kind in MODELS.values()}
     kind = read_config(folder).get("model")
     if kind not in kinds:

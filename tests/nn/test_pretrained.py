@@ -1,9 +1,6 @@
 """Models in folders: whole or not at all, and nothing silently wrong."""
 
-import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -116,43 +113,3 @@ def test_another_class_is_refused(tmp_path: Path) -> None:
     create_model("crate_micro", **SMALL).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="describes a CRATE; wanted a CrateMAE"):
         CrateMAE.from_pretrained(tmp_path)
-
-
-class FakeHub(ModuleType):
-    """Stands for huggingface_hub: a repository is a folder on this machine."""
-
-    def __init__(self, store: Path) -> None:
-        super().__init__("huggingface_hub")
-        hub = self
-        self.store = store
-
-        class HfApi:
-            def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> None:
-                (hub.store / name).mkdir(parents=True, exist_ok=exist_ok)
-
-            def upload_folder(self, *, repo_id: str, folder_path: str) -> None:
-                for file in Path(folder_path).iterdir():
-                    (hub.store / repo_id / file.name).write_bytes(file.read_bytes())
-
-        self.HfApi = HfApi
-
-    def snapshot_download(self, name: str, *, allow_patterns: list[str]) -> str:
-        assert json.dumps(allow_patterns)
-        return str(self.store / name)
-
-
-def test_the_hub_is_used_when_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", FakeHub(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    model = create_model("crate_micro", **SMALL)
-    model.push_to_hub("someone/some-model")
-    monkeypatch.chdir("/")
-    assert torch.equal(load_model("someone/some-model").head.linear.bias, model.head.linear.bias)
-
-
-def test_no_hub_is_a_clear_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(FileNotFoundError, match="huggingface_hub is not installed"):
-        load_model("someone/some-model")
-    with pytest.raises(FileNotFoundError, match="no saved model"):
-        load_model(tmp_path / "nowhere")

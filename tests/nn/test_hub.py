@@ -1,0 +1,171 @@
+"""The Hugging Face Hub, never reached: the requests of its own mixin, its cache, and folders without the library."""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from srr.nn import CRATE, create_model, load_model
+
+SMALL = {"depth": 1, "dim": 16, "heads": 4, "head_dim": 4}
+
+
+class Recorder:
+    """Stands for ``HfApi``: writes down the requests, and the files that would have been sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+
+    def __call__(self, token: str | None = None) -> "Recorder":
+        self.requests.append({"token": token})
+        return self
+
+    def create_repo(self, **request: Any) -> SimpleNamespace:
+        self.requests.append(request)
+        return SimpleNamespace(repo_id=request["repo_id"])
+
+    def upload_folder(self, *, folder_path: str, **request: Any) -> str:
+        self.requests.append(request)
+        self.files = {file.name: file.read_bytes() for file in Path(folder_path).iterdir()}
+        return "https://hub/commit"
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    hub = pytest.importorskip("huggingface_hub")
+    recorder = Recorder()
+    monkeypatch.setattr(hub, "HfApi", recorder)
+    return recorder
+
+
+OPTIONS = {
+    "commit_message": "first weights",
+    "private": True,
+    "token": "secret",
+    "branch": "trial",
+    "create_pr": True,
+    "allow_patterns": ["*.json"],
+    "ignore_patterns": "*.txt",
+    "delete_patterns": "*.bin",
+}
+
+
+@pytest.mark.parametrize("options", [{"commit_message": "first weights"}, OPTIONS])
+def test_requests_are_those_of_the_hubs_mixin(
+    options: dict[str, Any], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import ModelHubMixin, hub_mixin
+
+    class Theirs(ModelHubMixin):
+        def save_pretrained(self, folder: Path, **ignored: Any) -> None:
+            Path(folder).mkdir(parents=True)
+
+    theirs = Recorder()
+    monkeypatch.setattr(hub_mixin, "HfApi", theirs)
+    assert create_model("crate_micro", **SMALL).push_to_hub("someone/some-model", **options) == "https://hub/commit"
+    Theirs().push_to_hub("someone/some-model", **options)
+    assert recorder.requests == theirs.requests
+
+
+@pytest.mark.parametrize(
+    ("method", "left_out"),
+    [
+        ("from_pretrained", {"pretrained_model_name_or_path", "model_kwargs"}),
+        ("push_to_hub", {"config", "model_card_kwargs"}),
+        ("save_pretrained", {"save_directory", "config", "model_card_kwargs", "push_to_hub_kwargs"}),
+    ],
+)
+def test_keywords_are_those_of_the_hubs_mixin(method: str, left_out: set[str]) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    theirs = set(inspect.signature(getattr(hub.ModelHubMixin, method)).parameters) - left_out
+    assert theirs <= set(inspect.signature(getattr(CRATE, method)).parameters)
+
+
+def test_saving_can_upload_too(recorder: Recorder, tmp_path: Path) -> None:
+    model = create_model("crate_micro", **SMALL)
+    folder = tmp_path / "some-model"
+    assert model.save_pretrained(folder) is None
+    assert not recorder.requests
+    assert model.save_pretrained(folder, push_to_hub=True, commit_message="more") == "https://hub/commit"
+    assert recorder.requests[1]["repo_id"] == "some-model"
+    assert recorder.files == {file.name: file.read_bytes() for file in folder.iterdir()}
+    model.save_pretrained(folder, repo_id="someone/other", push_to_hub=True)
+    assert recorder.requests[4]["repo_id"] == "someone/other"
+    with pytest.raises(TypeError, match="only with push_to_hub=True"):
+        model.save_pretrained(folder, commit_message="more")
+
+
+def cached(cache: Path, repo_id: str, model: torch.nn.Module, revision: str = "main") -> None:
+    """Lay a model into a cache folder as a download from the Hub leaves it there."""
+    repository = cache / f"models--{repo_id.replace('/', '--')}"
+    commit = revision.encode().hex().ljust(40, "0")[:40]
+    model.save_pretrained(repository / "snapshots" / commit)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / revision).write_text(commit)
+
+
+def test_a_downloaded_model_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    main, trial = create_model("crate_micro", **SMALL), create_model("crate_micro", **SMALL, image_size=16)
+    cached(tmp_path, "someone/some-model", main)
+    cached(tmp_path, "someone/some-model", trial, revision="trial")
+    where = {"cache_dir": tmp_path, "local_files_only": True}
+    read = CRATE.from_pretrained("someone/some-model", **where)
+    assert torch.equal(read.head.linear.bias, main.head.linear.bias)
+    assert load_model("someone/some-model", revision="trial", **where).config.image_size == 16
+
+
+@pytest.mark.parametrize("options", [{"local_files_only": True}, {"revision": "nowhere", "local_files_only": True}])
+def test_a_model_that_is_nowhere_is_one_sentence(options: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(FileNotFoundError, match="no folder someone/some-model, and the Hub gave none") as caught:
+        CRATE.from_pretrained("someone/some-model", cache_dir=tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def run(script: str, **environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+WITHOUT = """
+import sys, tempfile
+sys.modules["huggingface_hub"] = None
+from srr.nn import CRATE, create_model, load_model
+model = create_model("crate_micro", depth=1)
+with tempfile.TemporaryDirectory() as folder:
+    model.save_pretrained(folder)
+    assert CRATE.from_pretrained(folder, image_size=16).config.image_size == 16
+    assert load_model(folder).config == model.config
+for call, error in ((load_model, FileNotFoundError), (model.push_to_hub, ImportError)):
+    try:
+        call("someone/some-model")
+    except error as sentence:
+        assert "huggingface_hub" in str(sentence) and "\\n" not in str(sentence), sentence
+    else:
+        raise SystemExit("no error")
+"""
+
+
+def test_folders_need_no_library() -> None:
+    run(WITHOUT)
+
+
+def test_the_library_is_imported_by_the_call_only() -> None:
+    run("import sys, srr.nn; assert 'huggingface_hub' not in sys.modules")
+
+
+def test_offline_is_obeyed(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    cached(tmp_path, "someone/some-model", create_model("crate_micro", **SMALL))
+    script = "from srr.nn import load_model; assert load_model('someone/some-model').config.dim == 16"
+    run(script, HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path))

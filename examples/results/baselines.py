@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from srr.nn.crate import ClassifierHead
 from srr.nn.embed import PatchEmbedding, TokenEmbedding
 
+Shape = tuple[int, int]
 
-def encoder(dim: int, depth: int, heads: int) -> nn.TransformerEncoder:
-    """Pre-norm layers with a GELU MLP four times as wide as the tokens."""
+
+def encoder(dim: int, hidden: int, depth: int, heads: int) -> nn.TransformerEncoder:
+    """Pre-norm layers with a GELU MLP of the given width."""
     layer = nn.TransformerEncoderLayer(
-        dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        dim, heads, hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
     return nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
 
@@ -25,7 +28,7 @@ def encoder(dim: int, depth: int, heads: int) -> nn.TransformerEncoder:
 class ViT(nn.Module):
     """Vision transformer with the embedding, pooling and head of the CRATE it is compared with."""
 
-    def __init__(self, like: nn.Module, *, dim: int) -> None:
+    def __init__(self, like: nn.Module, *, dim: int, hidden: int) -> None:
         super().__init__()
         config: Any = like.config
         self.embed = PatchEmbedding(
@@ -36,7 +39,7 @@ class ViT(nn.Module):
             norm=config.patch_norm,
             position_std=config.position_std,
         )
-        self.encoder = encoder(dim, config.depth, config.heads)
+        self.encoder = encoder(dim, hidden, config.depth, config.heads)
         self.head = ClassifierHead(dim, config.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,11 +50,11 @@ class ViT(nn.Module):
 class GPT(nn.Module):
     """Causal transformer with the embedding and head of the CausalCRATE it is compared with."""
 
-    def __init__(self, like: nn.Module, *, dim: int) -> None:
+    def __init__(self, like: nn.Module, *, dim: int, hidden: int) -> None:
         super().__init__()
         config: Any = like.config
         self.embed = TokenEmbedding(config.vocabulary, context=config.context, dim=dim, std=config.position_std)
-        self.encoder = encoder(dim, config.depth, config.heads)
+        self.encoder = encoder(dim, hidden, config.depth, config.heads)
         self.head = ClassifierHead(dim, config.vocabulary)
 
     def forward(self, symbols: Tensor) -> Tensor:
@@ -78,21 +81,32 @@ def flops(model: nn.Module, sample: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def matched(build: Callable[[int], nn.Module], heads: int, cost: Callable[[nn.Module], int], target: int) -> nn.Module:
-    """The width, a multiple of the heads, whose cost is closest to the target."""
-    widths = range(heads * 4, heads * 129, heads)
-    best = min(widths, key=lambda dim: abs(cost(build(dim)) - target))
-    return build(best)
+def closest(values: range, cost: Callable[[int], int], target: int) -> int:
+    """The value whose cost, which grows with it, is closest to the target."""
+    above = bisect.bisect_left(values, target, key=cost)
+    near = values[max(above - 1, 0) : above + 1]
+    return min(near, key=lambda value: abs(cost(value) - target))
 
 
-def build_baseline(kind: str, crate: nn.Module, sample: Tensor) -> nn.Module:
+def matched(build: Callable[[int, int], nn.Module], cost: Callable[[nn.Module], int], target: int, heads: int) -> Shape:
+    """Width, a multiple of the heads, with an MLP four times as wide; then the MLP width that meets the target."""
+    dim = closest(range(heads * 2, heads * 129, heads), lambda d: cost(build(d, 4 * d)), target)
+    return dim, closest(range(dim, 8 * dim), lambda hidden: cost(build(dim, hidden)), target)
+
+
+def build_baseline(kind: str, crate: nn.Module, sample: Tensor, *, seed: int) -> nn.Module:
     """``vit_parameters``, ``vit_flops``, ``vit_width`` or ``gpt_parameters``, next to a given CRATE."""
     config: Any = crate.config
-    family = GPT if kind.startswith("gpt") else ViT
-    if kind == "vit_width":
-        return ViT(crate, dim=config.dim)
-    if kind == "vit_flops":
-        return matched(lambda dim: ViT(crate, dim=dim), config.heads, lambda m: flops(m, sample), flops(crate, sample))
-    if kind in {"vit_parameters", "gpt_parameters"}:
-        return matched(lambda dim: family(crate, dim=dim), config.heads, parameters, parameters(crate))
-    raise ValueError(f"unknown baseline {kind!r}")
+    family: Any = GPT if kind.startswith("gpt") else ViT
+    costs: dict[str, Callable[[nn.Module], int]] = {"parameters": parameters, "flops": lambda m: flops(m, sample)}
+    rule = kind.partition("_")[2]
+    if rule == "width":
+        dim, hidden = config.dim, 4 * config.dim
+    elif rule in costs:
+        cost = costs[rule]
+        dim, hidden = matched(lambda d, h: family(crate, dim=d, hidden=h), cost, cost(crate), config.heads)
+    else:
+        raise ValueError(f"unknown baseline {kind!r}")
+    torch.manual_seed(seed)
+    model: nn.Module = family(crate, dim=dim, hidden=hidden)
+    return model

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 
-SHAPE = ("model.preset=crate_micro", "model.dim=128", "model.depth=6", "model.heads=4", "model.head_dim=32")
-RECIPE = (
-    "data.batch_size=512",
-    "optim.lr=2e-3",
-    "optim.weight_decay=0.05",
-    "trainer.max_epochs=20",
-    "trainer.clip_norm=1.0",
-)
-FASHION = ("data.name=fashion-mnist", "model.patch_size=4", "augment.shift=2")
-BASE = (*FASHION, *SHAPE, *RECIPE)
+from budgets import Budget
+
+QUICK = {
+    "images": ("trainer.max_epochs=1", "data.limit=2000", "optim.warmup_epochs=0.1"),
+    "text": ("trainer.max_epochs=1", "trainer.max_steps=10"),
+}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: what is told apart in a table (``name``), how it is made, and what is measured on it."""
+    """One training run: what is told apart in a table (``name``), how it is made, and what is measured on it.
+
+    ``cost`` is a guess of its time, in units of the plain image classifier: the long runs begin first.
+    """
 
     experiment: str
     name: str
@@ -29,6 +28,10 @@ class Job:
     network: str = "crate"
     measure: str = "none"
     seed: int = 0
+    cost: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", last_words(self.words))
 
     @property
     def key(self) -> str:
@@ -36,97 +39,88 @@ class Job:
         made = json.dumps([self.words, self.network, self.measure, self.seed])
         return hashlib.sha256(made.encode()).hexdigest()[:16]
 
-    def to_json(self) -> str:
-        """Text that :meth:`from_json` reads."""
-        return json.dumps(asdict(self))
+    @property
+    def data(self) -> str:
+        """The name of its data."""
+        return dict(word.split("=", 1) for word in self.words)["data.name"]
 
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """The job of a text."""
-        values = json.loads(text)
-        return cls(**{**values, "words": tuple(values["words"])})
+    @property
+    def quick(self) -> Job:
+        """The same on a few samples, for trying the machinery."""
+        return replace(self, words=(*self.words, *QUICK["text" if self.data.startswith("text:") else "images"]))
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
 
 
-def vit() -> Iterator[Job]:
-    """CRATE against standard transformers of equal parameters, equal operations, and equal width."""
+def last_words(words: Iterable[str]) -> tuple[str, ...]:
+    """The last word of every key, sorted: equal configs are equal tuples."""
+    return tuple(sorted({word.partition("=")[0]: word for word in words}.values()))
+
+
+def classifier(experiment: str, name: str, budget: Budget, *words: str, **changes: object) -> Job:
+    """A classifier of Fashion-MNIST, whose layers are traced: the tables share the one without changes."""
+    made = Job(experiment, name, (*budget.images, *words), measure="layers")
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def vit(budget: Budget) -> Iterator[Job]:
+    """CRATE against standard transformers of equal parameters and of equal operations."""
     for data in ("fashion-mnist", "mnist"):
-        words = (*BASE, f"data.name={data}")
-        for network in ("crate", "vit_parameters", "vit_flops", "vit_width"):
-            yield Job("vit", f"{data}/{network}", words, network)
+        yield classifier("vit", f"{data}/crate", budget, f"data.name={data}")
+        for network in budget.vits:
+            words = (f"data.name={data}",)
+            yield classifier("vit", f"{data}/{network}", budget, *words, network=network, measure="none")
 
 
-def layers() -> Iterator[Job]:
+def layers(budget: Budget) -> Iterator[Job]:
     """Coding rate and sparsity by layer, trained against untrained, for three sizes."""
-    sizes = {"64x4": (64, 4), "128x6": (128, 6), "192x8": (192, 8)}
-    for name, (dim, depth) in sizes.items():
-        words = (*BASE, f"model.dim={dim}", f"model.depth={depth}", f"model.head_dim={dim // 4}")
-        yield Job("layers", name, words, measure="layers")
+    for dim, depth in budget.sizes:
+        size = (f"model.dim={dim}", f"model.depth={depth}", f"model.head_dim={dim // 4}")
+        yield classifier("layers", f"{dim}x{depth}", budget, *size, cost=dim * depth / budget.work)
 
 
-def variants() -> Iterator[Job]:
+def variants(budget: Budget) -> Iterator[Job]:
     """Regularised training, and the variants of the attention step."""
-    yield Job("variants", "CRATE", BASE)
-    for weight in ("0.001", "0.01"):
-        yield Job("variants", f"CRATE, cross-entropy - {weight} SRR", (*BASE, f"objective.srr_weight={weight}"))
-    for name, block in {"C": "crate_c", "N": "crate_n", "T": "crate_t", "Fix": "crate_fix"}.items():
-        yield Job("variants", f"CRATE-{name}", (*BASE, f"model.block={block}"))
-    yield Job("variants", "strict MSSA, equations (11)-(12)", (*BASE, "model.block=crate_strict"))
-    yield Job("variants", "sparsify step of Appendix A.3", (*BASE, "model.block=crate_prox_mm"))
+    yield classifier("variants", "CRATE", budget)
+    for weight in budget.weights:
+        words = (f"objective.srr_weight={weight}",)
+        yield classifier("variants", f"CRATE, cross-entropy − {weight} SRR", budget, *words, cost=1.5)
+    for name, block in budget.blocks.items():
+        yield classifier("variants", name, budget, f"model.block={block}")
 
 
-def steps() -> Iterator[Job]:
-    """Step and sparsity weight of the ISTA block."""
+def steps(budget: Budget) -> Iterator[Job]:
+    """Step and sparsity weight of the ISTA block, one changed at a time."""
     for step, lam in ((0.1, 0.1), (0.02, 0.1), (0.5, 0.1), (0.1, 0.02), (0.1, 0.5)):
         changed = () if step == lam == 0.1 else (f"model.step={step}", f"model.lam={lam}")
-        yield Job("steps", f"{step}/{lam}", (*BASE, *changed))
+        yield classifier("steps", f"{step}/{lam}", budget, *changed)
 
 
-def language() -> Iterator[Job]:
+def language(budget: Budget) -> Iterator[Job]:
     """Next byte of a book: causal CRATE against a standard causal transformer of equal parameters."""
-    words = (
-        "data.name=text:moby-dick.txt",
-        "data.held_out=0.1",
-        "data.context=128",
-        "data.batch_size=64",
-        "model.preset=crate_causal_micro",
-        "model.dim=256",
-        "model.depth=6",
-        "model.heads=4",
-        "model.head_dim=64",
-        "objective.name=next_token",
-        "optim.lr=1e-3",
-        "trainer.max_epochs=8",
-        "trainer.clip_norm=1.0",
-    )
     for network in ("crate", "gpt_parameters"):
-        yield Job("language", network, words, network)
+        yield Job("language", network, budget.text, network, cost=2.5)
 
 
-def masked() -> Iterator[Job]:
+def masked(budget: Budget) -> Iterator[Job]:
     """Masked autoencoding and what a linear probe reads from its features, beside the probe of an untrained encoder."""
-    words = (
-        *BASE,
-        "model.preset=crate_mae_micro",
-        "model.decoder_depth=4",
-        "objective.name=masked",
-        "optim.lr=1e-3",
-    )
-    yield Job("masked", "CrateMAE", words, measure="probe")
+    yield Job("masked", "CrateMAE", budget.masked, measure="probe", cost=2.0)
 
 
-def labels() -> Iterator[Job]:
+def labels(budget: Budget) -> Iterator[Job]:
     """MCR² against cross-entropy when training labels are wrong."""
-    for fraction in (0.0, 0.1, 0.3, 0.5):
-        for objective in ("cross_entropy", "mcr2"):
-            words = (
-                *BASE,
-                "data.batch_size=1000",
-                "optim.lr=1e-3",
-                "trainer.max_epochs=12",
-                f"objective.name={objective}",
-                f"data.corrupt_labels={fraction}",
-            )
-            yield Job("labels", f"{fraction}/{objective}", words, measure="subspaces")
+    for fraction in budget.fractions:
+        for objective, words in (("cross_entropy", budget.images), ("mcr2", budget.mcr2)):
+            found = (*words, f"objective.name={objective}", f"data.corrupt_labels={fraction}")
+            yield Job("labels", f"{fraction}/{objective}", found, measure="subspaces")
 
 
 EXPERIMENTS = {f.__name__: f for f in (vit, layers, variants, steps, language, masked, labels)}
+
+
+def jobs(names: Iterable[str], budget: Budget, *, seeds: int, quick: bool = False) -> list[Job]:
+    """Every run of these experiments, those that tables share once for each table."""
+    found = [replace(job, seed=seed) for name in names for job in EXPERIMENTS[name](budget) for seed in range(seeds)]
+    return [job.quick for job in found] if quick else found

@@ -1,40 +1,58 @@
-"""One run: train, measure, leave one JSON file. ``run.py`` starts many of these side by side."""
+"""One run: train, measure, leave one JSON file. ``run.py`` makes many of these side by side."""
 
 from __future__ import annotations
 
 import copy
+import datetime
+import functools
 import json
-import sys
+import logging
+import platform
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from baselines import build_baseline, flops, parameters
-from experiments import Job
+from experiments import Job, last_words
 from measures import MEASURES
 
+import srr
 from srr.training.build import PRECISIONS, accelerator, build_model
 from srr.training.config import Config, parse_overrides, resolve
 from srr.training.data import DataModule, load_data
 from srr.training.module import TrainingModule
 
+load = functools.lru_cache(maxsize=2)(load_data)  # a worker makes many runs on the same data
 
-def run(job: Job, extra: list[str]) -> dict[str, Any]:
+
+def make(job: Job, target: Path, extra: tuple[str, ...]) -> float:
+    """Make one run and write its result file, whole or not at all; the seconds it took."""
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    begun = time.perf_counter()
+    result = {"job": job.to_dict(), **run(job, extra), "machine": machine(), "versions": versions()}
+    result["total_seconds"] = time.perf_counter() - begun
+    result["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    partial.replace(target)
+    return float(result["total_seconds"])
+
+
+def run(job: Job, extra: tuple[str, ...]) -> dict[str, Any]:
     """Train the network of a job and measure it; ``extra`` words come last."""
-    words = [*job.words, f"seed={job.seed}", *extra]
-    merged: dict[str, str] = {word.partition("=")[0]: word for word in words}  # the last word of a key counts
-    config = resolve(parse_overrides(list(merged.values())))
-    source = load_data(config.data, seed=config.seed)
+    config = resolve(parse_overrides(last_words([*job.words, f"seed={job.seed}", *extra])))
+    source = load(config.data, seed=config.seed if config.data.corrupt_labels else 0)
     model = build_model(config.model, source.spec, seed=config.seed)
     sample = example(source)
     if job.network != "crate":
-        torch.manual_seed(config.seed)
-        model = build_baseline(job.network, model, sample)
+        model = build_baseline(job.network, model, sample, seed=config.seed)
     untrained = copy.deepcopy(model)
-    facts = {"parameters": parameters(model)} | ({} if job.experiment == "masked" else {"flops": flops(model, sample)})
+    facts = {"parameters": parameters(model), "flops": flops(model, sample), "epochs": config.trainer.max_epochs}
     model.train()
     module, seconds, final = fit(config, model, source)
     measured = MEASURES[job.measure](module, untrained, source) if job.measure != "none" else {}
@@ -73,21 +91,26 @@ def example(source: Any) -> torch.Tensor:
     return x if source.spec.kind == "text" else x.float()
 
 
-def main() -> None:
-    """``job.py JOB_JSON RESULT_FILE [WORD ...]``."""
-    warnings.filterwarnings("ignore", module="lightning")
-    job, target = Job.from_json(sys.argv[1]), Path(sys.argv[2])
-    result = {"job": json.loads(job.to_json()), "extra": sys.argv[3:], "machine": machine(), **run(job, sys.argv[3:])}
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(result), encoding="utf-8")
-    partial.replace(target)
-
-
 def machine() -> dict[str, str]:
     """What the run was made on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"torch": torch.__version__, "gpu": gpu, "threads": str(torch.get_num_threads())}
+    return {"processor": processor(), "threads": str(torch.get_num_threads()), "gpu": gpu}
 
 
-if __name__ == "__main__":
-    main()
+def processor() -> str:
+    """The name of the processor as Linux tells it, or its architecture."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Software that decides a result."""
+    return {
+        "python": platform.python_version(),
+        "srr": srr.__version__,
+        "torch": torch.__version__,
+        "lightning": pl.__version__,
+        "numpy": np.__version__,
+    }

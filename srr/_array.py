@@ -240,9 +240,9 @@ def _has_float64(Z: Array, xp: Namespace) -> bool:
 
 
 def positive_part(x: Array, xp: Namespace) -> Array:
-    """Entries where positive, zero elsewhere."""
+    """Entries where positive, zero elsewhere, of an array that is the caller's own: torch overwrites it."""
     if is_torch(x):
-        return sys.modules["torch"].relu(x)
+        return x.relu_()
     return xp.maximum(x, xp.zeros_like(x))
 
 
@@ -290,7 +290,7 @@ def cholesky_solve(L: Array, B: Array, xp: Namespace) -> Array:
     return xp.linalg.solve(L @ adjoint, B)
 
 
-def scaled_dot_product_attention(V: Array, *, scale: float, causal: bool, mask: Array | None) -> Array:
-    """Softmax attention of torch with query = key = value = V, on whichever fused kernel torch has for the case."""
+def scaled_dot_product_attention(Q: Array, V: Array, *, scale: float, causal: bool, mask: Array | None) -> Array:
+    """Softmax attention of torch with key = value = V, on whichever fused kernel torch has for the case."""
     functional = sys.modules["torch"].nn.functional
-    return functional.scaled_dot_product_attention(V, V, V, attn_mask=mask, is_causal=causal, scale=scale)
+    return functional.scaled_dot_product_attention(Q, V, V, attn_mask=mask, is_causal=causal, scale=scale)

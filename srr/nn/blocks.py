@@ -71,13 +71,14 @@ class CrateBlock(nn.Module):
         self.dictionary_norm = nn.LayerNorm(dim, eps=norm_eps)
         self.dictionary = self.dictionary_type(dim, step=step, lam=lam)
 
-    def forward(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Both halves."""
-        return self.sparsify(self.compress(Z, mask))
+    def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Both halves; only the first ``rows`` tokens after the layer where that is a number."""
+        return self.sparsify(self.compress(Z, mask, rows))
 
-    def compress(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
+    def compress(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """First half: Z^{ℓ+1/2}."""
-        return self.move(Z, self.attention(self.attention_norm(Z), mask))
+        attended = self.attention(self.attention_norm(Z), mask, rows)
+        return self.move(Z[..., :rows, :], attended)
 
     def sparsify(self, Z: Tensor) -> Tensor:
         """Second half: Z^{ℓ+1} from Z^{ℓ+1/2}."""

@@ -70,14 +70,14 @@ class CBSA(MSSA):
         self.lifted = True
         super()._make_output(bias)
 
-    def forward(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attended tokens, without the residual."""
+    def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Attended tokens, without the residual; only the first ``rows`` of them where that is a number."""
         V = self.coordinates(Z)  # (..., n, d) -> (..., K, n, p)
         real = None if mask is None else mask[..., None, :]  # (..., 1, n)
         Q = stretch_means(V, count=self.representatives, mask=real)  # (..., K, m, p)
         seen = None if real is None else real[..., None, :]  # (..., 1, 1, n)
         broadcast = contract_broadcast(V, Q, step=self.contract_step, scale=self.scale, mask=seen)
-        return self.restore(self.broadcast_step * broadcast)
+        return self.restore((self.broadcast_step * broadcast)[..., :rows, :])
 
 
 class ContractBroadcastBlock(CrateBlock):

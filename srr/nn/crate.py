@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -89,8 +90,13 @@ class CRATE(PretrainedModel):
         return self.head(self.pool(Z, mask))  # type: ignore[no-any-return]  # (B, 1 + n, d) -> (B, classes)
 
     def steps(self, mask: Tensor | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
-        """The layers as functions of the tokens alone, recomputed in the backward pass if so configured."""
-        return layer_steps(self.blocks, mask, recompute=self.config.checkpoint_blocks and self.training)
+        """The layers as functions of the tokens alone, recomputed in the backward pass if so configured.
+
+        The head reads one token of a network that pools the class token. Its last layer computes that token alone,
+        unless a hook watches the layer.
+        """
+        rows = 1 if self.config.pool == "cls" and not is_watched(self.blocks[-1]) else None
+        return layer_steps(self.blocks, mask, last_rows=rows, recompute=self.config.checkpoint_blocks and self.training)
 
     def pool(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
         """The token the head reads: (B, 1 + n, d) to (B, d)."""
@@ -102,13 +108,24 @@ class CRATE(PretrainedModel):
         return (Z * real).sum(dim=1) / real.sum(dim=1)  # (B, d)
 
 
-def layer_steps(blocks: nn.ModuleList, mask: Tensor | None, *, recompute: bool) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Blocks as steps of :func:`srr.unroll`."""
-    for block in blocks:
-        if recompute:
-            yield partial(checkpoint, block, mask=mask, use_reentrant=False)
-        else:
-            yield partial(block, mask=mask)
+def layer_steps(
+    blocks: nn.ModuleList, mask: Tensor | None, *, recompute: bool, last_rows: int | None = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Blocks as steps of :func:`srr.unroll`; the last computes its first ``last_rows`` tokens, all when None."""
+    run = partial(checkpoint, use_reentrant=False) if recompute else call
+    for place, block in enumerate(blocks, start=1):
+        rows = {"rows": last_rows} if last_rows is not None and place == len(blocks) else {}
+        yield partial(run, block, mask=mask, **rows)
+
+
+def call(block: nn.Module, Z: Tensor, **options: Any) -> Tensor:
+    """A layer applied as it is."""
+    return block(Z, **options)  # type: ignore[no-any-return]
+
+
+def is_watched(block: nn.Module) -> bool:
+    """Whether a hook on the layer or inside it may read tokens."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
 
 
 def with_class_token(mask: Tensor | None) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -86,14 +88,12 @@ class MSSA(nn.Module):
     def _bases_of(self, weight: Tensor) -> Tensor:
         return weight.view(self.dim, self.heads, self.head_dim).transpose(0, 1)  # (d, K p) -> (K, d, p)
 
-    def forward(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attended tokens, without the residual."""
-        allowed = attend_real(mask)
+    def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Attended tokens, without the residual; only the first ``rows`` of them where that is a number."""
+        seen: Any = {"scale": self.scale, "causal": self.causal, "mask": attend_real(mask), "rows": rows}
         if not self.lifted:
-            return ssa(Z @ self.projection.mT, scale=self.scale, causal=self.causal, mask=allowed)  # type: ignore[no-any-return]
-        return mssa(  # type: ignore[no-any-return]
-            Z, self.U, out=self.out, bias=self.bias, scale=self.scale, causal=self.causal, mask=allowed
-        )
+            return ssa(Z @ self.projection.mT, **seen)  # type: ignore[no-any-return]
+        return mssa(Z, self.U, out=self.out, bias=self.bias, **seen)  # type: ignore[no-any-return]
 
     def extend(self, Z: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attended tokens for the newest of a causal sequence, and the coordinates of the whole of it.

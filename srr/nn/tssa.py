@@ -75,9 +75,9 @@ class TSSA(MSSA):
             return V
         return V + self.projection_bias.view(self.heads, 1, self.head_dim)
 
-    def forward(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attended tokens, without the residual."""
-        return self.restore(self._attend(self.coordinates(Z), mask))
+    def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Attended tokens, without the residual; only the first ``rows`` of them where that is a number."""
+        return self.restore(self._attend(self.coordinates(Z), mask)[..., :rows, :])
 
     def attend_newest(self, V: Tensor, count: int) -> Tensor:
         """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""

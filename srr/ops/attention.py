@@ -8,9 +8,9 @@ from srr._array import (
     asarray_like,
     check_array,
     check_bases,
+    check_count,
     check_nonnegative,
     check_positive,
-    check_tokens,
     device,
     is_torch,
     namespace,
@@ -21,7 +21,13 @@ from srr.ops.subspaces import lift, lift_unchecked, project
 
 
 def ssa(
-    V: Array, *, scale: float = 1.0, causal: bool = False, mask: Array | None = None, xp: Namespace = None
+    V: Array,
+    *,
+    scale: float = 1.0,
+    causal: bool = False,
+    mask: Array | None = None,
+    rows: int | None = None,
+    xp: Namespace = None,
 ) -> Array:
     r"""Subspace self-attention: every token becomes a softmax-weighted mean of the tokens of its head.
 
@@ -33,14 +39,15 @@ def ssa(
         causal: let token i see tokens j ≤ i only.
         mask: boolean, broadcastable to (..., n, n); True where token i may see token j. A row that may see
             nothing gives zeros.
+        rows: how many leading tokens to compute, all n by default; every one of them still sees all n.
         xp: array namespace; looked up when None.
 
     Returns:
-        Coordinates of shape (..., n, p).
+        Coordinates of shape (..., rows, p).
 
     Raises:
-        TypeError: V is not a real floating array, mask not boolean.
-        ValueError: scale negative, mask of another size, NaN or infinity.
+        TypeError: V is not a real floating array, mask not boolean, rows not an integer.
+        ValueError: scale negative, mask of another size, rows outside 1 … n, NaN or infinity.
 
     Source: [CRATE] (11). Gram matrix → softmax is a heuristic without an error bound.
 
@@ -53,16 +60,20 @@ def ssa(
     check_array(V, "V", xp=xp)
     scale = check_nonnegative(scale, "scale")
     _check_mask(mask, V.shape[-2], xp)
-    return _attend(V, scale, causal, mask, xp)
+    _check_rows(rows, V.shape[-2])
+    return _attend(V, scale, causal, mask, rows, xp)
 
 
-def _attend(V: Array, scale: float, causal: bool, mask: Array | None, xp: Namespace) -> Array:
+def _attend(V: Array, scale: float, causal: bool, mask: Array | None, rows: int | None, xp: Namespace) -> Array:
     """The one branch by library: torch has fused kernels for attention, the others get the formula."""
-    if is_torch(V):
-        if causal and mask is not None:
-            mask, causal = mask & _lower(V, xp), False
-        return scaled_dot_product_attention(V, scale=scale, causal=causal, mask=mask)
-    return attention_weights(V, scale=scale, causal=causal, mask=mask, xp=xp) @ V
+    Q = V[..., :rows, :]
+    if mask is not None:
+        mask = mask[..., :rows, :]
+    if not is_torch(V):
+        return _weights(Q, V, scale, causal, mask, xp) @ V
+    if causal and mask is not None:
+        mask, causal = mask & _lower(Q, V, xp), False
+    return scaled_dot_product_attention(Q, V, scale=scale, causal=causal, mask=mask)
 
 
 def attention_weights(
@@ -90,18 +101,30 @@ def attention_weights(
     check_array(V, "V", xp=xp)
     scale = check_nonnegative(scale, "scale")
     _check_mask(mask, V.shape[-2], xp)
-    scores = (V @ V.mT) * scale
+    return _weights(V, V, scale, causal, mask, xp)
+
+
+def _weights(Q: Array, V: Array, scale: float, causal: bool, mask: Array | None, xp: Namespace) -> Array:
+    scores = (Q @ V.mT) * scale
     if causal:
-        mask = _lower(V, xp) if mask is None else mask & _lower(V, xp)
+        mask = _lower(Q, V, xp) if mask is None else mask & _lower(Q, V, xp)
     if mask is not None:
         scores = xp.where(mask, scores, xp.full_like(scores, -float("inf")))
     return softmax(scores, axis=-1, xp=xp)
 
 
-def _lower(V: Array, xp: Namespace) -> Array:
+def _lower(Q: Array, V: Array, xp: Namespace) -> Array:
     """Lower triangle: row i sees tokens j ≤ i."""
     place = xp.arange(V.shape[-2], device=device(V))
-    return place[:, None] >= place[None, :]
+    return place[: Q.shape[-2], None] >= place[None, :]
+
+
+def _check_rows(rows: int | None, n: int) -> None:
+    if rows is None:
+        return
+    check_count(rows, "rows")
+    if rows > n:
+        raise ValueError(f"rows must be at most the number of tokens {n}; got {rows}")
 
 
 def _check_mask(mask: Array | None, n: int, xp: Namespace) -> None:
@@ -122,6 +145,7 @@ def mssa(
     scale: float = 1.0,
     causal: bool = False,
     mask: Array | None = None,
+    rows: int | None = None,
     xp: Namespace = None,
 ) -> Array:
     r"""Multi-head subspace self-attention.
@@ -137,14 +161,15 @@ def mssa(
         causal: let token i see tokens j ≤ i only.
         mask: boolean, broadcastable to (..., n, n), the same for every head; ``keep[..., None, :]`` hides padding
             tokens from the others.
+        rows: how many leading tokens to compute, all n by default; every one of them still sees all n.
         xp: array namespace; looked up when None.
 
     Returns:
-        Array of shape (..., n, d).
+        Array of shape (..., rows, d).
 
     Raises:
-        TypeError: an argument is not a real floating array, mask not boolean.
-        ValueError: sizes that do not fit, scale negative, NaN or infinity.
+        TypeError: an argument is not a real floating array, mask not boolean, rows not an integer.
+        ValueError: sizes that do not fit, scale negative, rows outside 1 … n, NaN or infinity.
 
     Source: [CRATE] (11)-(12), without the factor β, which (10) carries already; ``out`` and ``bias`` are the free
         output map of the released networks.
@@ -152,10 +177,11 @@ def mssa(
     xp = namespace(Z, U, out, bias, mask, xp=xp)
     _check_output(out, bias, U, xp)
     scale = check_nonnegative(scale, "scale")
-    check_tokens(Z, xp=xp)
+    check_array(Z, "Z", finite=False, xp=xp)  # the projection reads the numbers
     _check_mask(mask, Z.shape[-2], xp)
+    _check_rows(rows, Z.shape[-2])
     V = project(Z, U, xp=xp)  # (..., K, n, p)
-    heads = _attend(V, scale, causal, over_heads(mask), xp)
+    heads = _attend(V, scale, causal, over_heads(mask), rows, xp)
     lifted = lift_unchecked(heads, U if out is None else out, xp)
     if bias is not None:
         lifted += bias

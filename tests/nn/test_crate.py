@@ -157,3 +157,34 @@ def test_config_survives_json() -> None:
     config = CrateConfig(image_size=(8, 12), patch_size=4)
     assert CrateConfig.from_dict(json.loads(config.to_json())) == config
     assert set(PRESETS) >= {f"crate_{s}" for s in (*COUNTS, "micro")}
+
+
+@pytest.mark.parametrize(
+    "block", ["crate", "crate_n", "alpha", "attention_only", "tssa", "tost", "cbsa", "crate_prox_mm"]
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_last_layer_computes_the_class_token_alone(block, padded):
+    """Scores and gradients are those of the network whose last layer, being watched, computes every token."""
+    torch.manual_seed(0)
+    model = create_model("crate_micro", block=block, pool="cls", depth=2).double().train()
+    images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False]] * 3) if padded else None
+    alone = model(images, mask)
+    gradients = torch.autograd.grad(alone.square().sum(), list(model.parameters()), allow_unused=True)
+    seen = []
+    handle = model.blocks[-1].register_forward_hook(lambda block, args, out: seen.append(out))
+    watched = model(images, mask)
+    handle.remove()
+    assert seen[0].shape == (3, 5, 64)
+    torch.testing.assert_close(alone, watched, rtol=1e-12, atol=1e-12)
+    expected = torch.autograd.grad(watched.square().sum(), list(model.parameters()), allow_unused=True)
+    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_an_unwatched_last_layer_leaves_the_other_tokens():
+    model = create_model("crate_micro", pool="cls").eval()
+    sizes = []
+    norm_forward = model.blocks[-1].dictionary_norm.forward
+    model.blocks[-1].dictionary_norm.forward = lambda Z: sizes.append(Z.shape[-2]) or norm_forward(Z)
+    model(torch.zeros(2, 1, 8, 8))
+    assert sizes == [1]

@@ -148,3 +148,27 @@ def test_neumann_validity_is_per_batch_item(rng: np.random.Generator) -> None:
     Z, U = rng.standard_normal((4, 9, 6)), ref.random_bases(rng, 3, 6, 2, orthogonal=True)
     expected = [max(2 / (9 * 0.25) * np.linalg.norm(z @ B, 2) ** 2 for B in U) for z in Z]
     NUMPY.close(srr.neumann_validity(Z, U, eps=0.5), np.array(expected))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_leading_rows_see_all_tokens(rng: np.random.Generator, library: Backend, causal: bool, masked: bool) -> None:
+    """Rows of the attention written out, one token at a time."""
+    V = rng.standard_normal((2, 7, 3))
+    keep = np.array([True, True, False, True, True, True, False]) if masked else np.ones(7, bool)
+    expected = np.zeros((2, 4, 3))
+    for b in range(2):
+        for i in range(4):
+            seen = [j for j in range(7) if keep[j] and (j <= i or not causal)]
+            weight = np.exp([0.5 * V[b, i] @ V[b, j] for j in seen])
+            expected[b, i] = weight @ V[b, seen] / weight.sum()
+    mask = library.asarray(np.tile(keep, (7, 1))) if masked else None
+    library.close(srr.ssa(library.asarray(V), scale=0.5, causal=causal, mask=mask, rows=4), expected)
+
+
+@pytest.mark.parametrize("rows", [0, 8])
+def test_rows_outside_the_tokens_are_refused(rows: int) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        srr.ssa(np.ones((7, 3)), rows=rows)
+    with pytest.raises(ValueError, match="rows"):
+        srr.mssa(np.ones((7, 4)), np.ones((2, 4, 3)), rows=rows)

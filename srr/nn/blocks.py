@@ -88,17 +88,18 @@ class CrateBlock(nn.Module):
         """Tokens moved by what attention returned."""
         return Z + attended
 
-    def extend(self, Z: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both halves for the newest tokens of a causal sequence.
 
         Args:
             Z: tokens (..., m, d) that follow those of ``past``.
             past: coordinates (..., K, t, p) of the tokens before, None at the start.
+            mask: (..., t + m), True at real tokens; all are by default.
 
         Returns:
             The new tokens after the layer, and the coordinates of all t + m.
         """
-        attended, coordinates = self.attention.extend(self.attention_norm(Z), past)
+        attended, coordinates = self.attention.extend(self.attention_norm(Z), past, mask)
         return self.sparsify(self.move(Z, attended)), coordinates
 
 

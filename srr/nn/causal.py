@@ -52,10 +52,23 @@ class DecodingState(NamedTuple):
     Attributes:
         coordinates: for each layer the tokens in every head's coordinates, (B, K, t, p).
         length: number t of symbols read.
+        mask: (B, t), True at real symbols; None when all of them are.
     """
 
     coordinates: tuple[Tensor | None, ...]
     length: int
+    mask: Tensor | None = None
+
+    def join(self, mask: Tensor | None, symbols: Tensor) -> Tensor | None:
+        """Mask (B, t + m) of the symbols read and of some more (B, m), whose own mask may be None for all real."""
+        if mask is not None and mask.shape != symbols.shape:
+            raise ValueError(f"mask must have the shape {tuple(symbols.shape)} of symbols; got {tuple(mask.shape)}")
+        if mask is None and self.mask is None:
+            return None
+        batch, more = symbols.shape
+        past = symbols.new_ones(batch, self.length, dtype=torch.bool) if self.mask is None else self.mask
+        new = symbols.new_ones(batch, more, dtype=torch.bool) if mask is None else mask
+        return torch.cat((past, new), dim=1)
 
 
 class CausalCRATE(PretrainedModel):
@@ -100,12 +113,13 @@ class CausalCRATE(PretrainedModel):
         """State before the first symbol."""
         return DecodingState((None,) * len(self.blocks), 0)
 
-    def extend(self, symbols: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
-        """Scores after each of some further symbols, equal to those of the full forward pass.
+    def extend(self, symbols: Tensor, state: DecodingState, mask: Tensor | None = None) -> tuple[Tensor, DecodingState]:
+        """Scores after each of some further symbols, equal to those of the full forward pass with the same mask.
 
         Args:
             symbols: (B, m), the symbols that follow those already read.
             state: what :meth:`start` or the last :meth:`extend` returned.
+            mask: (B, m), True at real symbols; all are by default. Positions count padding too.
 
         Returns:
             Scores (B, m, vocabulary) and the new state.
@@ -123,11 +137,12 @@ class CausalCRATE(PretrainedModel):
             True
         """
         Z = self.embed(symbols, start=state.length)  # (B, m) -> (B, m, d)
+        real = state.join(mask, symbols)  # (B, t + m)
         memory = []
         for block, past in zip(self._layers(), state.coordinates, strict=True):
-            Z, coordinates = block.extend(Z, past)
+            Z, coordinates = block.extend(Z, past, real)
             memory.append(coordinates)
-        return self.head(Z), DecodingState(tuple(memory), state.length + symbols.shape[-1])
+        return self.head(Z), DecodingState(tuple(memory), state.length + symbols.shape[-1], real)
 
     @torch.no_grad()
     def generate(
@@ -135,6 +150,7 @@ class CausalCRATE(PretrainedModel):
         prompt: Tensor,
         count: int,
         *,
+        mask: Tensor | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         seed: int | torch.Generator = 0,
@@ -146,6 +162,7 @@ class CausalCRATE(PretrainedModel):
         Args:
             prompt: (B, n) symbols, n ≥ 1.
             count: symbols to add.
+            mask: (B, n), True at real symbols: prompts of unequal length are padded on the left.
             temperature: scores are divided by it; 0 always takes the likeliest symbol.
             top_k: draw among the likeliest k only.
             seed: seed or generator of the draws, on the device of the model.
@@ -154,8 +171,8 @@ class CausalCRATE(PretrainedModel):
             (B, n + count), the prompt first.
 
         Raises:
-            ValueError: an empty prompt or one longer than the context, a negative temperature, a count
-                below one.
+            ValueError: an empty prompt or one longer than the context, a prompt that ends in padding, a negative
+                temperature, a count below one.
 
         Example:
             >>> from srr.nn import create_model
@@ -166,15 +183,20 @@ class CausalCRATE(PretrainedModel):
         check_count(count, "count")
         if prompt.ndim != 2 or prompt.shape[1] < 1:
             raise ValueError(f"prompt must have shape (batch, symbols >= 1); got {tuple(prompt.shape)}")
+        if mask is not None and not mask[:, -1].all():
+            raise ValueError("mask must be True at the last symbol of every prompt: pad on the left")
         if temperature < 0:
             raise ValueError(f"temperature must be >= 0; got {temperature}")
         if not isinstance(seed, torch.Generator):
             seed = torch.Generator(prompt.device).manual_seed(seed)
-        text, state, unread = prompt, self.start(), prompt
+        text, state, unread, real = prompt, self.start(), prompt, mask
         for _ in range(count):
             if state.length + unread.shape[1] > self.config.context and state.length:
-                state, unread = self.start(), text[:, -max(1, self.config.context // 2) :]
-            scores, state = self.extend(unread, state)
+                half = max(1, self.config.context // 2)
+                real = None if state.mask is None else state.join(None, unread)[:, -half:]
+                state, unread = self.start(), text[:, -half:]
+            scores, state = self.extend(unread, state, real)
+            real = None
             unread = draw(scores[:, -1], temperature=temperature, top_k=top_k, generator=seed)  # (B, 1)
             text = torch.cat((text, unread), dim=1)
         return text

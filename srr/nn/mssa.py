@@ -95,7 +95,7 @@ class MSSA(nn.Module):
             return ssa(Z @ self.projection.mT, **seen)  # type: ignore[no-any-return]
         return mssa(Z, self.U, out=self.out, bias=self.bias, **seen)  # type: ignore[no-any-return]
 
-    def extend(self, Z: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attended tokens for the newest of a causal sequence, and the coordinates of the whole of it.
 
         As queries, keys and values are one, one array per layer is all that has to be remembered.
@@ -103,6 +103,7 @@ class MSSA(nn.Module):
         Args:
             Z: tokens (..., m, d) that follow those of ``past``.
             past: coordinates (..., K, t, p) of the tokens before, None at the start.
+            mask: (..., t + m), True at real tokens; all are by default.
 
         Returns:
             Attended tokens (..., m, d) and coordinates (..., K, t + m, p).
@@ -114,15 +115,15 @@ class MSSA(nn.Module):
             raise ValueError("only a causal layer can be extended; this one lets tokens see later ones")
         V = self.coordinates(Z)  # (..., m, d) -> (..., K, m, p)
         V = V if past is None else torch.cat((past, V), dim=-2)  # (..., K, t + m, p)
-        return self.restore(self.attend_newest(V, Z.shape[-2])), V
+        return self.restore(self.attend_newest(V, Z.shape[-2], mask)), V
 
     def coordinates(self, Z: Tensor) -> Tensor:
         """Coordinates of tokens in every head: (..., n, d) to (..., K, n, p)."""
         return project(Z, self.U)  # type: ignore[no-any-return]
 
-    def attend_newest(self, V: Tensor, count: int) -> Tensor:
+    def attend_newest(self, V: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
         """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""
-        return ssa_newest(V, count=count, scale=self.scale)  # type: ignore[no-any-return]
+        return ssa_newest(V, count=count, scale=self.scale, mask=attend_real(mask))  # type: ignore[no-any-return]
 
     def restore(self, V: Tensor) -> Tensor:
         """Tokens from attended coordinates: (..., K, n, p) to (..., n, d)."""

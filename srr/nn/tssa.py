@@ -79,9 +79,9 @@ class TSSA(MSSA):
         """Attended tokens, without the residual; only the first ``rows`` of them where that is a number."""
         return self.restore(self._attend(self.coordinates(Z), mask)[..., :rows, :])
 
-    def attend_newest(self, V: Tensor, count: int) -> Tensor:
+    def attend_newest(self, V: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
         """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""
-        return self._attend(V)[..., -count:, :]
+        return self._attend(V, mask)[..., -count:, :]
 
     def _attend(self, V: Tensor, mask: Tensor | None = None) -> Tensor:
         offset = None if self.offset is None else self.offset[:, : V.shape[-2]]

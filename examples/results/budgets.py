@@ -24,6 +24,7 @@ class Budget:
         masked: words of the masked autoencoder.
         mcr2: words of training by rate reduction.
         fractions: shares of redrawn labels.
+        rates: learning rates to choose from.
     """
 
     images: tuple[str, ...]
@@ -36,6 +37,7 @@ class Budget:
     masked: tuple[str, ...]
     mcr2: tuple[str, ...]
     fractions: tuple[float, ...]
+    rates: tuple[str, ...]
 
 
 def size(preset: str, dim: int, depth: int, *, patch: int | None = None) -> tuple[str, ...]:
@@ -55,7 +57,7 @@ def training(batch: int, lr: str, epochs: int, warmup: float, *, shift: int | No
 BOOK = ("data.name=text:moby-dick.txt", "data.held_out=0.1", "data.context=128", "objective.name=next_token")
 MASKED = ("objective.name=masked", "model.decoder_depth=4")
 
-_small = (*FASHION, *size("crate_micro", 64, 4, patch=7), *training(128, "8e-3", 3, 0.3, shift=0))
+_small = (*FASHION, *size("crate_micro", 64, 4, patch=7), *training(256, "8e-3", 3, 0.3, shift=0))
 _large = (*FASHION, *size("crate_micro", 128, 6, patch=4), *training(512, "2e-3", 20, 2.0, shift=2))
 
 BUDGETS = {
@@ -67,9 +69,10 @@ BUDGETS = {
         weights=("0.001", "0.01"),
         blocks=BLOCKS,
         text=(*BOOK, *size("crate_causal_micro", 128, 4), *training(32, "4e-3", 1, 0.1), "trainer.clip_norm=1.0"),
-        masked=(*_small, *size("crate_mae_micro", 64, 4, patch=4), *MASKED, "model.decoder_depth=2", "optim.lr=2e-3"),
-        mcr2=(*_small, *training(500, "2e-3", 3, 0.3, shift=0)),
+        masked=(*_small, *size("crate_mae_micro", 64, 4, patch=4), *MASKED, *training(128, "4e-3", 1, 0.1)),
+        mcr2=(*_small, *training(500, "8e-3", 3, 0.3, shift=0)),
         fractions=(0.0, 0.2, 0.5),
+        rates=("4e-3", "8e-3", "16e-3"),
     ),
     "large": Budget(
         images=_large,
@@ -82,5 +85,6 @@ BUDGETS = {
         masked=(*_large, *size("crate_mae_micro", 128, 6, patch=4), *MASKED, "optim.lr=1e-3"),
         mcr2=(*_large, *training(1000, "1e-3", 20, 2.0, shift=2)),
         fractions=(0.0, 0.1, 0.3, 0.5),
+        rates=("1e-3", "2e-3", "4e-3"),
     ),
 }

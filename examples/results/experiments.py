@@ -117,10 +117,29 @@ def labels(budget: Budget) -> Iterator[Job]:
             yield Job("labels", f"{fraction}/{objective}", found, measure="subspaces")
 
 
-EXPERIMENTS = {f.__name__: f for f in (vit, layers, variants, steps, language, masked, labels)}
+def rates(budget: Budget) -> Iterator[Job]:
+    """The learning rate of each kind of network, looked for with a seed that no other table uses."""
+    kinds = {
+        "CRATE": (budget.images, "crate"),
+        "ViT": (budget.images, "vit_parameters"),
+        "MCR²": ((*budget.mcr2, "objective.name=mcr2"), "crate"),
+        "CausalCRATE": (budget.text, "crate"),
+        "GPT block": (budget.text, "gpt_parameters"),
+    }
+    for name, (words, network) in kinds.items():
+        for lr in budget.rates:
+            cost = 2.5 if words is budget.text else 1.0
+            yield Job("rates", f"{name}/{lr}", (*words, f"optim.lr={lr}"), network, cost=cost)
+
+
+EXPERIMENTS = {f.__name__: f for f in (vit, layers, variants, steps, language, masked, labels, rates)}
+REPORTED = [name for name in EXPERIMENTS if name != "rates"]
+TRIAL_SEED = 99
+PROBE_SAMPLES = 10_000
 
 
 def jobs(names: Iterable[str], budget: Budget, *, seeds: int, quick: bool = False) -> list[Job]:
     """Every run of these experiments, those that tables share once for each table."""
-    found = [replace(job, seed=seed) for name in names for job in EXPERIMENTS[name](budget) for seed in range(seeds)]
+    of = {name: [TRIAL_SEED] if name == "rates" else range(seeds) for name in names}
+    found = [replace(job, seed=seed) for name in of for job in EXPERIMENTS[name](budget) for seed in of[name]]
     return [job.quick for job in found] if quick else found

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from experiments import PROBE_SAMPLES
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import srr
+from srr.nn.embed import patchify, unpatchify
 from srr.training.data.base import Source
 from srr.training.module import TrainingModule
 
 EPS = 0.1
-PROBE_SAMPLES = 10_000
 
 
 def layers(module: TrainingModule, untrained: nn.Module, source: Source) -> dict[str, Any]:
@@ -33,24 +34,43 @@ def layers(module: TrainingModule, untrained: nn.Module, source: Source) -> dict
 
 
 def probe(module: TrainingModule, untrained: nn.Module, source: Source) -> dict[str, Any]:
-    """Accuracy of logistic regression on mean encoder features, with a few reconstructions."""
+    """Accuracy of logistic regression on mean encoder features and on pixels, with a few reconstructions."""
     model: Any = module.model.eval()
-    x = inputs(module, source.val, 8)
+    readers: dict[str, Callable[[Tensor], Tensor]] = {
+        "trained": mean_features(model),
+        "untrained": mean_features(untrained.to(module.device).eval()),
+        "pixels": lambda images: images.flatten(1),
+    }
+    scores = {}
+    for name, read in readers.items():
+        train = features(module, read, source.train, PROBE_SAMPLES)
+        val = features(module, read, source.val, len(source.val))
+        reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(*train)
+        scores[name] = float(reader.score(*val))
+    return {"probe": scores, "pictures": reconstructions(module, inputs(module, source.val, 8))}
+
+
+def mean_features(model: Any) -> Callable[[Tensor], Tensor]:
+    """The mean token of an encoder that sees everything."""
+    return lambda images: model.encode(images).mean(dim=1)
+
+
+def reconstructions(module: TrainingModule, x: Tensor) -> dict[str, Any]:
+    """Images, what is left of them, and what the network makes of that, as grey values (B, H, W) from 0 to 255."""
+    model: Any = module.model
     with torch.no_grad():
         hidden = model.draw_mask(len(x), seed=0)
         made = model.reconstruct(x, hidden)
-    scores = {}
-    for name, encoder in (("trained", model), ("untrained", untrained.to(x.device).eval())):
-
-        def mean_features(images: Tensor, encoder: Any = encoder) -> Tensor:
-            return encoder.encode(images).mean(dim=1)
-
-        train = features(module, mean_features, source.train, PROBE_SAMPLES)
-        val = features(module, mean_features, source.val, len(source.val))
-        reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(*train)
-        scores[name] = float(reader.score(*val))
-    pictures = {"original": x, "reconstruction": made, "hidden": hidden.to(x.dtype)}
-    return {"probe": scores, "pictures": {k: v.float().cpu().numpy().round(4).tolist() for k, v in pictures.items()}}
+        seen = unpatchify(
+            patchify(torch.ones_like(x), model.config.patch_size) * ~hidden[..., None],
+            model.config.image_size,
+            model.config.patch_size,
+        )
+    grey = torch.full_like(x, 0.5)
+    mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (module.spec.mean, module.spec.std))
+    original, made = (image * std + mean for image in (x, made))
+    parts = {"original": original, "masked": torch.where(seen > 0, original, grey), "reconstruction": made}
+    return {k: (255 * v[:, 0]).round().clamp(0, 255).int().tolist() for k, v in parts.items()}
 
 
 def subspaces(module: TrainingModule, untrained: nn.Module, source: Source) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Make the numbers of the results page: ``python examples/results/run.py vit --data DIR``.
 
 DIR holds ``mnist/`` and ``fashion-mnist/`` (idx files) and ``moby-dick.txt``. Runs already made are kept, so an
-interrupted call goes on where it stopped. ``all`` makes every experiment, ``--quick`` a trial of each on few samples.
+interrupted call goes on where it stopped. ``all`` makes every experiment but ``rates``, the search for a learning rate;
+``--quick`` makes a trial of each run on few samples.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from budgets import BUDGETS
-from experiments import EXPERIMENTS, Job, jobs
+from experiments import EXPERIMENTS, REPORTED, Job, jobs
 
 
 def main() -> int:
     """Start the missing runs, ``--jobs`` at a time, the longest first; 1 when one failed."""
     given = arguments()
     given.out.mkdir(parents=True, exist_ok=True)
-    names = list(EXPERIMENTS) if given.experiment == "all" else [given.experiment]
+    names = REPORTED if given.experiment == "all" else [given.experiment]
     wanted = {j.key: j for j in jobs(names, BUDGETS[given.budget], seeds=given.seeds, quick=given.quick)}
     missing = [j for key, j in wanted.items() if not (given.out / f"{key}.json").exists()]
     missing.sort(key=lambda j: -j.cost)
@@ -32,7 +33,7 @@ def main() -> int:
         os.environ[name] = str(given.threads)  # before the workers import torch
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         made = {pool.submit(make, job, given.out / f"{job.key}.json", words(job, given)): job for job in missing}
-        failed = sum(1 for line, bad in follow(made) if (print(line, flush=True), bad)[1])
+        failed = sum(follow(made))
     print(f"{failed} failed" if failed else "all made", flush=True)
     return int(failed > 0)
 
@@ -59,8 +60,8 @@ def make(job: Job, target: Path, extra: tuple[str, ...]) -> float:
     return make(job, target, extra)
 
 
-def follow(made: dict[Future[float], Job]) -> Iterator[tuple[str, bool]]:
-    """A line for every run that ends, and whether it failed."""
+def follow(made: dict[Future[float], Job]) -> Iterator[bool]:
+    """Print a line for every run that ends; whether it failed."""
     begun, total, done = time.perf_counter(), sum(job.cost for job in made.values()), 0.0
     for count, future in enumerate(as_completed(made), 1):
         job, error = made[future], future.exception()
@@ -69,7 +70,8 @@ def follow(made: dict[Future[float], Job]) -> Iterator[tuple[str, bool]]:
         left = past * (total - done) / done
         state = f"FAILED: {error!r}\n{error.__cause__ or ''}" if error else f"{future.result():.0f} s"
         clock = f"{past / 60:.1f} min gone, about {left / 60:.1f} min left"
-        yield f"[{count}/{len(made)}; {clock}] {job.experiment} {job.name}, seed {job.seed}: {state}", bool(error)
+        print(f"[{count}/{len(made)}; {clock}] {job.experiment} {job.name}, seed {job.seed}: {state}", flush=True)
+        yield error is not None
 
 
 def words(job: Job, given: argparse.Namespace) -> tuple[str, ...]:

@@ -1,0 +1,134 @@
+"""Write the results page: ``python examples/results/report.py --runs runs/results --out docs/results.md``.
+
+Tables, pictures and every number come from the runs; sentences come from ``page.md`` beside this file, where
+``{{table vit}}`` stands for a table, ``{{picture layers}}`` for a picture,
+``{{vit | fashion-mnist/crate | val_accuracy}}`` for one number and
+``{{vit | fashion-mnist/crate - fashion-mnist/vit_parameters | val_accuracy}}`` for a difference seed by seed.
+With ``--runs`` the numbers are also kept in ``small.json`` (the name of the budget), from which the page is made
+again without ``--runs``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from budgets import BUDGETS, Budget
+from experiments import EXPERIMENTS, PROBE_SAMPLES, jobs, last_words
+from pictures import PICTURES, save
+from summary import Summary, read_runs
+from tables import MISSING, TABLES, cell, difference
+
+HERE = Path(__file__).parent
+PLACE = re.compile(r"\{\{\s*(.+?)\s*\}\}")
+
+
+def main() -> int:
+    """Read the numbers, keep them, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, help="folder of result files; without it the kept numbers are read")
+    parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--budget", choices=list(BUDGETS), default="small")
+    parser.add_argument("--kept", type=Path, help="file of the kept numbers (default: beside this file)")
+    parser.add_argument("--page", type=Path, default=HERE / "page.md", help="the sentences")
+    parser.add_argument("--quick", action="store_true", help="read the runs made with --quick")
+    given = parser.parse_args()
+    kept = given.kept or HERE / f"{given.budget}.json"
+    if given.runs:
+        summary = read_runs(given.runs, given.budget, quick=given.quick)
+        kept.write_text(json.dumps(summary, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    summary = json.loads(kept.read_text(encoding="utf-8"))
+    write_page(summary, given.page.read_text(encoding="utf-8"), given.out)
+    missing = absent(summary)
+    print(f"{given.out}: {summary['runs']} runs" + (f"; missing: {', '.join(missing)}" if missing else ""))
+    return 0
+
+
+def absent(summary: Summary) -> list[str]:
+    """Rows of the tables that no run was found for."""
+    wanted = jobs(EXPERIMENTS, BUDGETS[summary["budget"]], seeds=1)
+    return [f"{j.experiment} {j.name}" for j in wanted if j.name not in summary["experiments"].get(j.experiment, {})]
+
+
+def write_page(summary: Summary, page: str, out: Path) -> None:
+    """Fill the places of the page; pictures go to ``figures`` beside it."""
+    folder = out.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    out.write_text(PLACE.sub(lambda found: fill(found[1], summary, folder), page), encoding="utf-8")
+
+
+def fill(place: str, summary: Summary, folder: Path) -> str:
+    """The text of one place."""
+    if place == "origin":
+        return origin(summary)
+    if place == "recipe":
+        return recipe(BUDGETS[summary["budget"]])
+    if place == "probe samples":
+        return f"{PROBE_SAMPLES:,}"
+    kind, _, name = place.partition(" ")
+    rows = summary["experiments"].get(name, {})
+    if kind == "table":
+        return TABLES[name](rows) if rows else f"({name}: not made yet)"
+    if kind == "picture":
+        return picture(name, rows, folder)
+    return number([part.strip() for part in place.split("|")], summary)
+
+
+def picture(name: str, rows: dict[str, Any], folder: Path) -> str:
+    """Draw a picture and point to it."""
+    if not rows:
+        return f"({name}: no picture yet)"
+    save(PICTURES[name](rows), folder / f"results-{name}.png")
+    summary = (PICTURES[name].__doc__ or name).splitlines()[0]
+    return f"![{summary}](figures/results-{name}.png)"
+
+
+def number(parts: list[str], summary: Summary) -> str:
+    """``experiment | row | metric`` or ``experiment | row - other row | metric``."""
+    if len(parts) != 3 or parts[0] not in EXPERIMENTS:
+        raise ValueError(f"a place must be 'experiment | row | metric'; got {' | '.join(parts)!r}")
+    known = {job.name for job in EXPERIMENTS[parts[0]](BUDGETS[summary["budget"]])}
+    first, _, other = parts[1].partition(" - ")
+    wrong = {first, other or first} - known
+    if wrong:
+        raise ValueError(f"experiment {parts[0]!r} has no row {', '.join(sorted(wrong))}; it has {sorted(known)}")
+    rows = summary["experiments"].get(parts[0], {})
+    if first not in rows or (other and other not in rows):
+        return MISSING
+    return difference(rows[first], rows[other], parts[2]) if other else cell(rows[first], parts[2])
+
+
+def recipe(budget: Budget) -> str:
+    """The words of every kind of run."""
+    kinds = {"classifiers": "images", "language models": "text", "masked autoencoder": "masked", "MCR²": "mcr2"}
+    parts = {title: " ".join(last_words(getattr(budget, field))) for title, field in kinds.items()}
+    return "\n".join(f"- {title}: `{words}`" for title, words in parts.items())
+
+
+def origin(summary: Summary) -> str:
+    """When, on what, how long, with which commands."""
+    budget = summary["budget"]
+    machines = "; ".join(f"{m['processor']}, {m['threads']} thread a run, GPU: {m['gpu']}" for m in summary["machine"])
+    software = "; ".join(", ".join(f"{k} {v}" for k, v in found.items()) for found in summary["versions"])
+    trial = " **A trial on a few samples: these are not results.**" if summary["quick"] else ""
+    option = "" if budget == "small" else f" --budget {budget}"
+    return "\n".join(
+        [
+            f"{summary['runs']} runs, budget `{budget}`, made on {' and '.join(summary['dates'])};",
+            f"{machines}; {software}.",
+            f"Together {summary['total_seconds'] / 60:.0f} minutes of one worker.{trial}",
+            "",
+            "```",
+            f"python examples/results/run.py all --data DIR{option}",
+            f"python examples/results/report.py --runs runs/results{option} --out docs/results.md",
+            "```",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

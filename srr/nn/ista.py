@@ -56,7 +56,8 @@ class ISTA(nn.Module):
 
     Three forms of the same step are used, equal up to rounding: the folded one-product form with M formed
     anew when there are more tokens than dimensions, the two-product residual form below that, and in
-    evaluation the folded form with M kept. A kept M is dropped as soon as D has another version, storage,
+    evaluation the folded form with M kept. Where the product is taken in half precision the identity stays out
+    of it, Z + Z (M − I), so that the tokens themselves are not rounded. A kept M is dropped as soon as D has another version, storage,
     device or dtype (``load_state_dict``, optimisers and ``train()`` included); after writing through
     ``D.data``, which torch does not count, call ``train()`` or ``eval()``.
 
@@ -91,20 +92,23 @@ class ISTA(nn.Module):
     def forward(self, Z: Tensor) -> Tensor:
         """Sparse codes of the tokens."""
         if self._may_keep():
-            return self._folded_step(Z, self._kept_matrix())
+            return self._folded_step(Z, self._kept_matrix(is_half(Z)))
         if Z.numel() // Z.shape[-1] > self.D.shape[0]:
-            return self._folded_step(Z, self._matrix())
+            return self._folded_step(Z, self._matrix(Z))
         return ista_step(Z, Z, self.D, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
 
     def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
+        """The step by M, or by M − I where the product is taken in half precision."""
+        if is_half(Z):
+            return (Z + Z @ M - self.step * self.lam).relu_()
         return folded_ista_step(Z, M, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
 
-    def _matrix(self) -> Tensor:
-        """:func:`srr.ista_matrix` of D in its own precision, whose backward pass costs one product in place of two."""
-        D = self.D
-        identity = torch.eye(D.shape[0], dtype=D.dtype, device=D.device)
+    def _matrix(self, Z: Tensor) -> Tensor:
+        """M, or M − I, of D in its own precision, whose backward pass costs one product in place of two."""
+        D, half = self.D, is_half(Z)
         with torch.autocast(D.device.type, enabled=False):
-            return identity + self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-any-return, no-untyped-call]
+            change = self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-untyped-call]
+            return change if half else change + identity_like(D)  # type: ignore[no-any-return]
 
     def _may_keep(self) -> bool:
         """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""
@@ -114,17 +118,18 @@ class ISTA(nn.Module):
             return False
         return isinstance(self.D, nn.Parameter) and not self.D.is_inference()
 
-    def _kept_matrix(self) -> Tensor:
+    def _kept_matrix(self, half: bool) -> Tensor:
         fold = self._fold
-        if fold is None or fold.dictionary() is not self.D or fold.stamp != _stamp(self.D):
-            fold = self._fold = self._new_fold()
+        stamp = (half, *_stamp(self.D))
+        if fold is None or fold.dictionary() is not self.D or fold.stamp != stamp:
+            fold = self._fold = _Fold(weakref.ref(self.D), stamp, self._new_matrix(half))
         return fold.matrix
 
-    def _new_fold(self) -> _Fold:
-        device = self.D.device.type
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-            matrix = ista_matrix(self.D.detach(), step=self.step)
-        return _Fold(weakref.ref(self.D), _stamp(self.D), matrix)
+    def _new_matrix(self, half: bool) -> Tensor:
+        D = self.D.detach()
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(D.device.type, enabled=False):
+            M = ista_matrix(D, step=self.step)
+            return M - identity_like(D) if half else M  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> ISTA:
         """Set the mode and drop the kept matrix."""
@@ -137,3 +142,13 @@ class ISTA(nn.Module):
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""
         return f"dim={self.D.shape[0]}, step={self.step}, lam={self.lam}"
+
+
+def is_half(Z: Tensor) -> bool:
+    """Whether products of these tokens are taken in half precision."""
+    return torch.is_autocast_enabled(Z.device.type) or Z.dtype in (torch.bfloat16, torch.float16)
+
+
+def identity_like(D: Tensor) -> Tensor:
+    """Identity of the size, dtype and device of D."""
+    return torch.eye(D.shape[0], dtype=D.dtype, device=D.device)

@@ -1,5 +1,7 @@
 """What the speed rests on: the fused attention kernel runs, half precision agrees, memory and products are saved."""
 
+import statistics
+
 import pytest
 import torch
 from torch import nn
@@ -44,11 +46,19 @@ def test_gradients_equal_the_plain_form(twins):
     )
 
 
-def test_bfloat16_training_agrees_with_float32(twins):
-    _, model, images = twins
+def half_cosine(model: nn.Module, images: torch.Tensor) -> float:
+    """Cosine between the gradients in half and in full precision."""
     full, half = gradients(model.train(), images), gradients(model, images, half=True)
-    cosine = torch.cosine_similarity(torch.cat(list(full.values())), torch.cat(list(half.values())), dim=0)
-    assert float(cosine) > 0.99  # measured 0.9957 to 0.9997 by seed at this width
+    return float(torch.cosine_similarity(torch.cat(list(full.values())), torch.cat(list(half.values())), dim=0))
+
+
+def test_bfloat16_training_agrees_with_float32(twins):
+    """Rounding alone puts some draws below 0.999, in the plain form too: half of them lie above, none is far off."""
+    reference, model, images = twins
+    draws = [torch.randn_like(images) for _ in range(7)]
+    ours, plain = ([half_cosine(net, x) for x in draws] for net in (model, reference))
+    assert statistics.median(ours) > 0.999
+    assert 1 - min(ours) < 3 * (1 - min(plain)) + 1e-3
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model.eval()(images)
     with torch.no_grad():

@@ -114,6 +114,25 @@ def test_dask_blocks(labelled):
         srr.SecondMoment.from_dask(Zd.rechunk((100, 3)))
 
 
+def test_blocks_are_reduced_by_the_workers_of_a_cluster():
+    """Two worker processes; the moments are those of all tokens at once, and the blocks never come here."""
+    da, distributed = pytest.importorskip("dask.array"), pytest.importorskip("distributed")
+    Z, labels, weights, _ = problem()
+    chunks = ((100, 90, 50),)
+    parts = da.from_array(Z, chunks=(*chunks, 7)), da.from_array(weights, chunks), da.from_array(labels, chunks)
+    local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**local) as cluster, distributed.Client(cluster) as client:
+        found = srr.SecondMoment.from_dask(*parts, classes=4, fan_in=2)
+        ran = {who for story in client.run(_finished_tasks).values() for who in story}
+    truth = [(Z[labels == k] * weights[labels == k, None]).T @ Z[labels == k] for k in range(4)]
+    np.testing.assert_allclose(found.moment, np.stack(truth), rtol=1e-11, atol=1e-11)
+    assert any("_of_block" in name for name in ran)
+
+
+def _finished_tasks(dask_worker):
+    return [str(record[0]) for record in dask_worker.state.log]
+
+
 def test_gradients_flow_through_the_moments():
     torch = pytest.importorskip("torch")
     Z, labels, _, _ = (torch.as_tensor(a) for a in problem(n=20))

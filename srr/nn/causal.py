@@ -192,8 +192,8 @@ class CausalCRATE(PretrainedModel):
         text, state, unread, real = prompt, self.start(), prompt, mask
         for _ in range(count):
             if state.length + unread.shape[1] > self.config.context and state.length:
-                half = max(1, self.config.context // 2)
-                real = None if state.mask is None else state.join(None, unread)[:, -half:]
+                half, read = max(1, self.config.context // 2), state.join(None, unread)
+                real = None if read is None else read[:, -half:]
                 state, unread = self.start(), text[:, -half:]
             scores, state = self.extend(unread, state, real)
             real = None

@@ -114,7 +114,7 @@ def layer_steps(
     """Blocks as steps of :func:`srr.unroll`; the last computes its first ``last_rows`` tokens, all when None."""
     run = partial(checkpoint, use_reentrant=False) if recompute else call
     for place, block in enumerate(blocks, start=1):
-        rows = {"rows": last_rows} if last_rows is not None and place == len(blocks) else {}
+        rows: dict[str, Any] = {"rows": last_rows} if last_rows is not None and place == len(blocks) else {}
         yield partial(run, block, mask=mask, **rows)
 
 

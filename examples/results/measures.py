@@ -45,7 +45,7 @@ def probe(module: TrainingModule, untrained: nn.Module, source: Source) -> dict[
     for name, read in readers.items():
         train = features(module, read, source.train, PROBE_SAMPLES)
         val = features(module, read, source.val, len(source.val))
-        reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(*train)
+        reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=1000)).fit(*train)
         scores[name] = float(reader.score(*val))
     return {"probe": scores, "pictures": reconstructions(module, inputs(module, source.val, 8))}
 

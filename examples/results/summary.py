@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from budgets import BUDGETS
-from experiments import EXPERIMENTS, Job, jobs
+from experiments import EXPERIMENTS, TRIAL_SEED, Job, jobs
 
 Summary = dict[str, Any]
 
@@ -25,7 +25,6 @@ SCALARS = (
     "seconds",
 )
 TRACED = ("compression_raw", "compression_normalized", "sparsity")
-MOST_SEEDS = 100
 
 
 def read_runs(folder: Path, budget: str, *, quick: bool = False) -> Summary:
@@ -36,7 +35,7 @@ def read_runs(folder: Path, budget: str, *, quick: bool = False) -> Summary:
         found[made(result).key] = result
     rows: dict[str, dict[str, list[Any]]] = {}
     used = {}
-    for job in jobs(EXPERIMENTS, BUDGETS[budget], seeds=MOST_SEEDS, quick=quick):
+    for job in jobs(EXPERIMENTS, BUDGETS[budget], seeds=TRIAL_SEED, quick=quick):
         if job.key in found:
             rows.setdefault(job.experiment, {}).setdefault(job.name, []).append(found[job.key])
             used[job.key] = found[job.key]

@@ -48,9 +48,11 @@ def cell(row: dict[str, Any], metric: str) -> str:
 
 def difference(row: dict[str, Any], other: dict[str, Any], metric: str) -> str:
     """Mean ± standard deviation of the differences seed by seed, signed."""
+    if metric not in row or metric not in other:
+        return MISSING
     _, factor, digits = COLUMNS[metric]
-    pairs = dict(zip(other.get("seeds", []), other.get(metric, []), strict=True))
-    values = [v - pairs[s] for s, v in zip(row["seeds"], row.get(metric, []), strict=True) if s in pairs]
+    pairs = dict(zip(other["seeds"], other[metric], strict=True))
+    values = [v - pairs[s] for s, v in zip(row["seeds"], row[metric], strict=True) if s in pairs]
     text = spread(values, factor, digits)
     return text if text == MISSING or text.startswith("-") else f"+{text}"
 

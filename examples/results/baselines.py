@@ -1,4 +1,4 @@
-"""The standard transformers CRATE is compared with, from ``torch.nn.TransformerEncoder`` alone."""
+"""The networks beside CRATE: standard transformers from ``torch.nn.TransformerEncoder``, CRATE with signed features."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of images (B, C, H, W)."""
         return self.head(self.encoder(self.embed(images)).mean(dim=1))
+
+
+class Featured(nn.Module):
+    """CRATE whose pooled token goes through layer norm and a linear map before the head.
+
+    The last layer of CRATE ends in a ReLU. Under MCR² such features turn sparser step by step until they are zero
+    for most images and ΔR falls back to nothing; the features of a linear map cannot die that way.
+    """
+
+    def __init__(self, crate: nn.Module) -> None:
+        super().__init__()
+        dim = crate.config.dim  # type: ignore[union-attr]
+        self.crate, self.head = crate, crate.head
+        self.crate.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of images (B, C, H, W)."""
+        return self.head(self.crate(images))  # type: ignore[no-any-return, operator]
 
 
 class GPT(nn.Module):
@@ -95,7 +113,9 @@ def matched(build: Callable[[int, int], nn.Module], cost: Callable[[nn.Module], 
 
 
 def build_baseline(kind: str, crate: nn.Module, sample: Tensor, *, seed: int) -> nn.Module:
-    """``vit_parameters``, ``vit_flops``, ``vit_width`` or ``gpt_parameters``, next to a given CRATE."""
+    """``crate_features``, ``vit_parameters``, ``vit_flops``, ``vit_width`` or ``gpt_parameters`` beside a CRATE."""
+    if kind == "crate_features":
+        return Featured(crate)
     config: Any = crate.config
     family: Any = GPT if kind.startswith("gpt") else ViT
     costs: dict[str, Callable[[nn.Module], int]] = {"parameters": parameters, "flops": lambda m: flops(m, sample)}

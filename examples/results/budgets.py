@@ -89,7 +89,7 @@ BUDGETS = {
         blocks={**BLOCKS, **ABLATED},
         text=(*BOOK, *size("crate_causal_micro", 256, 6), *training(64, "1e-3", 8, 0.5), "trainer.clip_norm=1.0"),
         masked=(*_large, *size("crate_mae_micro", 128, 6, patch=4), *MASKED, "optim.lr=1e-3"),
-        mcr2=(*_large, *training(1000, "1e-3", 20, 2.0, shift=2)),
+        mcr2=(*_large, *training(1000, "4e-3", 20, 2.0, shift=2)),
         fractions=(0.0, 0.1, 0.3, 0.5),
         rates=("1e-3", "2e-3", "4e-3"),
     ),

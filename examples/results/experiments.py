@@ -114,7 +114,7 @@ def labels(budget: Budget) -> Iterator[Job]:
     for fraction in budget.fractions:
         for objective, words in (("cross_entropy", budget.images), ("mcr2", budget.mcr2)):
             found = (*words, f"objective.name={objective}", f"data.corrupt_labels={fraction}")
-            yield Job("labels", f"{fraction}/{objective}", found, measure="subspaces")
+            yield Job("labels", f"{fraction}/{objective}", found, "crate_features", "subspaces")
 
 
 def rates(budget: Budget) -> Iterator[Job]:
@@ -122,13 +122,14 @@ def rates(budget: Budget) -> Iterator[Job]:
     kinds = {
         "CRATE": (budget.images, "crate"),
         "ViT": (budget.images, "vit_parameters"),
-        "MCR²": ((*budget.mcr2, "objective.name=mcr2"), "crate"),
+        "MCR²": ((*budget.mcr2, "objective.name=mcr2"), "crate_features"),
         "CausalCRATE": (budget.text, "crate"),
         "GPT block": (budget.text, "gpt_parameters"),
+        "CrateMAE": (budget.masked, "crate"),
     }
     for name, (words, network) in kinds.items():
         for lr in budget.rates:
-            cost = 2.5 if words is budget.text else 1.0
+            cost = {budget.text: 2.5, budget.masked: 1.7}.get(words, 1.0)
             yield Job("rates", f"{name}/{lr}", (*words, f"optim.lr={lr}"), network, cost=cost)
 
 

@@ -169,12 +169,11 @@ def rates(rows: Rows) -> str:
     found: dict[str, dict[str, str]] = {}
     for name, row in rows.items():
         kind, _, lr = name.partition("/")
-        found.setdefault(kind, {})[lr] = cell(row, "val_bits" if "val_bits" in row else "val_accuracy")
-    tried = sorted({lr for line in found.values() for lr in line}, key=float)
-    unit = {"CausalCRATE": "bits a byte", "GPT block": "bits a byte"}
-    body = [
-        [kind, unit.get(kind, "accuracy, %"), *(line.get(lr, MISSING) for lr in tried)] for kind, line in found.items()
-    ]
+        metric = next(m for m in ("val_bits", "val_accuracy", "val_loss") if m in row)
+        line = found.setdefault(kind, {"": COLUMNS[metric][0]})
+        line[lr] = cell(row, metric)
+    tried = sorted({lr for line in found.values() for lr in line if lr}, key=float)
+    body = [[kind, *(line.get(lr, MISSING) for lr in ("", *tried))] for kind, line in found.items()]
     return table(["", "", *(f"lr {lr}" for lr in tried)], body)
 
 

@@ -120,9 +120,11 @@ def origin(summary: Summary) -> str:
         [
             f"{summary['runs']} runs, budget `{budget}`, made on {' and '.join(summary['dates'])};",
             f"{machines}; {software}.",
-            f"Together {summary['total_seconds'] / 60:.0f} minutes of one worker.{trial}",
+            f"Together {summary['total_seconds'] / 60:.0f} minutes of one worker;",
+            f"{summary['elapsed_seconds'] / 60:.0f} minutes from the first start to the last end.{trial}",
             "",
             "```",
+            f"python examples/results/run.py rates --data DIR{option}    # the search for a learning rate, beforehand",
             f"python examples/results/run.py all --data DIR{option}",
             f"python examples/results/report.py --runs runs/results{option} --out docs/results.md",
             "```",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,21 @@ def origin(results: Iterable[dict[str, Any]]) -> Summary:
     """When, on what and with what the runs were made."""
     results = list(results)
     kinds = {key: sorted({json.dumps(r[key], sort_keys=True) for r in results}) for key in ("machine", "versions")}
+    reported = [r for r in results if r["job"]["seed"] != TRIAL_SEED]
     return {
         "dates": sorted({r["date"][:10] for r in results}),
         **{key: [json.loads(text) for text in texts] for key, texts in kinds.items()},
-        "runs": len(results),
-        "total_seconds": round(sum(r["total_seconds"] for r in results), 1),
+        "runs": len(reported),
+        "total_seconds": round(sum(r["total_seconds"] for r in reported), 1),
+        "elapsed_seconds": elapsed(reported),
     }
+
+
+def elapsed(results: list[dict[str, Any]]) -> float:
+    """From the start of the first run to the end of the last."""
+    ends = [datetime.fromisoformat(r["date"]) for r in results]
+    starts = [end - timedelta(seconds=r["total_seconds"]) for end, r in zip(ends, results, strict=True)]
+    return (max(ends) - min(starts)).total_seconds() if results else 0.0
 
 
 def row(results: list[dict[str, Any]]) -> dict[str, Any]:

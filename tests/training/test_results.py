@@ -96,6 +96,9 @@ def test_the_page_is_made_from_result_files_and_again_from_the_kept_numbers(tmp_
     assert "not made yet" not in page
     assert "| CRATE | 80.00 ± 7.07 |" in page  # 85 and 75: mean 80, deviation 10/√2
     assert "+0.00 ± 0.00" in page
+    made = {job.key for job in jobs("small") if job.experiment != "rates"}
+    assert f"{len(made)} runs, budget `small`, made on 2020-02-03;" in page
+    assert f"Together {len(made) * 5 / 60:.0f} minutes of one worker;" in page
     for link in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (out.parent / link).stat().st_size > 1000
     assert len(list((out.parent / "figures").iterdir())) == 3

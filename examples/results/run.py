@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from budgets import BUDGETS
@@ -31,7 +32,7 @@ def main() -> int:
     print(f"{len(missing)} runs to make, {len(wanted) - len(missing)} are there", flush=True)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(given.threads)  # before the workers import torch
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         made = {pool.submit(make, job, given.out / f"{job.key}.json", words(job, given)): job for job in missing}
         failed = sum(follow(made))
     print(f"{failed} failed" if failed else "all made", flush=True)
@@ -51,6 +52,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="one epoch on few samples: a trial of the machinery")
     return parser.parse_args()
+
+
+def end_with_parent() -> None:
+    """Let a worker end when the process that started it is killed; its unfinished run leaves no file."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def make(job: Job, target: Path, extra: tuple[str, ...]) -> float:

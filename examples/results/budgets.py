@@ -10,6 +10,15 @@ ABLATED = {"strict MSSA, equations (11)-(12)": "crate_strict", "sparsify step of
 
 
 @dataclass(frozen=True)
+class Corrupted:
+    """Training on labels of which a share is redrawn: words for either objective."""
+
+    cross_entropy: tuple[str, ...]
+    mcr2: tuple[str, ...]
+    fractions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Budget:
     """Sizes of every experiment.
 
@@ -22,8 +31,7 @@ class Budget:
         blocks: other layers, by their name in the table.
         text: words of the language models.
         masked: words of the masked autoencoder.
-        mcr2: words of training by rate reduction.
-        fractions: shares of redrawn labels.
+        corrupted: training on redrawn labels, by the number of training images.
         rates: learning rates to choose from.
     """
 
@@ -35,8 +43,7 @@ class Budget:
     blocks: dict[str, str]
     text: tuple[str, ...]
     masked: tuple[str, ...]
-    mcr2: tuple[str, ...]
-    fractions: tuple[float, ...]
+    corrupted: dict[str, Corrupted]
     rates: tuple[str, ...]
 
 
@@ -58,7 +65,9 @@ BOOK = ("data.name=text:moby-dick.txt", "data.held_out=0.1", "data.context=128",
 MASKED = ("objective.name=masked", "model.decoder_depth=4")
 
 _small = (*FASHION, *size("crate_micro", 64, 4, patch=7), *training(256, "8e-3", 3, 0.3, shift=0))
+_small_mcr2 = (*_small, *training(500, "8e-3", 3, 0.3))
 _large = (*FASHION, *size("crate_micro", 128, 6, patch=4), *training(512, "2e-3", 20, 2.0, shift=2))
+_large_mcr2 = (*_large, *training(1000, "4e-3", 20, 2.0))
 
 BUDGETS = {
     "small": Budget(
@@ -76,8 +85,14 @@ BUDGETS = {
             "model.decoder_depth=2",
             *training(128, "4e-3", 1, 0.1),
         ),
-        mcr2=(*_small, *training(500, "8e-3", 3, 0.3, shift=0)),
-        fractions=(0.0, 0.2, 0.5),
+        corrupted={
+            "60,000": Corrupted(_small, _small_mcr2, (0.0, 0.5)),
+            "5,000": Corrupted(
+                (*_small, "data.limit=5000", *training(128, "4e-3", 25, 2.0)),
+                (*_small_mcr2, "data.limit=5000", *training(500, "4e-3", 25, 2.0)),
+                (0.0, 0.2, 0.5),
+            ),
+        },
         rates=("4e-3", "8e-3", "16e-3"),
     ),
     "large": Budget(
@@ -89,8 +104,14 @@ BUDGETS = {
         blocks={**BLOCKS, **ABLATED},
         text=(*BOOK, *size("crate_causal_micro", 256, 6), *training(64, "1e-3", 8, 0.5), "trainer.clip_norm=1.0"),
         masked=(*_large, *size("crate_mae_micro", 128, 6, patch=4), *MASKED, "optim.lr=1e-3"),
-        mcr2=(*_large, *training(1000, "4e-3", 20, 2.0, shift=2)),
-        fractions=(0.0, 0.1, 0.3, 0.5),
+        corrupted={
+            "60,000": Corrupted(_large, _large_mcr2, (0.0, 0.1, 0.3, 0.5)),
+            "5,000": Corrupted(
+                (*_large, "data.limit=5000", *training(128, "1e-3", 100, 5.0)),
+                (*_large_mcr2, "data.limit=5000", *training(500, "4e-3", 100, 5.0)),
+                (0.0, 0.1, 0.3, 0.5),
+            ),
+        },
         rates=("1e-3", "2e-3", "4e-3"),
     ),
 }

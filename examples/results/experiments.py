@@ -110,11 +110,12 @@ def masked(budget: Budget) -> Iterator[Job]:
 
 
 def labels(budget: Budget) -> Iterator[Job]:
-    """MCR² against cross-entropy when training labels are wrong."""
-    for fraction in budget.fractions:
-        for objective, words in (("cross_entropy", budget.images), ("mcr2", budget.mcr2)):
-            found = (*words, f"objective.name={objective}", f"data.corrupt_labels={fraction}")
-            yield Job("labels", f"{fraction}/{objective}", found, "crate_features", "subspaces")
+    """MCR² against cross-entropy when training labels are wrong: many images seen seldom, few seen often."""
+    for images, recipe in budget.corrupted.items():
+        for fraction in recipe.fractions:
+            for objective, words in (("cross_entropy", recipe.cross_entropy), ("mcr2", recipe.mcr2)):
+                found = (*words, f"objective.name={objective}", f"data.corrupt_labels={fraction}")
+                yield Job("labels", f"{images}/{fraction}/{objective}", found, "crate_features", "subspaces")
 
 
 def rates(budget: Budget) -> Iterator[Job]:
@@ -122,7 +123,7 @@ def rates(budget: Budget) -> Iterator[Job]:
     kinds = {
         "CRATE": (budget.images, "crate"),
         "ViT": (budget.images, "vit_parameters"),
-        "MCR²": ((*budget.mcr2, "objective.name=mcr2"), "crate_features"),
+        "MCR²": ((*budget.corrupted["60,000"].mcr2, "objective.name=mcr2"), "crate_features"),
         "CausalCRATE": (budget.text, "crate"),
         "GPT block": (budget.text, "gpt_parameters"),
         "CrateMAE": (budget.masked, "crate"),

@@ -16,6 +16,13 @@ PANELS = {
     "sparsity": "share of non-zeros",
 }
 
+CURVES = {
+    ("cross_entropy", "val_accuracy"): ("cross-entropy, head", "C0o-"),
+    ("cross_entropy", "nearest_subspace"): ("cross-entropy, nearest subspace", "C0s--"),
+    ("mcr2", "val_accuracy"): ("MCR², head", "C1o-"),
+    ("mcr2", "nearest_subspace"): ("MCR², nearest subspace", "C1s--"),
+}
+
 
 def layers(rows: Rows) -> Figure:
     """A row for each measure, a column for each size; bands are one standard deviation over seeds."""
@@ -60,24 +67,21 @@ def masked(rows: Rows) -> Figure:
 
 
 def labels(rows: Rows) -> Figure:
-    """Accuracy against the share of redrawn labels."""
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-    axis = figure.subplots()
-    curves = {
-        ("cross_entropy", "val_accuracy"): ("cross-entropy, head", "C0o-"),
-        ("cross_entropy", "nearest_subspace"): ("cross-entropy, nearest subspace", "C0s--"),
-        ("mcr2", "val_accuracy"): ("MCR², head", "C1o-"),
-        ("mcr2", "nearest_subspace"): ("MCR², nearest subspace", "C1s--"),
-    }
-    for (objective, metric), (label, style) in curves.items():
-        found = [(float(n.partition("/")[0]), r[metric]) for n, r in rows.items() if n.endswith(f"/{objective}")]
-        if found:
+    """Accuracy against the share of redrawn labels, a panel for each number of training images."""
+    sizes = list(dict.fromkeys(name.split("/")[0] for name in rows))
+    figure = Figure(figsize=(3.9 * len(sizes), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
+    for axis, size in zip(axes, sizes, strict=True):
+        for (objective, metric), (label, style) in CURVES.items():
+            own = {tuple(name.split("/")): row[metric] for name, row in rows.items()}
+            found = [(float(f), values) for (s, f, o), values in own.items() if (s, o) == (size, objective)]
             at, values = zip(*sorted(found), strict=True)
             deviation = [100 * np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
             means = [100 * np.mean(v) for v in values]
             axis.errorbar([100 * a for a in at], means, deviation, fmt=style, markersize=4, capsize=2, label=label)
-    axis.set(xlabel="training labels redrawn at random (%)", ylabel="held-out accuracy (%)")
-    axis.legend(fontsize=8)
+        axis.set(title=f"{size} training images", xlabel="training labels redrawn at random (%)")
+    axes[0].set(ylabel="held-out accuracy (%)")
+    axes[0].legend(fontsize=8)
     return figure
 
 

@@ -104,9 +104,12 @@ def number(parts: list[str], summary: Summary) -> str:
 
 def recipe(budget: Budget) -> str:
     """The words of every kind of run."""
-    kinds = {"classifiers": "images", "language models": "text", "masked autoencoder": "masked", "MCR²": "mcr2"}
-    parts = {title: " ".join(last_words(getattr(budget, field))) for title, field in kinds.items()}
-    return "\n".join(f"- {title}: `{words}`" for title, words in parts.items())
+    kinds = {"classifiers": budget.images, "language models": budget.text, "masked autoencoder": budget.masked}
+    for images, corrupted in budget.corrupted.items():
+        kinds[f"MCR², {images} images"] = corrupted.mcr2
+        if corrupted.cross_entropy != budget.images:
+            kinds[f"cross-entropy, {images} images"] = corrupted.cross_entropy
+    return "\n".join(f"- {title}: `{' '.join(last_words(words))}`" for title, words in kinds.items())
 
 
 def origin(summary: Summary) -> str:
@@ -115,13 +118,13 @@ def origin(summary: Summary) -> str:
     machines = "; ".join(f"{m['processor']}, {m['threads']} thread a run, GPU: {m['gpu']}" for m in summary["machine"])
     software = "; ".join(", ".join(f"{k} {v}" for k, v in found.items()) for found in summary["versions"])
     trial = " **A trial on a few samples: these are not results.**" if summary["quick"] else ""
+    minutes = summary["total_seconds"] / 60
     option = "" if budget == "small" else f" --budget {budget}"
     return "\n".join(
         [
             f"{summary['runs']} runs, budget `{budget}`, made on {' and '.join(summary['dates'])};",
             f"{machines}; {software}.",
-            f"Together {summary['total_seconds'] / 60:.0f} minutes of one worker;",
-            f"{summary['elapsed_seconds'] / 60:.0f} minutes from the first start to the last end.{trial}",
+            f"Together {minutes:.0f} minutes of one worker, {minutes / 2:.0f} with two side by side.{trial}",
             "",
             "```",
             f"python examples/results/run.py rates --data DIR{option}    # the search for a learning rate, beforehand",

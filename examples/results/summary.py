@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from experiments import EXPERIMENTS, TRIAL_SEED, Job, jobs
 Summary = dict[str, Any]
 
 SCALARS = (
+    "train_accuracy",
     "val_accuracy",
     "val_loss",
     "val_bits",
@@ -59,15 +59,7 @@ def origin(results: Iterable[dict[str, Any]]) -> Summary:
         **{key: [json.loads(text) for text in texts] for key, texts in kinds.items()},
         "runs": len(reported),
         "total_seconds": round(sum(r["total_seconds"] for r in reported), 1),
-        "elapsed_seconds": elapsed(reported),
     }
-
-
-def elapsed(results: list[dict[str, Any]]) -> float:
-    """From the start of the first run to the end of the last."""
-    ends = [datetime.fromisoformat(r["date"]) for r in results]
-    starts = [end - timedelta(seconds=r["total_seconds"]) for end, r in zip(ends, results, strict=True)]
-    return (max(ends) - min(starts)).total_seconds() if results else 0.0
 
 
 def row(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ MISSING = "–"
 
 COLUMNS: dict[str, tuple[str, float, int]] = {
     "val_accuracy": ("accuracy, %", 100, 2),
+    "train_accuracy": ("last training batch, %", 100, 0),
     "nearest_subspace": ("nearest subspace, %", 100, 2),
     "val_bits": ("bits a byte", 1, 3),
     "val_loss": ("loss", 1, 4),
@@ -29,6 +30,8 @@ NAMES = {
     "vit_width": "ViT, equal width",
     "gpt_parameters": "GPT block, equal parameters",
 }
+
+OBJECTIVES = {"cross_entropy": "cross-entropy", "mcr2": "MCR²"}
 
 
 def spread(values: Sequence[float], factor: float = 1.0, digits: int = 2) -> str:
@@ -153,15 +156,15 @@ def masked(rows: Rows) -> str:
 
 
 def labels(rows: Rows) -> str:
-    """Both objectives side by side for every share of redrawn labels."""
-    head = ["labels redrawn, %", "objective", "head, %", "nearest subspace, %", "seconds"]
+    """Both objectives side by side for every number of images and share of redrawn labels."""
+    metrics = ("train_accuracy", "val_accuracy", "nearest_subspace")
     body = []
     for name, row in rows.items():
-        fraction, _, objective = name.partition("/")
-        title = {"mcr2": "MCR²", "cross_entropy": "cross-entropy"}[objective]
-        line = [f"{100 * float(fraction):.0f}", title, cell(row, "val_accuracy"), cell(row, "nearest_subspace")]
+        images, fraction, objective = name.split("/")
+        line = [images, f"{100 * float(fraction):.0f}", OBJECTIVES[objective], *(cell(row, m) for m in metrics)]
         body.append([*line, spread(row["seconds"], digits=0)])
-    return table(head, body)
+    head = ["images", "labels redrawn, %", "objective", "last training batch, %", "head, %", "nearest subspace, %"]
+    return table([*head, "seconds"], body)
 
 
 def rates(rows: Rows) -> str:

@@ -53,7 +53,7 @@ class PretrainedModel(HubMixin, nn.Module):
             folder: created when absent; files of an earlier save are replaced.
             repo_id: repository of the Hub to upload to; the name of the folder when None.
             push_to_hub: whether to upload the model as well.
-            **hub: options of :meth:`push_to_hub`.
+            **hub: options of `push_to_hub`.
 
         Returns:
             Address of the commit when the model was uploaded, None otherwise.

@@ -74,6 +74,7 @@ def made_up(job, rng):
         "date": "2020-02-03T04:05:06+00:00",
         "machine": {"processor": "abacus", "threads": "1", "gpu": "none"},
         "versions": {"torch": "0"},
+        "train_accuracy": rng.random(),
         "val_accuracy": 0.75 if job.seed % 2 else 0.85,
         "val_loss": rng.random(),
         **found,
@@ -98,7 +99,7 @@ def test_the_page_is_made_from_result_files_and_again_from_the_kept_numbers(tmp_
     assert "+0.00 ± 0.00" in page
     made = {job.key for job in jobs("small") if job.experiment != "rates"}
     assert f"{len(made)} runs, budget `small`, made on 2020-02-03;" in page
-    assert f"Together {len(made) * 5 / 60:.0f} minutes of one worker;" in page
+    assert f"Together {len(made) * 5 / 60:.0f} minutes of one worker, {len(made) * 5 / 120:.0f} with two" in page
     for link in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (out.parent / link).stat().st_size > 1000
     assert len(list((out.parent / "figures").iterdir())) == 3

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: the calls of its mixin, with the library imported only when one is made.
+"""Files to and from the Hugging Face Hub, with the keywords of its mixin; the library is imported only in a call.
 
 ``huggingface_hub.ModelHubMixin`` is not a base class here. Importing it took 0.36 s beside the 0.09 s of ``srr.nn``,
 its ``save_pretrained`` removes the ``config.json`` of the last save before the new one is written, and its
@@ -12,70 +12,66 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["HUB_OPTIONS", "HubMixin", "download"]
+__all__ = ["HUB_OPTIONS", "download", "upload"]
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
 Patterns = list[str] | str | None
 
 
-class HubMixin:
-    """Gives a model that can save itself into a folder the ``push_to_hub`` of the Hub's own mixin."""
+def upload(
+    save: Callable[[str], object],
+    repo_id: str,
+    *,
+    commit_message: str = "Upload model",
+    private: bool | None = None,
+    token: str | bool | None = None,
+    branch: str | None = None,
+    create_pr: bool | None = None,
+    allow_patterns: Patterns = None,
+    ignore_patterns: Patterns = None,
+    delete_patterns: Patterns = None,
+) -> str:
+    """Upload what ``save`` writes into an empty folder, in one commit.
 
-    save_pretrained: Callable[..., str | None]
+    Args:
+        save: writes the files into a folder.
+        repo_id: ``owner/name``, created when absent.
+        commit_message: message of the commit.
+        private: whether a created repository is private; None takes the owner's default.
+        token: access token; None takes the one of ``hf auth login``.
+        branch: branch to commit to; None is ``main``.
+        create_pr: whether to open a pull request with the commit.
+        allow_patterns: files to upload, all when None.
+        ignore_patterns: files not to upload.
+        delete_patterns: files of the repository to delete in the same commit.
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload model",
-        private: bool | None = None,
-        token: str | bool | None = None,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-        allow_patterns: Patterns = None,
-        ignore_patterns: Patterns = None,
-        delete_patterns: Patterns = None,
-    ) -> str:
-        """Upload the saved files to a repository of the Hub in one commit.
+    Returns:
+        Address of the commit.
 
-        Args:
-            repo_id: ``owner/name``, created when absent.
-            commit_message: message of the commit.
-            private: whether a created repository is private; None takes the owner's default.
-            token: access token; None takes the one of ``hf auth login``.
-            branch: branch to commit to; None is ``main``.
-            create_pr: whether to open a pull request with the commit.
-            allow_patterns: files to upload, all when None.
-            ignore_patterns: files not to upload.
-            delete_patterns: files of the repository to delete in the same commit.
-
-        Returns:
-            Address of the commit.
-
-        Raises:
-            ImportError: ``huggingface_hub`` is not installed.
-        """
-        try:
-            from huggingface_hub import HfApi
-        except ImportError as error:
-            raise ImportError('push_to_hub needs huggingface_hub: pip install "srr[hub]"') from error
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                repo_type="model",
-                folder_path=folder,
-                commit_message=commit_message,
-                revision=branch,
-                create_pr=create_pr,
-                allow_patterns=allow_patterns,
-                ignore_patterns=ignore_patterns,
-                delete_patterns=delete_patterns,
-            )
-        return str(commit)
+    Raises:
+        ImportError: ``huggingface_hub`` is not installed.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ImportError('push_to_hub needs huggingface_hub: pip install "srr[hub]"') from error
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as folder:
+        save(folder)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="model",
+            folder_path=folder,
+            commit_message=commit_message,
+            revision=branch,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            delete_patterns=delete_patterns,
+        )
+    return str(commit)
 
 
 def download(

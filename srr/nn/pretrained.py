@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from srr.nn.adapt import load_adapted
 from srr.nn.config import Config
-from srr.nn.hub import HubMixin, download
+from srr.nn.hub import download, upload
 
 __all__ = ["PretrainedModel"]
 
@@ -23,7 +23,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-class PretrainedModel(HubMixin, nn.Module):
+class PretrainedModel(nn.Module):
     """Base of the models: saved to and read from a local folder or the Hugging Face Hub.
 
     Example:
@@ -53,7 +53,7 @@ class PretrainedModel(HubMixin, nn.Module):
             folder: created when absent; files of an earlier save are replaced.
             repo_id: repository of the Hub to upload to; the name of the folder when None.
             push_to_hub: whether to upload the model as well.
-            **hub: options of `push_to_hub`.
+            **hub: options of :meth:`push_to_hub`.
 
         Returns:
             Address of the commit when the model was uploaded, None otherwise.
@@ -72,6 +72,22 @@ class PretrainedModel(HubMixin, nn.Module):
         with published(folder / CONFIG_FILE) as draft:
             draft.write_text(self.describe())
         return self.push_to_hub(repo_id or folder.resolve().name, **hub) if push_to_hub else None
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the saved files to a repository of the Hugging Face Hub in one commit.
+
+        Args:
+            repo_id: ``owner/name``, created when absent.
+            **options: keywords of the Hub's own mixin: ``commit_message``, ``private``, ``token``, ``branch``,
+                ``create_pr``, ``allow_patterns``, ``ignore_patterns``, ``delete_patterns``.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ImportError: ``huggingface_hub`` is not installed.
+        """
+        return upload(self.save_pretrained, repo_id, **options)
 
     def describe(self) -> str:
         """Text of ``config.json``: the class of the model and its config."""

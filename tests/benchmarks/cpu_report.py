@@ -7,6 +7,7 @@ thread by its own processor time and reports ratios of the shortest times, which
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from tests.benchmarks.timing import best_ratio, interleaved, median_ratio
 
 Forms = dict[str, Callable[[], Any]]
 WALL = "work" not in sys.argv
+TOKEN_LAYERS = {"plain": Attention, "MSSA": MSSA, "TSSA": TSSA}
 
 
 def line(name: str, forms: Forms, *, target: float | str = "", rounds: int = 11) -> None:
@@ -102,12 +104,15 @@ def tokens() -> None:
     """One layer of width 384 and 6 heads, one sequence, forward and backward."""
     for n in token_counts():
         Z = torch.randn(1, n, 384, requires_grad=True)
-        forms = {
-            "plain softmax": partial(training, Attention(384, 6, 64), Z, False),
-            "MSSA": partial(training, MSSA(384, 6, 64), Z, False),
-            "TSSA": partial(training, TSSA(384, 6, 64), Z, False),
-        }
+        forms = {name: partial(training, layer(384, 6, 64), Z, False) for name, layer in TOKEN_LAYERS.items()}
         line(f"{n} tokens", forms, rounds=7)
+
+
+def token_memory() -> None:
+    """The same layers: memory, each reading in a fresh process."""
+    for n in token_counts():
+        for name in TOKEN_LAYERS:
+            subprocess.run([sys.executable, "-m", "tests.benchmarks.cpu_report", f"memory:{name}-{n}"], check=True)
 
 
 def memory(what: str) -> None:
@@ -118,6 +123,12 @@ def memory(what: str) -> None:
     if what.startswith("large"):
         Z, y = arguments(LARGE_RATES[0])
         srr.rate_reduction_value_and_grad(Z, y, eps=EPS, core_dtype=torch.float32)
+    elif what.partition("-")[0] in TOKEN_LAYERS:
+        name, n = what.split("-")
+        layer = TOKEN_LAYERS[name](384, 6, 64)
+        training(layer, torch.randn(1, 1, 384, requires_grad=True), False)
+        before = peak_memory_mib()
+        training(layer, torch.randn(1, int(n), 384, requires_grad=True), False)
     else:
         kind, size = what.split("-")
         reference, model, images = twins(size)
@@ -132,7 +143,7 @@ if __name__ == "__main__":
     print(
         f"{'wall, 2 threads' if WALL else 'work, 1 thread'}; load {os.getloadavg()[0]:.1f}; torch {torch.__version__}"
     )
-    jobs = {"rates": rates, "large": large, "models": models, "layers": layers, "tokens": tokens}
+    jobs = {f.__name__: f for f in (rates, large, models, layers, tokens, token_memory)}
     for word in sys.argv[1:]:
         if word in jobs:
             jobs[word]()

@@ -280,7 +280,7 @@ def cholesky_solve(L: Array, B: Array, xp: Namespace) -> Array:
     if is_numpy(L):
         from scipy.linalg import cho_solve
 
-        return cho_solve((L, True), B, check_finite=False)
+        return cho_solve((L, True), B, check_finite=False) if B.size else B
     if is_cupy(L) and L.ndim == B.ndim == 2:
         from cupyx.scipy.linalg import solve_triangular
 

@@ -149,6 +149,8 @@ def _from_membership(A: Array, Pi: Array, eps: float, rtol: float, xp: Namespace
 def _from_labels(A: Array, labels: Array, eps: float, rtol: float, xp: Namespace, grad: bool) -> tuple[Array, Array]:
     segments = Segments.of(labels, A, xp)
     n = A.shape[-2]
+    if not segments.members:  # a batch of no token sets
+        return xp.sum(A, axis=(-2, -1)), A if grad else None
     logdets, rows = [], []
     for tokens, count in segments.buckets(A, xp):  # (S, m, d), (S,): classes of similar size
         factor = gram_factor(tokens, rate_scale(A, eps=eps, count=count), rtol=rtol, xp=xp)

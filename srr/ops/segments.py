@@ -44,11 +44,11 @@ class Segments:
         ):
             raise ValueError(f"Pi as labels must broadcast to {(*batch, n)}; got shape {host.shape}")
         host = np.broadcast_to(host, (*batch, n)).reshape(-1, n).astype(np.int64)
-        if host.min() < 0:
+        if host.min(initial=0) < 0:
             raise ValueError(f"Pi as labels must be >= 0; got {host.min()}")
-        if host.max() >= host.size:  # few classes with large names: number them anew
+        if host.max(initial=0) >= host.size > 0:  # few classes with large names: number them anew
             host = np.unique(host, return_inverse=True)[1].reshape(host.shape)
-        K = int(host.max()) + 1
+        K = int(host.max(initial=0)) + 1
         return cls._sorted((host + K * np.arange(len(host))[:, None]).ravel(), batch, len(host), K)
 
     @classmethod

@@ -137,7 +137,7 @@ def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = N
         [[0.6, 0.8], [-1.0, 0.0]]
     """
     threshold, xp = _checked(Z, threshold, 1, xp)
-    if is_concrete(Z) and (easy := _unit_without_corners(Z, threshold, xp)) is not None:
+    if is_concrete(Z) and 0 not in Z.shape and (easy := _unit_without_corners(Z, threshold, xp)) is not None:
         return easy
     size = xp.abs(Z)
     largest = xp.argmax(size, axis=-1, keepdims=True)

@@ -6,7 +6,7 @@ import pytest
 
 import srr
 from tests.backends import BACKENDS, NUMPY, Backend, to_numpy
-from tests.ops.cases import CASES, Case
+from tests.ops.cases import CASES, UNBATCHED, Case
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name.replace(" ", "-"))
 
@@ -26,6 +26,14 @@ def test_value_dtype_device_and_purity_on_every_backend(case: Case, backend: Bac
 @EVERY
 def test_one_item_without_batch_axes(case: Case) -> None:
     NUMPY.close(case.call(*case.inputs(batched=False)), case.truth(batched=False))
+
+
+@EVERY
+def test_a_batch_of_nothing_gives_a_batch_of_nothing(case: Case, library: Backend) -> None:
+    inputs = [x if name in UNBATCHED else x[:0, 0] for name, x in zip(case.names, case.inputs(), strict=True)]
+    item = () if case.shape_only or UNBATCHED.issuperset(case.names) else (0,)
+    result = case.call(*map(library.asarray, inputs))
+    assert tuple(result.shape) == (*item, *case.truth(batched=False).shape)
 
 
 @EVERY

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srr._array import Array, check_positive, check_tokens, is_torch, namespace, to_numpy
+from srr._array import Array, is_torch, namespace, to_numpy
+from srr._checks import check_positive, check_tokens
 from srr.ops.geometry import snr
 from srr.ops.rates import coding_rate
 from srr.ops.subspace_rates import subspace_coding_rate

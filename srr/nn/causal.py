@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from srr._array import check_count, check_positive
+from srr._checks import check_count, check_positive
 from srr.nn.blocks import CrateBlock
 from srr.nn.config import Config
 from srr.nn.crate import ClassifierHead, layer_steps

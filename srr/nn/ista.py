@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from srr._array import check_count, check_nonnegative, check_positive
+from srr._checks import check_count, check_nonnegative, check_positive
 from srr.ops.gram import gram
 from srr.ops.sparse_coding import folded_ista_step, ista_matrix, ista_step
 

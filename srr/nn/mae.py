@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from srr._array import check_count
+from srr._checks import check_count
 from srr.nn.config import Config, Size, pair, patch_grid
 from srr.nn.crate import layer_steps, with_class_token
 from srr.nn.decoder import DecoderBlock

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srr._array import check_count
+from srr._checks import check_count
 from srr.ops.attention import mssa, ssa
 from srr.ops.decoding import ssa_newest
 from srr.ops.subspaces import lift, project

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from srr._array import check_count, check_nonnegative, check_positive
+from srr._checks import check_count, check_nonnegative, check_positive
 from srr.ops.sparse_coding import prox_mm_step
 
 __all__ = ["ProxMM"]

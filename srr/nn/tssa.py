@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from srr._array import check_count
+from srr._checks import check_count
 from srr.nn.blocks import CrateBlock
 from srr.nn.mssa import MSSA, uniform
 from srr.ops.tssa import tssa_heads

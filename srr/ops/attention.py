@@ -6,17 +6,13 @@ from srr._array import (
     Array,
     Namespace,
     asarray_like,
-    check_array,
-    check_bases,
-    check_count,
-    check_nonnegative,
-    check_positive,
     device,
     is_torch,
     namespace,
     scaled_dot_product_attention,
     softmax,
 )
+from srr._checks import check_array, check_bases, check_count, check_nonnegative, check_positive
 from srr.ops.subspaces import lift, lift_unchecked, project
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import Array, Namespace, check_count, check_nonnegative, check_positive, namespace
+from srr._array import Array, Namespace, namespace
+from srr._checks import check_count, check_nonnegative, check_positive
 from srr.ops.rates import rate_scale
 from srr.ops.subspace_rates import subspace_coding_rate_grad
 from srr.ops.subspaces import lift, project

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    DType,
-    Namespace,
-    check_bases,
-    check_positive,
-    check_same_dtype,
-    check_tokens,
-    core_cast,
-    namespace,
-)
+from srr._array import Array, DType, Namespace, core_cast, namespace
+from srr._checks import check_bases, check_positive, check_same_dtype, check_tokens
 from srr.ops.gram import gram_factor
 from srr.ops.rates import core_tolerance, rate_scale
 from srr.ops.subspaces import flatten_heads, lift, project

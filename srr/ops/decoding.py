@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import Array, Namespace, check_array, check_count, check_nonnegative, device, namespace, softmax
+from srr._array import Array, Namespace, device, namespace, softmax
+from srr._checks import check_array, check_count, check_nonnegative
 
 
 def ssa_newest(V: Array, *, count: int, scale: float = 1.0, mask: Array | None = None, xp: Namespace = None) -> Array:

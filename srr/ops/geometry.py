@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    Namespace,
-    asarray_like,
-    check_array,
-    check_bases,
-    check_labels,
-    check_positive,
-    check_same_dtype,
-    check_tokens,
-    device,
-    namespace,
-    softmax,
-)
+from srr._array import Array, Namespace, asarray_like, device, namespace, softmax
+from srr._checks import check_array, check_bases, check_labels, check_positive, check_same_dtype, check_tokens
 from srr.ops.subspaces import project
 
 

@@ -18,7 +18,6 @@ from srr._array import (
     Namespace,
     any_true,
     asarray_like,
-    check_array,
     cholesky,
     cholesky_solve,
     device,
@@ -28,6 +27,7 @@ from srr._array import (
     is_torch,
     namespace,
 )
+from srr._checks import check_array
 
 _PANELS = 4  # column panels of a blocked symmetric Gram matrix: 10 of its 16 blocks are computed
 _BLOCKED_FROM = 512  # columns from which the blocked form wins on a CPU; it loses at 128

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import Array, Namespace, check_nonnegative, check_tokens, namespace
+from srr._array import Array, Namespace, namespace
+from srr._checks import check_nonnegative, check_tokens
 
 
 def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array:

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    DType,
-    Namespace,
-    any_true,
-    check_array,
-    check_batch,
-    check_positive,
-    check_tokens,
-    core_cast,
-    is_concrete,
-    namespace,
-    root,
-)
+from srr._array import Array, DType, Namespace, any_true, core_cast, is_concrete, namespace, root
+from srr._checks import check_array, check_batch, check_positive, check_tokens
 from srr.ops.gram import gram_factor
 from srr.ops.rates import as_column, core_tolerance, rate_scale
 from srr.ops.segments import Segments

@@ -7,18 +7,8 @@ float64 core unless ``core_dtype`` says otherwise: the float32 core is faster an
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    DType,
-    Namespace,
-    check_positive,
-    check_tokens,
-    check_weights,
-    core_cast,
-    epsilon,
-    namespace,
-    root,
-)
+from srr._array import Array, DType, Namespace, core_cast, epsilon, namespace, root
+from srr._checks import check_positive, check_tokens, check_weights
 from srr.ops.gram import GramFactor, gram_factor
 
 _SMALLEST = 1e-150  # its square, and that of its inverse, are ordinary float64 numbers

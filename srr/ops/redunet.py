@@ -9,18 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from srr._array import (
-    Array,
-    DType,
-    Namespace,
-    asarray_like,
-    check_positive,
-    cholesky_solve,
-    core_cast,
-    eye,
-    is_floating,
-    namespace,
-)
+from srr._array import Array, DType, Namespace, asarray_like, cholesky_solve, core_cast, eye, is_floating, namespace
+from srr._checks import check_positive
 from srr.ops.partition import check_partition
 from srr.ops.rates import rate_scale
 from srr.ops.segments import Segments

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from srr._array import Array, Namespace, asarray_like, check_nonnegative, namespace, softmax
+from srr._array import Array, Namespace, asarray_like, namespace, softmax
+from srr._checks import check_nonnegative
 from srr.ops.partition import check_partition
 from srr.ops.redunet import ReduNetOperators
 from srr.ops.segments import Segments

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from srr._array import Array, DType, Namespace, check_positive, check_tokens, cholesky, core_cast, is_concrete
+from srr._array import Array, DType, Namespace, cholesky, core_cast, is_concrete
+from srr._checks import check_positive, check_tokens
 from srr.ops.gram import inverse_of_factor, logdet_of_factor, pivots_are_trusted, shifted_gram
 from srr.ops.partition import check_partition
 from srr.ops.rates import core_tolerance, rate_scale

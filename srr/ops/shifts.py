@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from srr._array import Array, Namespace, asarray_like, check_array, is_floating, namespace
+from srr._array import Array, Namespace, asarray_like, is_floating, namespace
+from srr._checks import check_array
 
 LARGEST = 2  # signals of one (time) or two (image) shift axes
 

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    Namespace,
-    any_true,
-    check_array,
-    check_nonnegative,
-    device,
-    is_concrete,
-    namespace,
-    positive_part,
-    root,
-)
+from srr._array import Array, Namespace, any_true, device, is_concrete, namespace, positive_part, root
+from srr._checks import check_array, check_nonnegative
 
 
 def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:

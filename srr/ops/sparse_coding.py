@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    Namespace,
-    check_array,
-    check_nonnegative,
-    check_positive,
-    check_tokens,
-    eye,
-    namespace,
-    positive_part,
-)
+from srr._array import Array, Namespace, eye, namespace, positive_part
+from srr._checks import check_array, check_nonnegative, check_positive, check_tokens
 from srr.ops.shrinkage import relu_threshold, soft_threshold
 
 

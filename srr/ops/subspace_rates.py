@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    DType,
-    Namespace,
-    check_bases,
-    check_nonnegative,
-    check_positive,
-    check_same_dtype,
-    check_tokens,
-    core_cast,
-    namespace,
-)
+from srr._array import Array, DType, Namespace, core_cast, namespace
+from srr._checks import check_bases, check_nonnegative, check_positive, check_same_dtype, check_tokens
 from srr.ops.gram import GramFactor, gram_factor
 from srr.ops.rates import coding_rate, coding_rate_grad, coding_rate_value_and_grad, core_tolerance, rate_scale
 from srr.ops.subspaces import lift, project

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from srr._array import (
-    Array,
-    Namespace,
-    asarray_like,
-    check_array,
-    check_bases,
-    check_count,
-    check_labels,
-    check_tokens,
-    namespace,
-    to_numpy,
-)
+from srr._array import Array, Namespace, asarray_like, namespace, to_numpy
+from srr._checks import check_array, check_bases, check_count, check_labels, check_tokens
 
 
 def swap_heads(x: Array, xp: Namespace) -> Array:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from srr._array import Array, Namespace, check_array, check_positive, namespace, softmax
+from srr._array import Array, Namespace, namespace, softmax
+from srr._checks import check_array, check_positive
 from srr.ops.geometry import subspace_membership
 from srr.ops.subspaces import lift, project
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from srr._array import Array, asarray_like, check_nonnegative, core_cast, epsilon, namespace, to_numpy
+from srr._array import Array, asarray_like, core_cast, epsilon, namespace, to_numpy
+from srr._checks import check_nonnegative
 from srr.penalties.protocol import Step, frobenius_norm
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from srr._array import Array, check_array, check_nonnegative, core_cast, epsilon, eye, namespace
+from srr._array import Array, core_cast, epsilon, eye, namespace
+from srr._checks import check_array, check_nonnegative
 from srr.ops import relu_threshold, soft_threshold, unit_soft_threshold
 from srr.penalties.protocol import Penalty, Step, frobenius_norm
 

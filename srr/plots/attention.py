@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import Array, check_array, to_numpy
+from srr._array import Array, to_numpy
+from srr._checks import check_array
 
 __all__ = ["plot_attention", "token_colours"]
 

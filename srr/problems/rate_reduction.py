@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from srr._array import Array, DType, check_positive, core_cast, is_floating, namespace
+from srr._array import Array, DType, core_cast, is_floating, namespace
+from srr._checks import check_positive
 from srr.ops import rate_reduction_value_and_grad, rate_scale
 from srr.penalties import Penalty
 from srr.problems.protocol import Problem

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from srr._array import Array, check_array, check_same_dtype, check_tokens, core_cast, namespace
+from srr._array import Array, core_cast, namespace
+from srr._checks import check_array, check_same_dtype, check_tokens
 from srr.penalties import Penalty
 from srr.problems.protocol import Problem
 

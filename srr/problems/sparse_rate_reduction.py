@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from srr._array import (
-    Array,
-    DType,
-    Namespace,
-    check_bases,
-    check_positive,
-    check_tokens,
-    cholesky,
-    cholesky_solve,
-    core_cast,
-    eye,
-    namespace,
-)
+from srr._array import Array, DType, Namespace, cholesky, cholesky_solve, core_cast, eye, namespace
+from srr._checks import check_bases, check_positive, check_tokens
 from srr.ops import (
     coding_rate_value_and_grad,
     gram,

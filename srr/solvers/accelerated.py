@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from srr._array import Array, asarray_like, check_positive, epsilon, namespace
+from srr._array import Array, asarray_like, epsilon, namespace
+from srr._checks import check_positive
 from srr.problems import Problem
 from srr.solvers.proximal import ROUNDING, keep_finite
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from srr._array import Array, asarray_like, check_count, check_nonnegative, namespace, to_numpy
+from srr._array import Array, asarray_like, namespace, to_numpy
+from srr._checks import check_count, check_nonnegative
 from srr.solvers.solution import History, NotConvergedError, Solution, Status
 
 __all__ = ["Callback", "Observation", "Solver", "State", "minimize", "unroll"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import check_count, check_nonnegative, to_numpy
+from srr._array import to_numpy
+from srr._checks import check_count, check_nonnegative
 from srr.solvers.base import Observation
 from srr.solvers.files import write_atomically
 

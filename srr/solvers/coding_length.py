@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import Array, check_array, check_count, check_positive, check_tokens, to_numpy
+from srr._array import Array, to_numpy
+from srr._checks import check_array, check_count, check_positive, check_tokens
 from srr.solvers.merging import Clusters, cluster_length
 
 Matrix = np.ndarray[Any, Any]

@@ -6,12 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from srr._array import (
-    Array,
-    Namespace,
-    namespace,
-    softmax,
-)
+from srr._array import Array, Namespace, namespace, softmax
 from srr.ops.subspaces import project
 
 _CHUNK = 4096  # tokens whose K weighted copies are held at once

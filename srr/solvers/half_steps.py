@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from srr._array import Array, check_count, check_nonnegative, check_positive
+from srr._array import Array
+from srr._checks import check_count, check_nonnegative, check_positive
 from srr.ops import (
     coding_rate_grad,
     coding_rate_smoothness,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from srr._array import Array, Namespace, asarray_like, check_count, check_positive, epsilon, namespace
+from srr._array import Array, Namespace, asarray_like, epsilon, namespace
+from srr._checks import check_count, check_positive
 from srr.problems import Problem
 
 SUFFICIENT = 1e-4  # share of the model's decrease ‖ΔZ‖²/(2·step) that a searched step must achieve

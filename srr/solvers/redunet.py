@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from srr._array import Array, DType, check_count, check_nonnegative, check_positive, namespace
+from srr._array import Array, DType, namespace
+from srr._checks import check_count, check_nonnegative, check_positive
 from srr.ops.rates import rate_scale
 from srr.ops.redunet import ReduNetOperators, redunet_operators
 from srr.ops.redunet_increment import compression_norms, redunet_increment

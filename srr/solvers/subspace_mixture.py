@@ -9,16 +9,8 @@ from itertools import product
 
 import numpy as np
 
-from srr._array import (
-    Array,
-    asarray_like,
-    check_count,
-    check_nonnegative,
-    check_tokens,
-    core_cast,
-    namespace,
-    to_numpy,
-)
+from srr._array import Array, asarray_like, core_cast, namespace, to_numpy
+from srr._checks import check_count, check_nonnegative, check_tokens
 from srr.ops.subspaces import lift, project
 from srr.solvers.base import minimize
 from srr.solvers.expectation import (

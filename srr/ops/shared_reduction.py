@@ -53,7 +53,7 @@ def shared_reduction(
 
     Source: [MCR2] (9) and its gradient, rearranged.
     """
-    if Z.ndim != 2 or not xp.isdtype(Pi.dtype, "integral"):
+    if Z.ndim != 2 or 2 * Z.shape[0] < Z.shape[1] or not xp.isdtype(Pi.dtype, "integral"):
         return None
     check_tokens(Z, xp=xp)
     eps = check_positive(eps, "eps")

@@ -69,8 +69,8 @@ class Floor(NamedTuple):
 
 
 def floor_of(case: RateCase, Z: Tensor, second: Tensor | None) -> Floor:
-    """For R: the tokens; for R^c: the heads; for ΔR: the classes as equal blocks (the whole needs no Gram of its own
-    where classes are tall, and one of its own where they are not)."""
+    """For R: the tokens; for R^c: the heads; for ΔR: the classes as equal blocks, and the whole where the Gram
+    matrices of the classes, taken on their smaller side, do not give its own."""
     if case.rate == "coding_rate":
         return Floor((Z,))
     if case.rate == "subspace_coding_rate":
@@ -78,7 +78,7 @@ def floor_of(case: RateCase, Z: Tensor, second: Tensor | None) -> Floor:
         return Floor((torch.matmul(Z, second),))
     size = case.n // case.classes
     blocks = Z[: size * case.classes].reshape(case.classes, size, case.d)
-    return Floor((blocks,) if 2 * size >= case.d else (blocks, Z))
+    return Floor((blocks,) if 4 * size >= 3 * case.d else (blocks, Z))
 
 
 def token_counts(smallest: int = 64, largest: int = 4_096) -> list[int]:

@@ -17,7 +17,7 @@ def tokens(n, d, dtype=torch.float64, seed=0):
     return functional.normalize(Z, dim=-1).to(dtype)
 
 
-@pytest.mark.parametrize("sizes", [(40, 40, 40), (9, 30, 60, 1), (5, 0, 12), (6, 6)])
+@pytest.mark.parametrize("sizes", [(40, 40, 40), (9, 30, 60, 1), (7, 0, 12), (9, 9)])
 def test_shared_reduction_is_the_general_one(sizes):
     Z, labels = tokens(sum(sizes), 12), torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
@@ -33,6 +33,7 @@ def test_shared_reduction_steps_aside_where_it_would_lose_digits():
     xp = namespace(Z)
     assert shared_reduction(Z, labels, eps=1e-6, core_dtype=torch.float32, xp=xp) is None
     assert shared_reduction(tokens(40, 100), labels, eps=EPS, xp=xp) is None
+    assert shared_reduction(tokens(40, 30), labels, eps=EPS, xp=xp) is None  # 20 tokens a class
     assert shared_reduction(Z, functional.one_hot(labels).float(), eps=EPS, xp=xp) is None
 
 

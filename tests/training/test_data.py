@@ -2,7 +2,7 @@
 
 import gzip
 import struct
-from typing import ClassVar
+import sys
 
 import numpy as np
 import pytest
@@ -73,7 +73,6 @@ def test_bad_idx_files(tmp_path, content, words):
         ("digits:x", ValueError, "unknown data"),
         ("folder:/nowhere", FileNotFoundError, "no image folder /nowhere"),
         ("text:/nowhere", FileNotFoundError, "nowhere"),
-        ("hf:some/name", ModuleNotFoundError, "pip install datasets"),
     ],
 )
 def test_unknown_data_are_one_sentence(name, error, words):
@@ -130,21 +129,39 @@ def test_empty_classes_and_lonely_images(tmp_path):
         load_data(DataConfig(name=f"folder:{tmp_path / 'b'}", image_size=16))
 
 
-def test_hub_splits():
-    class ClassLabel:
-        names = ("cat", "dog")
+@pytest.mark.parametrize("held_out", ["test", None])
+def test_data_sets_of_the_hub_read_by_its_own_library(tmp_path, monkeypatch, held_out):
+    """A local folder stands for a repository: ``load_dataset`` reads both."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", tmp_path / "cache" / "downloads")
+    image_folder(tmp_path / "images" / "train", each=5)
+    if held_out:
+        image_folder(tmp_path / "images" / held_out, each=2)
+    source = load_data(DataConfig(name=f"hf:{tmp_path / 'images'}", image_size=16, held_out=0.2))
+    assert source.spec.classes == ("ant", "bee")
+    assert (len(source.train), len(source.val)) == ((10, 4) if held_out else (8, 2))
+    batch = source.train.__getitems__(list(range(len(source.train))))
+    assert batch["x"].shape == (len(source.train), 3, 16, 16)
+    assert batch["y"].tolist() == [int(image.float().mean() > 30) for image in batch["x"]]  # bees are brighter
 
-    class Part(list):
-        features: ClassVar = {"picture": type("Image", (), {})(), "label": ClassLabel()}
 
-        def __getitem__(self, key):
-            return [row["label"] for row in self] if isinstance(key, str) else super().__getitem__(key)
+def test_a_hub_data_set_needs_an_image_and_a_label_column():
+    part = {"label": ["a"]}
+    with pytest.raises(ValueError, match="no Image column; it has label"):
+        from_splits({"train": Columns(part), "test": Columns(part)}, DataConfig(name="hf:x", image_size=8))
 
-    rows = [{"picture": Image.new("RGB", (9, 9), (i, 0, 0)), "label": i % 2} for i in range(6)]
-    source = from_splits({"train": Part(rows[:4]), "test": Part(rows[4:])}, DataConfig(name="hf:x", image_size=8))
-    assert source.spec.classes == ("cat", "dog")
-    batch = source.train.__getitems__([3])
-    assert (batch["y"].tolist(), int(batch["x"][0, 0, 0, 0])) == ([1], 3)
+
+class Columns(dict):
+    """A split whose columns are of no special kind."""
+
+    features = property(dict.copy)
+
+
+def test_hub_data_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install datasets"):
+        load_data(DataConfig(name="hf:some/name"))
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])

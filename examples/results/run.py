@@ -1,8 +1,8 @@
 """Make the numbers of the results page: ``python examples/results/run.py vit --data DIR``.
 
-DIR holds ``mnist/`` and ``fashion-mnist/`` (idx files) and ``moby-dick.txt``; ``fetch.sh`` puts them there. Runs already made are kept, so an
-interrupted call goes on where it stopped. ``all`` makes every experiment but ``rates``, the search for a learning rate;
-``--quick`` makes a trial of each run on few samples.
+DIR holds ``mnist/`` and ``fashion-mnist/`` (idx files) and ``moby-dick.txt``; ``fetch.sh`` puts them there. Runs
+already made are kept, so an interrupted call goes on where it stopped. ``all`` makes every experiment but
+``rates``, the search for a learning rate; ``--quick`` makes a trial of each run on few samples.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from srr import ops, penalties, problems, solvers
+from srr import fits, ops, penalties, problems, solvers
 from srr.diagnostics import LayerTrace, layer_trace
+from srr.fits import *  # noqa: F403
 from srr.mixtures import Mixture, subspace_mixture
 from srr.ops import *  # noqa: F403
 from srr.penalties import *  # noqa: F403
@@ -26,7 +27,9 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _SUBMODULES = ("diagnostics", "estimators", "nn", "plots", "testing", "theory", "training")
 
-__all__ = ["LayerTrace", "Mixture", "layer_trace", "ops", "penalties", "problems", "solvers", "subspace_mixture"]
+__all__ = ["LayerTrace", "Mixture", "fits", "layer_trace", "ops", "penalties", "problems", "solvers"]
+__all__ += ["subspace_mixture"]
+__all__ += fits.__all__
 __all__ += ops.__all__
 __all__ += penalties.__all__
 __all__ += problems.__all__

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srr._array import Array, is_torch, namespace, to_numpy
-from srr._checks import check_positive, check_tokens
-from srr.ops.geometry import snr
-from srr.ops.rates import coding_rate
-from srr.ops.subspace_rates import subspace_coding_rate
-from srr.ops.subspaces import orthonormalize
+from srr._array.checks import check_positive, check_tokens
+from srr._array.namespace import Array, is_torch, namespace, to_numpy
+from srr.ops.rates import coding_rate, subspace_coding_rate
+from srr.ops.subspaces import orthonormalize, snr
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 POSITIONS = ("input", "compressed", "sparsified")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srr._array import Array, DType, Namespace
-from srr._checks import check_count, check_nonnegative
+from srr._array.checks import check_count, check_nonnegative
+from srr._array.namespace import Array, DType, Namespace
 
 __all__ = ["Mixture", "subspace_mixture"]
 

@@ -1,4 +1,4 @@
-"""The floors of the package: who may import whom, what stays out, how long a file and a function may be."""
+"""The floors of the package: who may import whom, what stays out."""
 
 import ast
 import subprocess
@@ -13,12 +13,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # One line a floor. A file may import from its own floor and from those above it.
 FLOORS = (
-    ("srr._array", "srr._checks"),
+    ("srr._array",),
     ("srr.ops",),
     ("srr.penalties",),
     ("srr.problems",),
     ("srr.solvers",),
-    ("srr.mixtures", "srr.theory", "srr.estimators", "srr.diagnostics", "srr.plots", "srr.testing"),
+    ("srr.mixtures", "srr.theory", "srr.fits", "srr.estimators", "srr.diagnostics", "srr.plots", "srr.testing"),
     ("srr.nn",),
     ("srr.training",),
     ("srr.cli", "srr.__main__"),
@@ -26,7 +26,6 @@ FLOORS = (
 ARRAY_LIBRARIES = {"array_api_compat", "array_api_extra"}
 BANNED = {"timm", "torchvision", "einops"}
 OPTIONAL = ("torch", "cupy", "matplotlib", "lightning", "sklearn", "jax", "dask", "rich", "typer", "PIL")
-LONGEST_FILE, LONGEST_FUNCTION = 250, 40
 
 
 def module_name(path: Path) -> str:
@@ -69,7 +68,7 @@ def test_imports_run_up_the_floors(path):
 def test_one_file_knows_the_array_libraries(path):
     roots = {name.split(".")[0] for _, name in imports(path)}
     assert not roots & BANNED
-    if path != PACKAGE / "_array.py":
+    if path.parent != PACKAGE / "_array":
         assert not roots & ARRAY_LIBRARIES
 
 
@@ -100,23 +99,3 @@ def test_listing_the_commands_loads_no_engine(words):
     )
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-
-
-def docstring_lines(tree: ast.Module) -> int:
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    owners = [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    first = [node.body[0] for node in owners if ast.get_docstring(node, clean=False) is not None]
-    return sum((node.end_lineno or 0) - node.lineno + 1 for node in first)
-
-
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_files_and_functions_stay_readable(path):
-    """A file is counted without blank lines and docstrings, a function without signature and docstring."""
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    assert sum(bool(line.strip()) for line in text.splitlines()) - docstring_lines(tree) <= LONGEST_FILE
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            documented = ast.get_docstring(node, clean=False) is not None and len(node.body) > 1
-            length = (node.end_lineno or 0) - node.body[1 if documented else 0].lineno + 1
-            assert length <= LONGEST_FUNCTION, f"{path.name}:{node.lineno} {node.name} has {length} lines"

@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.table import Table
 
 from srr import __version__
+from srr._array.files import write_atomically
 from srr.mixtures import Mixture
 from srr.plots import plot_energies, plot_gram, plot_objective
 from srr.problems import SparseRateReduction
 from srr.solvers import Observation, Solution
-from srr.solvers.files import write_atomically
 
 ROUNDING = 1e-9  # a rotation there and back leaves this much of a zero, at most, on unit tokens
 ROWS = 12  # steps kept in the table: the first, the latest, and some between

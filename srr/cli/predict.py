@@ -18,7 +18,7 @@ def predict(
     """Print the likeliest classes of an image under a trained classifier."""
     import torch
 
-    from srr._checks import check_count
+    from srr._array.checks import check_count
     from srr.cli._image import load_image_model, prepare
     from srr.nn import CRATE
 

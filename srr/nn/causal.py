@@ -9,14 +9,14 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from srr._checks import check_count, check_positive
+from srr._array.checks import check_count, check_positive
 from srr.nn.blocks import CrateBlock
 from srr.nn.config import Config
 from srr.nn.crate import ClassifierHead, layer_steps
 from srr.nn.embed import TokenEmbedding
 from srr.nn.pretrained import PretrainedModel
 from srr.nn.variants import build_blocks
-from srr.solvers.base import unroll
+from srr.solvers.driver import unroll
 
 __all__ = ["CausalCRATE", "CausalConfig", "DecodingState"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from srr._checks import check_count
+from srr._array.checks import check_count
 from srr.nn.blocks import CrateBlock
 from srr.nn.mssa import MSSA
-from srr.ops.broadcast import contract_broadcast, stretch_means
+from srr.ops.attention import contract_broadcast, stretch_means
 
 __all__ = ["CBSA", "ContractBroadcastBlock"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from srr._checks import check_count, check_nonnegative, check_positive
+from srr._array.checks import check_count, check_nonnegative, check_positive
 
 __all__ = ["Config", "CrateConfig"]
 

@@ -13,7 +13,7 @@ from srr.nn.config import CrateConfig
 from srr.nn.embed import PatchEmbedding
 from srr.nn.pretrained import PretrainedModel
 from srr.nn.variants import build_blocks
-from srr.solvers.base import unroll
+from srr.solvers.driver import unroll
 
 __all__ = ["CRATE", "ClassifierHead"]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from srr._checks import check_count, check_nonnegative, check_positive
+from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr.ops.gram import gram
-from srr.ops.sparse_coding import folded_ista_step, ista_matrix, ista_step
+from srr.ops.sparse import folded_ista_step, ista_matrix, ista_step
 
 __all__ = ["ISTA"]
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from srr._checks import check_count
+from srr._array.checks import check_count
 from srr.nn.config import Config, Size, pair, patch_grid
 from srr.nn.crate import layer_steps, with_class_token
 from srr.nn.decoder import DecoderBlock
@@ -17,7 +17,7 @@ from srr.nn.embed import check_images, patchify, prepend, unpatchify
 from srr.nn.positions import sincos_positions
 from srr.nn.pretrained import PretrainedModel
 from srr.nn.variants import build_blocks
-from srr.solvers.base import unroll
+from srr.solvers.driver import unroll
 
 __all__ = ["CrateMAE", "MaeConfig", "random_patch_mask", "reconstruction_loss"]
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srr._checks import check_count
-from srr.ops.attention import mssa, ssa
-from srr.ops.decoding import ssa_newest
+from srr._array.checks import check_count
+from srr.ops.attention import mssa, ssa, ssa_newest
 from srr.ops.subspaces import lift, project
 
 __all__ = ["MSSA"]

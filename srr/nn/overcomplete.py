@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from srr._checks import check_count, check_nonnegative, check_positive
-from srr.ops.sparse_coding import folded_ista_step, ista_step
+from srr._array.checks import check_count, check_nonnegative, check_positive
+from srr.ops.sparse import folded_ista_step, ista_step
 
 __all__ = ["OvercompleteISTA"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from srr._checks import check_count, check_nonnegative, check_positive
-from srr.ops.sparse_coding import prox_mm_step
+from srr._array.checks import check_count, check_nonnegative, check_positive
+from srr.ops.sparse import prox_mm_step
 
 __all__ = ["ProxMM"]
 

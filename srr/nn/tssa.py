@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from srr._checks import check_count
+from srr._array.checks import check_count
 from srr.nn.blocks import CrateBlock
 from srr.nn.mssa import MSSA, uniform
-from srr.ops.tssa import tssa_heads
+from srr.ops.attention import tssa_heads
 
 __all__ = ["TSSA", "TokenStatisticsBlock", "TostBlock"]
 
@@ -21,7 +21,7 @@ class TSSA(MSSA):
         -\sum_k \Pi_k \odot V_k \oslash (1 + m_k)\, O_k^\top + b, \qquad V_k = Z U_k + c_k
 
     with the membership Π a softmax over heads and m_k the second moments of head k, see
-    :func:`srr.ops.tssa.tssa_heads`.
+    :func:`srr.ops.attention.tssa_heads`.
 
     Args:
         dim: width d of a token.

@@ -1,8 +1,11 @@
-"""Subspace self-attention: the softmax heuristic that networks run in place of the compression gradient."""
+"""Layer normalisation, the map that keeps tokens on a sphere between the layers of a network."""
 
 from __future__ import annotations
 
-from srr._array import (
+from collections.abc import Callable
+
+from srr._array.checks import check_array, check_bases, check_count, check_nonnegative, check_positive, check_tokens
+from srr._array.namespace import (
     Array,
     Namespace,
     asarray_like,
@@ -12,8 +15,45 @@ from srr._array import (
     scaled_dot_product_attention,
     softmax,
 )
-from srr._checks import check_array, check_bases, check_count, check_nonnegative, check_positive
-from srr.ops.subspaces import lift, lift_unchecked, project
+from srr.ops.rates import rate_scale, subspace_coding_rate_grad
+from srr.ops.subspaces import lift, lift_unchecked, project, subspace_membership
+
+
+def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array:
+    r"""Tokens with their mean removed and divided by their standard deviation.
+
+    .. math:: \frac{z - \bar z}{\sqrt{\overline{(z - \bar z)^2} + \delta}}
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        offset: δ ≥ 0 added to the variance, in squared units of Z.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (..., n, d): the normalisation of torch's LayerNorm without its weight and bias. Rows have
+        norm √d, not 1, as far as δ is small; a constant token becomes zero.
+
+    Raises:
+        TypeError: Z is not a real floating array.
+        ValueError: offset negative, NaN or infinity in Z.
+
+    Source: Ba, Kiros and Hinton (2016), (4); the LN of [CRATE] (18).
+
+    Example:
+        >>> import numpy as np, srr
+        >>> srr.layer_norm(np.asarray([[1.0, 3.0]]), offset=0.0).tolist()
+        [[-1.0, 1.0]]
+    """
+    xp = namespace(Z, xp=xp)
+    check_tokens(Z, xp=xp)
+    offset = check_nonnegative(offset, "offset")
+    centred = Z - xp.mean(Z, axis=-1, keepdims=True)
+    variance = xp.mean(centred**2, axis=-1, keepdims=True) + offset
+    return centred / xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
+
+
+# --- srr.ops.attention
+# Subspace self-attention: the softmax heuristic that networks run in place of the compression gradient.
 
 
 def ssa(
@@ -251,3 +291,400 @@ def thresholded_mssa(Z: Array, U: Array, *, threshold: float, scale: float = 1.0
     xp = namespace(Z, U, xp=xp)
     V = project(Z, U, xp=xp)
     return lift(thresholded_ssa(V, threshold=threshold, scale=scale, xp=xp), U, xp=xp)
+
+
+# --- srr.ops.attention
+# Attention of the newest tokens of a sequence: what a causal network computes one symbol at a time.
+
+
+def ssa_newest(V: Array, *, count: int, scale: float = 1.0, mask: Array | None = None, xp: Namespace = None) -> Array:
+    r"""Last rows of causal subspace self-attention, at the cost of those rows alone.
+
+    .. math:: \operatorname{softmax}(s\, V_{\text{new}} V^\top)\, V, \qquad V_{\text{new}} = \text{last rows of } V
+
+    with every row seeing the tokens up to its own.
+
+    Args:
+        V: coordinates of the whole sequence, of shape (..., n, p).
+        count: number of newest tokens, 1 ≤ count ≤ n.
+        scale: s ≥ 0.
+        mask: boolean, broadcastable to (..., n); True at tokens that may be seen. A row that may see nothing gives
+            zeros.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Coordinates of shape (..., count, p), the last rows of ``ssa(V, scale=s, causal=True)`` with that mask.
+
+    Raises:
+        TypeError: V is not a real floating array, mask not boolean.
+        ValueError: count outside 1 … n, mask of another length, scale negative, NaN or infinity.
+
+    Source: [CRATE] (11) under a causal mask; queries, keys and values are one array, so V is the whole memory.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> V = np.asarray([[1.0], [3.0], [5.0]])
+        >>> srr.ssa_newest(V, count=2, scale=0.0).ravel().tolist()
+        [2.0, 3.0]
+    """
+    xp = namespace(V, mask, xp=xp)
+    check_array(V, "V", xp=xp)
+    check_count(count, "count")
+    scale = check_nonnegative(scale, "scale")
+    n = V.shape[-2]
+    if count > n:
+        raise ValueError(f"count must be at most the number of tokens {n}; got {count}")
+    if mask is not None:
+        _check_seen(mask, n, xp)
+    newest = V[..., n - count :, :]
+    place = xp.arange(n, device=device(V))
+    seen = place[None, :] <= place[n - count :, None]  # (count, n)
+    if mask is not None:
+        seen = seen & mask[..., None, :]  # (..., count, n)
+    scores = (newest @ V.mT) * scale
+    return softmax(xp.where(seen, scores, xp.full_like(scores, -float("inf"))), axis=-1, xp=xp) @ V
+
+
+def _check_seen(mask: Array, n: int, xp: Namespace) -> None:
+    if not xp.isdtype(mask.dtype, "bool"):
+        raise TypeError(f"mask must be boolean, True at tokens that may be seen; got {mask.dtype}")
+    if mask.ndim < 1 or mask.shape[-1] != n:
+        raise ValueError(f"mask must have shape (..., {n}); got {tuple(mask.shape)}")
+
+
+# --- srr.ops.attention
+# Token-statistics self-attention: compression by second moments, linear in the number of tokens.
+
+
+_FLOOR = 1e-12  # of the squared norms over tokens
+_EMPTY = 1e-8  # added to the mass of a head
+
+
+def log_slope(x: Array) -> Array:
+    """Slope 1/(1 + x) of f(x) = log(1 + x), the one of the released networks."""
+    return 1.0 / (1.0 + x)
+
+
+def tssa(
+    Z: Array,
+    U: Array,
+    *,
+    temperature: float = 1.0,
+    slope: Callable[[Array], Array] = log_slope,
+    xp: Namespace = None,
+) -> Array:
+    r"""Token-statistics self-attention, the gradient step of the variational compression bound.
+
+    .. math:: -\tfrac1n \sum_k \operatorname{diag}(\pi_k) V_k D_k U_k^\top,\qquad
+              D_k = \operatorname{diag} f'\!\Bigl(\frac{\pi_k^\top V_k^{\circ 2}}{\langle \pi_k, 1 \rangle}\Bigr)
+
+    with π the membership of :func:`subspace_membership`.
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        temperature: η > 0 of the membership, in squared units of Z.
+        slope: f′ of a concave f with f(0) = 0; 1/(1 + x) by default.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (..., n, d); Z + τ times it is the layer.
+
+    Raises:
+        TypeError: Z or U is not a real floating array.
+        ValueError: U without the d of Z, temperature not positive, NaN or infinity.
+
+    Source: [TOST] (13)-(14), from the variational form of [VMCR2].
+    """
+    xp = namespace(Z, U, xp=xp)
+    temperature = check_positive(temperature, "temperature")
+    V = project(Z, U, xp=xp)  # (..., K, n, p)
+    mass = subspace_membership(Z, U, temperature=temperature, xp=xp).mT[..., None]  # (..., K, n, 1)
+    total = xp.sum(mass, axis=-2, keepdims=True)
+    moments = xp.sum(mass * V**2, axis=-2, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+    return -lift(mass * V * slope(moments), U, xp=xp) / Z.shape[-2]
+
+
+def tssa_heads(
+    V: Array,
+    temperature: Array,
+    *,
+    causal: bool = False,
+    offset: Array | None = None,
+    mask: Array | None = None,
+    xp: Namespace = None,
+) -> Array:
+    r"""Token-statistics attention inside the heads, as the released networks run it.
+
+    Tokens are normalised over the token axis, the membership is a softmax over heads, the factor 1/n is dropped:
+
+    .. math:: -\Pi \odot V \oslash (1 + m),\qquad
+              m_k = \frac{\sum_i \Pi_{ki} V_{ki}^{\circ 2}}{\sum_i \Pi_{ki} + 10^{-8}}
+
+    Args:
+        V: coordinates of shape (..., K, n, p).
+        temperature: one number per head, of shape (K, 1).
+        causal: replace every sum over tokens by a running sum, so token i depends on tokens j ≤ i only.
+        offset: numbers of shape (K, n, 1) added to the normalised squares, causal networks only.
+        mask: boolean of shape (..., n); False removes a token from all statistics and gives zeros there.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Coordinates of shape (..., K, n, p).
+
+    Raises:
+        TypeError: V is not a real floating array, mask not boolean.
+        ValueError: V with fewer than three axes, mask of another length, NaN or infinity.
+
+    Source: [TOST], released vision and language forms.
+    """
+    xp = namespace(V, temperature, offset, mask, xp=xp)
+    check_array(V, "V", ndim=3, xp=xp)
+    _check_columns(temperature, "temperature", V, 1, xp)
+    _check_columns(offset, "offset", V, V.shape[-2], xp)
+    keep = _keep(mask, V, xp)
+    squares = V**2 if keep is None else V**2 * keep
+    sums = _running_sum if causal else _total
+    share = squares / xp.maximum(sums(squares, xp), xp.full_like(V[..., :1, :], _FLOOR))
+    if offset is not None:
+        share = share + offset
+    mass = softmax(xp.sum(share, axis=-1) * temperature, axis=-2, xp=xp)[..., None]  # (..., K, n, 1)
+    if keep is not None:
+        mass = mass * keep
+    moments = sums(mass * squares, xp) / (sums(mass, xp) + _EMPTY)
+    return -mass * V / (1.0 + moments)
+
+
+def _check_columns(x: Array | None, name: str, V: Array, n: int, xp: Namespace) -> None:
+    """Refuse anything but one number per head, or one per head and token."""
+    if x is None:
+        return
+    check_array(x, name, xp=xp)
+    wanted = (V.shape[-3], 1) if n == 1 else (V.shape[-3], n, 1)
+    if tuple(x.shape[-len(wanted) :]) != wanted:
+        raise ValueError(f"{name} must have shape {wanted}; got {tuple(x.shape)}")
+
+
+def _keep(mask: Array | None, V: Array, xp: Namespace) -> Array | None:
+    """Mask of shape (..., n) as numbers (..., 1, n, 1)."""
+    if mask is None:
+        return None
+    if not xp.isdtype(mask.dtype, "bool"):
+        raise TypeError(f"mask must be boolean, True for tokens to keep; got {mask.dtype}")
+    if mask.ndim < 1 or mask.shape[-1] != V.shape[-2]:
+        raise ValueError(f"mask must have shape (..., n) with n={V.shape[-2]}; got {tuple(mask.shape)}")
+    return xp.astype(mask, V.dtype)[..., None, :, None]
+
+
+def _total(x: Array, xp: Namespace) -> Array:
+    return xp.sum(x, axis=-2, keepdims=True)
+
+
+def _running_sum(x: Array, xp: Namespace) -> Array:
+    return xp.cumulative_sum(x, axis=-2)
+
+
+# --- srr.ops.attention
+# Contract-and-broadcast attention: compress a few representatives, then tell every token what came of it.
+
+
+def stretch_means(V: Array, *, count: int, mask: Array | None = None, xp: Namespace = None) -> Array:
+    r"""Means of ``count`` equal stretches of a sequence of tokens.
+
+    Token i of n falls into stretch ⌊i · count / n⌋; padding tokens do not count. A stretch without tokens is zero.
+
+    Args:
+        V: coordinates of shape (..., n, p).
+        count: number of stretches, ≥ 1.
+        mask: boolean of shape (..., n), broadcastable over the leading axes of V; False leaves a token out.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Means of shape (..., count, p).
+
+    Raises:
+        TypeError: V is not a real floating array, count not an integer.
+        ValueError: count below one, a mask of another length, NaN or infinity.
+
+    Source: the pooled representatives of [CBSA], along the sequence instead of over an image grid.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> srr.stretch_means(np.asarray([[1.0], [3.0], [5.0], [7.0]]), count=2).ravel().tolist()
+        [2.0, 6.0]
+    """
+    xp = namespace(V, mask, xp=xp)
+    check_array(V, "V", xp=xp)
+    check_count(count, "count")
+    n = V.shape[-2]
+    place = xp.arange(n, device=device(V))
+    stretch = place * count // n  # (n,)
+    if mask is not None:
+        if mask.shape[-1] != n:
+            raise ValueError(f"mask must have shape (..., n) with n={n}; got {tuple(mask.shape)}")
+        real = xp.astype(mask, place.dtype)
+        total = xp.sum(real, axis=-1, keepdims=True)
+        rank = (xp.cumulative_sum(real, axis=-1) - 1) * count // xp.where(total > 0, total, xp.ones_like(total))
+        stretch = xp.where(mask, rank, xp.full_like(rank, -1))  # (..., n)
+    member = stretch[..., None, :] == xp.arange(count, device=device(V))[:, None]  # (..., count, n)
+    weights = xp.astype(member, V.dtype)
+    size = xp.sum(weights, axis=-1, keepdims=True)
+    return (weights / xp.where(size > 0, size, xp.ones_like(size))) @ V
+
+
+def contract_broadcast(
+    V: Array,
+    representatives: Array,
+    *,
+    step: Array | float = 1.0,
+    scale: float = 1.0,
+    mask: Array | None = None,
+    xp: Namespace = None,
+) -> Array:
+    r"""Contract-and-broadcast attention inside the heads, linear in the number of tokens.
+
+    .. math:: A = \operatorname{softmax}_{\text{rows}}(s\, Q V^\top), \qquad
+              Q' = Q + \rho\, A V, \qquad \text{out} = A^\top\, \mathrm{SSA}(Q')
+
+    Args:
+        V: coordinates of shape (..., n, p).
+        representatives: Q of shape (..., m, p), such as :func:`stretch_means`.
+        step: ρ, a number or an array that broadcasts over Q.
+        scale: s ≥ 0 of both softmaxes.
+        mask: boolean, broadcastable to (..., m, n); False hides a token from the representatives and them from it.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Coordinates of shape (..., n, p).
+
+    Raises:
+        TypeError: V or Q is not a real floating array.
+        ValueError: scale negative, Q without the p of V, NaN or infinity.
+
+    Source: [CBSA]: representatives are extracted and contracted, the contraction is broadcast.
+    """
+    xp = namespace(V, representatives, mask, xp=xp)
+    check_array(V, "V", xp=xp)
+    check_array(representatives, "representatives", xp=xp)
+    check_nonnegative(scale, "scale")
+    if representatives.shape[-1] != V.shape[-1]:
+        raise ValueError(
+            f"representatives must have shape (..., m, p) with p={V.shape[-1]}; got {tuple(representatives.shape)}"
+        )
+    scores = (representatives @ V.mT) * scale
+    if mask is not None:
+        scores = xp.where(mask, scores, xp.full_like(scores, -float("inf")))
+    A = softmax(scores, axis=-1, xp=xp)  # (..., m, n)
+    return A.mT @ ssa(representatives + step * (A @ V), scale=scale, xp=xp)
+
+
+# --- srr.ops.attention
+# Compression of tokens: the exact gradient step on R^c, and its Neumann series.
+
+
+def compression_step(Z: Array, U: Array, *, step: float, eps: float, xp: Namespace = None) -> Array:
+    r"""Exact gradient step that compresses tokens: :math:`Z - \kappa \nabla R^c(Z; U)`.
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        step: step size κ ≥ 0; up to 1/L_c it lowers R^c by at least κ‖∇R^c‖²/2.
+        eps: distortion ε > 0.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Tokens of shape (..., n, d).
+
+    Raises:
+        TypeError: Z or U is not a real floating array, or their dtypes differ.
+        ValueError: U without the d of Z, step negative, eps not positive, NaN or infinity.
+
+    Source: [CRATE] (9)-(10), before any approximation.
+    """
+    step = check_nonnegative(step, "step")
+    return Z - step * subspace_coding_rate_grad(Z, U, eps=eps, xp=xp)
+
+
+def neumann_grad(Z: Array, U: Array, *, eps: float, terms: int = 1, xp: Namespace = None) -> Array:
+    r"""Gradient of R^c with the inverse replaced by its Neumann series.
+
+    .. math:: \beta \sum_k \sum_{j=0}^{J} V_k (-\beta V_k^\top V_k)^j U_k^\top
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        eps: distortion ε > 0.
+        terms: J ≥ 0, terms beyond the identity; the paper has 1.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (..., n, d), nats per unit of Z.
+
+    Raises:
+        TypeError: Z or U is not a real floating array, or terms not an integer.
+        ValueError: U without the d of Z, eps not positive, terms negative, NaN or infinity.
+
+    Source: [CRATE] (10); the error is at most β³ (Σ‖V_k‖₂⁸‖V_k‖_F²)^½ for J = 1 and mutually orthogonal heads.
+
+    Notes: of use only where :func:`neumann_validity` is below one; beyond, more terms make it worse and the
+        first-order form need not even be a descent direction.
+    """
+    xp = namespace(Z, U, xp=xp)
+    check_count(terms, "terms", least=0)
+    eps = check_positive(eps, "eps")
+    V = project(Z, U, xp=xp)
+    beta = rate_scale(V, eps=eps)
+    contraction = -beta * (V.mT @ V)  # (..., K, p, p)
+    term = total = V
+    for _ in range(terms):
+        term = term @ contraction
+        total = total + term
+    return beta * lift(total, U, xp=xp)
+
+
+def neumann_step(Z: Array, U: Array, *, step: float, eps: float, terms: int = 1, xp: Namespace = None) -> Array:
+    r"""Compression step with the Neumann gradient, :math:`Z - \kappa \widehat{\nabla R^c}`.
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        step: step size κ ≥ 0.
+        eps: distortion ε > 0.
+        terms: terms of the series beyond the identity.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Tokens of shape (..., n, d).
+
+    Raises:
+        TypeError: as :func:`neumann_grad`.
+        ValueError: as :func:`neumann_grad`, or step negative.
+
+    Source: [CRATE] (10), first two lines.
+    """
+    step = check_nonnegative(step, "step")
+    return Z - step * neumann_grad(Z, U, eps=eps, terms=terms, xp=xp)
+
+
+def neumann_validity(Z: Array, U: Array, *, eps: float, xp: Namespace = None) -> Array:
+    r"""Number that must be below one for the Neumann series to converge: :math:`\beta \max_k \lVert V_k \rVert_2^2`.
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        eps: distortion ε > 0.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (...).
+
+    Raises:
+        TypeError: Z or U is not a real floating array.
+        ValueError: U without the d of Z, eps not positive, NaN or infinity.
+
+    Source: the radius of convergence of the series in [CRATE] (10).
+    """
+    xp = namespace(Z, U, xp=xp)
+    eps = check_positive(eps, "eps")
+    V = project(Z, U, xp=xp)
+    return rate_scale(V, eps=eps) * xp.max(xp.linalg.svdvals(V)[..., 0], axis=-1) ** 2

@@ -13,13 +13,13 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from srr._array import (
+from srr._array.checks import check_array
+from srr._array.linalg import cholesky, cholesky_solve
+from srr._array.namespace import (
     Array,
     Namespace,
     any_true,
     asarray_like,
-    cholesky,
-    cholesky_solve,
     device,
     epsilon,
     eye,
@@ -27,7 +27,6 @@ from srr._array import (
     is_torch,
     namespace,
 )
-from srr._checks import check_array
 
 _PANELS = 4  # column panels of a blocked symmetric Gram matrix: 10 of its 16 blocks are computed
 _BLOCKED_FROM = 512  # columns from which the blocked form wins on a CPU; it loses at 128

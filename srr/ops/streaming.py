@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from srr._array import Array, DType, Namespace, core_cast, device, eye, namespace, to_numpy
-from srr._checks import check_array, check_bases, check_count, check_positive, check_tokens, check_weights
+from srr._array.checks import check_array, check_bases, check_count, check_positive, check_tokens, check_weights
+from srr._array.namespace import Array, DType, Namespace, core_cast, device, eye, namespace, to_numpy
 from srr.ops.gram import gram
 from srr.ops.rates import rate_scale
 

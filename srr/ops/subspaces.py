@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from srr._array import Array, Namespace, asarray_like, namespace, to_numpy
-from srr._checks import check_array, check_bases, check_count, check_labels, check_tokens
+from srr._array.checks import (
+    check_array,
+    check_bases,
+    check_count,
+    check_labels,
+    check_positive,
+    check_same_dtype,
+    check_tokens,
+)
+from srr._array.namespace import Array, Namespace, asarray_like, device, namespace, softmax, to_numpy
 
 
 def swap_heads(x: Array, xp: Namespace) -> Array:
@@ -141,3 +149,126 @@ def principal_bases(Z: Array, labels: Array, *, rank: int, xp: Namespace = None)
         raise ValueError(f"every class must have at least rank={rank} tokens; classes {short} have fewer")
     classes = (xp.take(Z, asarray_like(i, Z, dtype=xp.int64, xp=xp), axis=0) for i in members)
     return xp.stack([xp.linalg.svd(C, full_matrices=False)[2][:rank, :].mT for C in classes])
+
+
+# --- srr.ops.subspaces
+# How tokens lie among subspaces, and subspaces among each other.
+
+
+def subspace_membership(Z: Array, U: Array, *, temperature: float = 1.0, xp: Namespace = None) -> Array:
+    r"""Soft assignment of tokens to subspaces by the energy they have in each.
+
+    .. math:: \pi_{ik} = \operatorname{softmax}_k \bigl(\lVert U_k^\top z_i \rVert^2 / (2 t)\bigr)
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p).
+        temperature: t > 0, in squared units of Z; with noise of standard deviation σ and unit coefficients it is
+            σ²(1 + σ²), and the result is then the posterior membership.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Membership of shape (..., n, K); rows sum to one.
+
+    Raises:
+        TypeError: Z or U is not a real floating array.
+        ValueError: U does not have the d of Z, temperature not positive, NaN or infinity.
+
+    Source: [CRATE] (5)-(6), Proposition 1; [TOST] with temperature η.
+    """
+    xp = namespace(Z, U, xp=xp)
+    temperature = check_positive(temperature, "temperature")
+    energy = xp.sum(project(Z, U, xp=xp) ** 2, axis=-1)  # (..., K, n)
+    return softmax(energy / (2.0 * temperature), axis=-2, xp=xp).mT
+
+
+def coherence(U: Array, *, xp: Namespace = None) -> Array:
+    r"""Largest cosine between two subspaces, :math:`\max_{k \ne l} \lVert U_k^\top U_l \rVert_2`.
+
+    Args:
+        U: bases of shape (K, d, p) with orthonormal columns.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        A number in [0, 1]: 0 for mutually orthogonal subspaces (and for K = 1), 1 where two share a direction.
+
+    Raises:
+        TypeError: U is not a real floating array.
+        ValueError: U does not have three axes, NaN or infinity.
+
+    Source: the incoherence assumption of [CRATE] §2.2.
+    """
+    xp = namespace(U, xp=xp)
+    check_bases(U, xp=xp)
+    if U.ndim != 3:
+        raise ValueError(f"U must have shape (K, d, p); got {tuple(U.shape)}")
+    K = U.shape[0]
+    cosines = xp.max(xp.linalg.svdvals(U.mT[:, None, ...] @ U[None, ...]), axis=-1)  # (K, K)
+    return xp.max(cosines - cosines * xp.eye(K, dtype=U.dtype, device=device(U)))
+
+
+def principal_angles(A: Array, B: Array, *, xp: Namespace = None) -> Array:
+    """Principal angles between two subspaces, in radians, accurate for small and large angles alike.
+
+    Args:
+        A: bases of shape (..., d, p) with orthonormal columns.
+        B: bases of shape (..., d, q) with orthonormal columns, q ≤ p.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Angles of shape (..., q), rising, in [0, π/2].
+
+    Raises:
+        TypeError: A or B is not a real floating array, or their dtypes differ.
+        ValueError: other sizes, NaN or infinity.
+
+    Source: Björck and Golub (1973): sines from the part of B outside A, cosines from AᵀB.
+    """
+    xp = namespace(A, B, xp=xp)
+    check_array(A, "A", xp=xp)
+    check_array(B, "B", xp=xp)
+    check_same_dtype(A=A, B=B)
+    if A.shape[-2] != B.shape[-2] or B.shape[-1] > A.shape[-1]:
+        raise ValueError(f"B must have shape (d, q) with d={A.shape[-2]}, q <= {A.shape[-1]}; got {tuple(B.shape)}")
+    inner = A.mT @ B
+    cosines = xp.linalg.svdvals(inner)
+    sines = xp.flip(xp.linalg.svdvals(B - A @ inner), axis=-1)[..., : B.shape[-1]]
+    return xp.atan2(sines, cosines)
+
+
+def snr(Z: Array, U: Array, labels: Array, *, xp: Namespace = None) -> Array:
+    r"""Signal-to-noise ratio of each class: what lies on its subspace over what lies off it.
+
+    .. math:: \mathrm{SNR}_k = \lVert Z_k U_k \rVert_F \,/\, \lVert Z_k (I - U_k U_k^\top) \rVert_F
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        U: bases of shape (K, d, p) with orthonormal columns.
+        labels: integer classes 0 … K−1 of shape (..., n).
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Ratios of shape (..., K); infinite where nothing lies off the subspace, NaN for an empty class.
+
+    Raises:
+        TypeError: Z or U is not a real floating array, their dtypes differ, or labels are not integers.
+        ValueError: U does not have the d of Z, labels of another shape or out of range, NaN or infinity.
+
+    Source: [AOT] Definition of SNR.
+    """
+    xp = namespace(Z, U, labels, xp=xp)
+    check_tokens(Z, xp=xp)
+    check_bases(U, Z.shape[-1], xp=xp)
+    check_same_dtype(Z=Z, U=U)
+    if tuple(labels.shape) != tuple(Z.shape[:-1]):
+        raise ValueError(f"labels must have shape {tuple(Z.shape[:-1])}; got {tuple(labels.shape)}")
+    check_labels(labels, "labels", classes=U.shape[-3], xp=xp)
+    V = project(Z, U, xp=xp)
+    classes = asarray_like(list(range(U.shape[-3])), Z, dtype=labels.dtype, xp=xp)
+    own = xp.astype(labels[..., None, :] == classes[:, None], Z.dtype)  # (..., K, n)
+    on = xp.sum(V**2, axis=-1)
+    residual = Z[..., None, :, :] - V @ U.mT  # (..., K, n, d)
+    off = xp.sum(residual**2, axis=-1)
+    on, off = xp.sum(own * on, axis=-1), xp.sum(own * off, axis=-1)
+    edge = xp.where(on > 0, xp.full_like(on, float("inf")), xp.full_like(on, float("nan")))
+    return xp.where(off > 0, xp.sqrt(on / xp.where(off > 0, off, xp.ones_like(off))), edge)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import Array, to_numpy
-from srr._checks import check_array
+from srr._array.checks import check_array
+from srr._array.namespace import Array, to_numpy
 
 __all__ = ["plot_attention", "token_colours"]
 

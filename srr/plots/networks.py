@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import Array, to_numpy
+from srr._array.namespace import Array, to_numpy
 
 __all__ = ["plot_atoms", "plot_coherence", "plot_confusion", "plot_curves", "plot_features"]
 

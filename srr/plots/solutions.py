@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import Array, to_numpy
+from srr._array.namespace import Array, to_numpy
 from srr.ops.subspaces import project
-from srr.solvers.solution import Solution
+from srr.solvers.driver import Solution
 
 __all__ = ["plot_energies", "plot_gram", "plot_objective"]
 

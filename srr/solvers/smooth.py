@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from srr._array import Array, asarray_like, namespace, to_numpy
-from srr._checks import check_count
+from srr._array.checks import check_count
+from srr._array.namespace import Array, asarray_like, namespace, to_numpy
 from srr.penalties import SmoothPenalty
 from srr.problems import Problem
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from srr._checks import check_positive
+from srr._array.checks import check_positive
 from srr.testing.report import Matrix, Report, finish, host, worst_index
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import Array, asarray_like
-from srr._checks import check_array
+from srr._array.checks import check_array
+from srr._array.namespace import Array, asarray_like
 from srr.testing.report import Matrix, Report, finish, host
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from srr._array import Array, to_numpy
+from srr._array.namespace import Array, to_numpy
 
 Matrix = Any
 

@@ -13,9 +13,8 @@ from torch.nn import functional
 
 from srr.nn.embed import patchify
 from srr.nn.mae import reconstruction_loss
-from srr.ops.rates import coding_rate
+from srr.ops.rates import coding_rate, subspace_coding_rate
 from srr.ops.streaming import SecondMoment
-from srr.ops.subspace_rates import subspace_coding_rate
 from srr.training.capture import layer_outputs
 from srr.training.config import ObjectiveConfig
 from srr.training.data.base import IGNORE

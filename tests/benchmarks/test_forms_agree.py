@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 import srr
-from srr._array import namespace
-from srr.ops.shared_reduction import shared_reduction
+from srr._array.namespace import namespace
+from srr.ops.rates import shared_reduction
 from tests.benchmarks import reference_rates as naive
 
 EPS = 0.5

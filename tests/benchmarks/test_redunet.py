@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import srr
-from srr.ops.shifts import to_sphere
+from srr.ops.redunet import to_sphere
 from tests.benchmarks.timing import best_ratio, interleaved, median_ratio
 
 K, PER_CLASS, DIM, RANK, LAYERS = 10, 1000, 100, 10, 50

@@ -22,8 +22,8 @@ from srr.estimators import (
     ReduNetClassifier,
     SparseRateReductionTransformer,
     SubspaceMixtureClustering,
+    aligned_frame,
 )
-from srr.estimators.transformer import aligned_frame
 
 ALL = [
     CodingLengthClustering(),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from srr.ops.broadcast import contract_broadcast, stretch_means
+from srr.ops.attention import contract_broadcast, stretch_means
 
 
 @pytest.mark.parametrize(("n", "count"), [(12, 4), (7, 3), (3, 5), (1, 1)])

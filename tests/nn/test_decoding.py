@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from srr.nn import create_model
-from srr.ops.decoding import ssa_newest
+from srr.ops.attention import ssa_newest
 
 
 def causal_rows(V: np.ndarray, scale: float) -> np.ndarray:

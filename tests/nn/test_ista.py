@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from srr.nn import ISTA
-from srr.ops.sparse_coding import ista_step
+from srr.ops.sparse import ista_step
 
 
 def layer_and_tokens(dim: int = 12, n: int = 40) -> tuple[ISTA, torch.Tensor]:

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import srr
-from srr.ops.shifts import to_sphere
+from srr.ops.redunet import to_sphere
 from tests import references as ref
 from tests.backends import BACKENDS, Backend, to_numpy
 

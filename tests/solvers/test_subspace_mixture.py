@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
 import srr
-from srr.solvers.expectation import expectation, maximization
+from srr.fits.mixture import expectation, maximization
 from tests.backends import BACKENDS, Backend, to_numpy
 
 N, DIM, K, P = 2000, 64, 6, 5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import srr
-from srr._array import to_numpy
+from srr._array.namespace import to_numpy
 from srr.testing import (
     Report,
     assert_close,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from srr import ops
-from srr._array import core_cast, namespace
-from srr._checks import check_bases, check_tokens
+from srr._array.checks import check_bases, check_tokens
+from srr._array.namespace import core_cast, namespace
 
 __all__ = ["coding_rate", "rate_reduction", "subspace_coding_rate"]
 

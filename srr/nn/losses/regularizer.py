@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srr._checks import check_nonnegative, check_positive
+from srr._array.checks import check_nonnegative, check_positive
 from srr.nn.losses.rates import coding_rate, subspace_coding_rate
 
 __all__ = ["srr_regularizer"]

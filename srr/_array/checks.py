@@ -6,7 +6,7 @@ import math
 import numbers
 from typing import Any
 
-from srr._array import Array, Namespace, any_true, is_concrete, is_floating, is_torch, namespace
+from srr._array.namespace import Array, Namespace, any_true, is_concrete, is_floating, is_torch, namespace
 
 
 def check_array(x: Array, name: str, *, ndim: int = 2, finite: bool = True, xp: Namespace = None) -> None:

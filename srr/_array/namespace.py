@@ -156,35 +156,6 @@ def softmax(scores: Array, *, axis: int, xp: Namespace) -> Array:
     return mass / xp.where(total > 0, total, xp.ones_like(total))
 
 
-def cholesky(M: Array, xp: Namespace) -> Array | None:
-    """Lower Cholesky factor of a batch of symmetric matrices; None where the library finds one of them not positive."""
-    try:
-        return xp.linalg.cholesky(M)
-    except (np.linalg.LinAlgError, RuntimeError):
-        if not is_concrete(M):
-            raise
-        return None
-
-
-def cholesky_solve(L: Array, B: Array, xp: Namespace) -> Array:
-    """X with L Lᵀ X = B, by the triangular solver of the library where the standard has none."""
-    if is_torch(L):
-        return sys.modules["torch"].cholesky_solve(B, L)
-    if is_jax(L):
-        return sys.modules["jax"].scipy.linalg.cho_solve((L, True), B)
-    if is_numpy(L):
-        from scipy.linalg import cho_solve
-
-        return cho_solve((L, True), B, check_finite=False) if B.size else B
-    if is_cupy(L) and L.ndim == B.ndim == 2:
-        from cupyx.scipy.linalg import solve_triangular
-
-        half = solve_triangular(L, B, lower=True)
-        return solve_triangular(L, half, lower=True, trans="T")
-    adjoint = L.mT if is_floating(L, xp) else xp.conj(L).mT
-    return xp.linalg.solve(L @ adjoint, B)
-
-
 def scaled_dot_product_attention(Q: Array, V: Array, *, scale: float, causal: bool, mask: Array | None) -> Array:
     """Softmax attention of torch with key = value = V, on whichever fused kernel torch has for the case."""
     functional = sys.modules["torch"].nn.functional

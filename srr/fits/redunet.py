@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from srr._array import Array, DType, namespace
-from srr._checks import check_count, check_nonnegative, check_positive
+from srr._array.checks import check_count, check_nonnegative, check_positive
+from srr._array.namespace import Array, DType, namespace
 from srr.ops.rates import rate_scale
-from srr.ops.redunet import ReduNetOperators, redunet_operators
-from srr.ops.redunet_increment import compression_norms, redunet_increment
-from srr.ops.shifts import to_sphere
-from srr.solvers.base import minimize, unroll
-from srr.solvers.solution import Solution
+from srr.ops.redunet import ReduNetOperators, compression_norms, redunet_increment, redunet_operators, to_sphere
+from srr.solvers.driver import Solution, minimize, unroll
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,101 @@
-"""The solver protocol and the one driver that stops: ``minimize`` and ``unroll``.
-
-An algorithm is a frozen set of hyper-parameters with ``init`` and ``step``. The step knows nothing of
-stopping, the driver knows nothing of mathematics: it reads ``state.objective`` and ``state.residual``, one
-number per batch item, and decides item by item.
-"""
+"""What a solver returns: the iterate, why each batch item ended, and how it got there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from srr._array import Array, asarray_like, namespace, to_numpy
-from srr._checks import check_count, check_nonnegative
-from srr.solvers.solution import History, NotConvergedError, Solution, Status
+from srr._array.checks import check_count, check_nonnegative
+from srr._array.files import write_atomically
+from srr._array.namespace import Array, asarray_like, namespace, to_numpy
 
-__all__ = ["Callback", "Observation", "Solver", "State", "minimize", "unroll"]
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "EarlyStop",
+    "History",
+    "NotConvergedError",
+    "Observation",
+    "Report",
+    "Solution",
+    "Solver",
+    "State",
+    "Status",
+    "minimize",
+    "unroll",
+]
+
+
+class Status(Enum):
+    """Why a solver stopped on one batch item; the value is a sentence for people."""
+
+    RUNNING = "The item is still being solved."
+    CONVERGED = "The distance to optimality fell to tol or below."
+    MAX_STEPS = "The step limit was reached before the distance to optimality fell to tol."
+    DIVERGED = "The objective kept rising or stopped being finite; the last finite iterate is returned."
+    STALLED = "No further step lowered the objective or the distance to optimality at this precision."
+    STOPPED = "A callback asked for an early stop."
+
+
+class History(NamedTuple):
+    """What a run measured at every iterate, the first one included.
+
+    Args:
+        objective: Objective, shape (steps + 1, ...).
+        residual: Distance to optimality, shape (steps + 1, ...).
+    """
+
+    objective: np.ndarray[Any, Any]
+    residual: np.ndarray[Any, Any]
+
+
+class Solution(NamedTuple):
+    """Result of `minimize`. Numbers about the run live on the host, `Z` stays on its backend and device.
+
+    Args:
+        Z: Last iterate, or the last finite one of an item that diverged.
+        status: A `Status`; an object array of shape (...) for a batched problem.
+        steps: Steps taken, per batch item.
+        objective: Objective at `Z`, per batch item.
+        residual: Distance to optimality at `Z`, per batch item.
+        history: Objective and residual at every step.
+    """
+
+    Z: Any
+    status: Any
+    steps: Any
+    objective: Any
+    residual: Any
+    history: History
+
+    @property
+    def converged(self) -> bool:
+        """True where every batch item converged."""
+        return all(status is Status.CONVERGED for status in np.ravel(np.asarray(self.status, dtype=object)))
+
+
+class NotConvergedError(RuntimeError):
+    """Raised by ``minimize(..., throw=True)`` when an item did not converge; carries the `solution`."""
+
+    def __init__(self, solution: Solution) -> None:
+        """Keep the solution and put the sentence of the first item that failed into the message."""
+        self.solution = solution
+        statuses = np.ravel(np.asarray(solution.status, dtype=object))
+        failed = [status for status in statuses if status is not Status.CONVERGED]
+        super().__init__(f"{len(failed)} of {len(statuses)} items did not converge: {failed[0].value}")
+
+
+# --- srr.solvers.driver
+# The solver protocol and the one driver that stops: ``minimize`` and ``unroll``.
+#
+# An algorithm is a frozen set of hyper-parameters with ``init`` and ``step``. The step knows nothing of
+# stopping, the driver knows nothing of mathematics: it reads ``state.objective`` and ``state.residual``, one
+# number per batch item, and decides item by item.
+
 
 PATIENCE = 100  # steps without any gain in objective or residual before an item may count as stalled
 FLAT = 1e-9  # an objective that moves by less (relative) stands still; momentum makes it rise and fall by more
@@ -226,3 +305,96 @@ def _select(keep: np.ndarray[Any, Any], new: Any, old: Any) -> Any:
     mask: Array = keep.reshape(keep.shape + (1,) * (new.ndim - keep.ndim))
     xp = namespace(new)
     return xp.where(asarray_like(mask, new, dtype=xp.bool), new, old)
+
+
+# --- srr.solvers.driver
+# Callbacks: they observe a run, and may ask it to stop; they never change it.
+
+
+class Report:
+    """Hand every so many steps to a function, for a progress display or a log.
+
+    Args:
+        show: Called with the `Observation`.
+        every: Steps between two calls; the first iterate and the step that ends the last item are always shown.
+
+    Raises:
+        ValueError: `every` is below 1.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> lines = []
+        >>> report = Report(lambda seen: lines.append(seen.step), every=10)
+        >>> problem = srr.SparseCoding(np.ones((1, 2)), np.eye(2), srr.L1(0.1))
+        >>> _ = srr.minimize(problem, np.zeros((1, 2)), srr.Accelerated(), callbacks=[report])
+        >>> lines
+        [0, 1]
+    """
+
+    def __init__(self, show: Callable[[Observation], object], *, every: int = 1) -> None:
+        check_count(every, "every")
+        self.show, self.every = show, every
+
+    def __call__(self, seen: Observation) -> None:
+        """Show the step when it is its turn."""
+        if seen.step % self.every == 0 or not seen.active.any():
+            self.show(seen)
+
+
+class EarlyStop:
+    """Ask for a stop when the objective has not fallen enough for a while on any item that still runs.
+
+    Args:
+        patience: Steps to wait for a gain.
+        gain: How much lower, in nats, the objective must become to count.
+
+    Raises:
+        ValueError: `patience` is below 1 or `gain` negative.
+    """
+
+    def __init__(self, *, patience: int, gain: float = 0.0) -> None:
+        check_count(patience, "patience")
+        check_nonnegative(gain, "gain")
+        self.patience, self.gain = patience, gain
+        self._best: np.ndarray[Any, Any] | None = None
+        self._since = 0
+
+    def __call__(self, seen: Observation) -> bool:
+        """True when the wait is over."""
+        if self._best is None or seen.step == 0:
+            self._best, self._since = seen.objective.copy(), seen.step
+            return False
+        if ((seen.objective < self._best - self.gain) & seen.active).any():
+            self._since = seen.step
+        self._best = np.minimum(self._best, seen.objective)
+        return seen.step - self._since >= self.patience
+
+
+class Checkpoint:
+    """Save the current iterate every so many steps: written to a temporary name, synced, renamed.
+
+    The file holds ``Z``, ``step``, ``objective`` and ``residual`` and loads with ``numpy.load``; handing its
+    ``Z`` to `minimize` goes on from there.
+
+    Args:
+        path: File to write, ending in ``.npz``.
+        every: Steps between two saves; the step that ends the last item is always saved.
+
+    Raises:
+        ValueError: `path` does not end in ``.npz``, or `every` is below 1.
+    """
+
+    def __init__(self, path: str | Path, *, every: int = 100) -> None:
+        check_count(every, "every")
+        self.path, self.every = Path(path), every
+        if self.path.suffix != ".npz":
+            raise ValueError(f"path must end in .npz; got {str(path)!r}")
+
+    def __call__(self, seen: Observation) -> None:
+        """Write the iterate when it is its turn."""
+        if seen.step % self.every and seen.active.any():
+            return
+        Z, objective, residual = to_numpy(seen.Z), seen.objective, seen.residual
+        write_atomically(
+            self.path, lambda file: np.savez(file, Z=Z, step=seen.step, objective=objective, residual=residual)
+        )

@@ -1,0 +1,38 @@
+"""The only linear algebra below the operators: factors and what is solved with them."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from srr._array.namespace import Array, Namespace, is_concrete, is_cupy, is_floating, is_jax, is_numpy, is_torch
+
+
+def cholesky(M: Array, xp: Namespace) -> Array | None:
+    """Lower Cholesky factor of a batch of symmetric matrices; None where the library finds one of them not positive."""
+    try:
+        return xp.linalg.cholesky(M)
+    except (np.linalg.LinAlgError, RuntimeError):
+        if not is_concrete(M):
+            raise
+        return None
+
+
+def cholesky_solve(L: Array, B: Array, xp: Namespace) -> Array:
+    """X with L Lᵀ X = B, by the triangular solver of the library where the standard has none."""
+    if is_torch(L):
+        return sys.modules["torch"].cholesky_solve(B, L)
+    if is_jax(L):
+        return sys.modules["jax"].scipy.linalg.cho_solve((L, True), B)
+    if is_numpy(L):
+        from scipy.linalg import cho_solve
+
+        return cho_solve((L, True), B, check_finite=False) if B.size else B
+    if is_cupy(L) and L.ndim == B.ndim == 2:
+        from cupyx.scipy.linalg import solve_triangular
+
+        half = solve_triangular(L, B, lower=True)
+        return solve_triangular(L, half, lower=True, trans="T")
+    adjoint = L.mT if is_floating(L, xp) else xp.conj(L).mT
+    return xp.linalg.solve(L @ adjoint, B)

@@ -1,0 +1,30 @@
+"""Floor 4: what is fitted to data: mixtures of subspaces, coding-length clusters, ReduNet.
+
+Their scikit-learn faces live in :mod:`srr.estimators`.
+"""
+
+from srr.fits.coding_length import CodingLengthClustering, CodingLengthFit, coding_length
+from srr.fits.mixture import (
+    ExpectationMaximization,
+    MixtureLikelihood,
+    MixtureParameters,
+    SubspaceMixture,
+    SubspaceMixtureFit,
+)
+from srr.fits.redunet import ReduNet, ReduNetLayer, ReduNetwork, SphereRateReduction, build_redunet
+
+__all__ = [
+    "CodingLengthClustering",
+    "CodingLengthFit",
+    "ExpectationMaximization",
+    "MixtureLikelihood",
+    "MixtureParameters",
+    "ReduNet",
+    "ReduNetLayer",
+    "ReduNetwork",
+    "SphereRateReduction",
+    "SubspaceMixture",
+    "SubspaceMixtureFit",
+    "build_redunet",
+    "coding_length",
+]

@@ -1,0 +1,275 @@
+"""What a solver may ask of a problem f(Z) + g(Z)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from srr._array.checks import check_array, check_bases, check_positive, check_same_dtype, check_tokens
+from srr._array.linalg import cholesky, cholesky_solve
+from srr._array.namespace import Array, DType, Namespace, core_cast, eye, is_floating, namespace
+from srr.ops import (
+    coding_rate_value_and_grad,
+    gram,
+    rate_reduction_value_and_grad,
+    rate_scale,
+    sparse_rate_reduction_smoothness,
+    subspace_coding_rate_value_and_grad,
+)
+from srr.penalties import Penalty, RotatedPenalty, UnitL1
+
+__all__ = ["Problem", "RateReduction", "SparseCoding", "SparseRateReduction"]
+
+
+class Problem(ABC):
+    """Minimise f(Z) + g(Z): a smooth part f with its gradient, and a penalty g with its prox.
+
+    Values are one number per batch item, shape (...), in the precision of the core (float64 where the library
+    has it), so that a line search sees more digits than the tokens carry.
+    """
+
+    @property
+    @abstractmethod
+    def regularizer(self) -> Penalty:
+        """The penalty g."""
+
+    @abstractmethod
+    def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
+        """f(Z) of shape (...) and its gradient of shape (..., n, d)."""
+
+    @abstractmethod
+    def smoothness(self, Z: Array) -> float:
+        """L such that the gradient of f is L-Lipschitz; depends on Z through its shape only."""
+
+    def value(self, Z: Array) -> Array:
+        """f(Z), shape (...)."""
+        return self.value_and_grad(Z)[0]
+
+    def grad(self, Z: Array) -> Array:
+        """Gradient of f, shape of Z."""
+        return self.value_and_grad(Z)[1]
+
+    def objective(self, Z: Array) -> Array:
+        """f(Z) + g(Z), shape (...)."""
+        return self.value(Z) + self.regularizer.value(Z)
+
+    def distance(self, Z: Array) -> Array:
+        """Distance of Z to first-order optimality, shape (...): that of -∇f(Z) to ∂g(Z)."""
+        return self.regularizer.distance(Z, self.grad(Z))
+
+    def start(self, Z: Array) -> Array:
+        """The point of the domain of g nearest to Z."""
+        return self.regularizer.prox(Z, step=0.0)
+
+
+# --- srr.problems
+# The problem that CRATE's layers unroll: many bits for all tokens, few for each subspace, few non-zeros.
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRateReduction(Problem):
+    r"""Minimise the negative sparse rate reduction of tokens under known subspaces.
+
+    .. math:: \min_Z \; R^c(Z; U) - R(Z) + g(Z)
+
+    Without a bound on the tokens' size and with λ > 0 the problem is degenerate: its solutions are a few
+    enormous tokens. `UnitL1`, the default, keeps every token on the unit sphere.
+
+    Args:
+        U: bases of shape (K, d, p).
+        eps: distortion ε > 0.
+        penalty: g, for example ``UnitL1(lam)``.
+        D: orthogonal frame of shape (d, d) in which g is measured, the standard basis by default.
+        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+
+    Raises:
+        TypeError: U or D is not a real floating array.
+        ValueError: U does not have three axes, eps is not positive, D is not orthogonal.
+
+    Source: [CRATE] (1); the step 1/L with L = L_c + α/8 follows from the Hessians of its two rates.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> problem = srr.SparseRateReduction(np.eye(4).reshape(4, 2, 2).swapaxes(0, 1), eps=0.5)
+        >>> round(float(problem.objective(np.eye(4))), 6)
+        -1.021651
+    """
+
+    U: Array
+    eps: float
+    penalty: Penalty = field(default_factory=UnitL1)
+    D: Array | None = None
+    core_dtype: DType = None
+    _measured: Penalty = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_bases(self.U)
+        check_positive(self.eps, "eps")
+        measured = self.penalty if self.D is None else RotatedPenalty(self.penalty, self.D)
+        object.__setattr__(self, "_measured", measured)
+
+    @property
+    def regularizer(self) -> Penalty:
+        """The penalty, in the frame D when there is one."""
+        return self._measured
+
+    def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
+        """R^c - R and its gradient; more tokens than dimensions go through the second moment alone."""
+        xp = namespace(Z, self.U)
+        check_tokens(Z, xp=xp)
+        check_bases(self.U, Z.shape[-1], xp=xp)
+        A, U = core_cast(Z, self.core_dtype, xp), core_cast(self.U, self.core_dtype, xp)
+        found = _from_moment(A, U, self.eps, xp) if A.shape[-2] > A.shape[-1] else None
+        value, grad = found or _from_tokens(A, U, self.eps, self.core_dtype, xp)
+        return value, xp.astype(grad, Z.dtype, copy=False)
+
+    def smoothness(self, Z: Array) -> float:
+        """L_c + α/8 with L_c = β‖Σ U_kU_kᵀ‖₂."""
+        xp = namespace(Z, self.U)
+        return float(xp.max(sparse_rate_reduction_smoothness(Z, self.U, eps=self.eps, xp=xp)))
+
+
+def _from_tokens(A: Array, U: Array, eps: float, core_dtype: DType, xp: Namespace) -> tuple[Array, Array]:
+    """The reference path: the two operators of the library, one after the other."""
+    compress, compress_grad = subspace_coding_rate_value_and_grad(A, U, eps=eps, core_dtype=core_dtype, xp=xp)
+    expand, expand_grad = coding_rate_value_and_grad(A, eps=eps, core_dtype=core_dtype, xp=xp)
+    return compress - expand, compress_grad - expand_grad
+
+
+def _from_moment(A: Array, U: Array, eps: float, xp: Namespace) -> tuple[Array, Array] | None:
+    """Everything from G = ZᵀZ: V_kᵀV_k = U_kᵀGU_k, and both gradients are Z times one symmetric d×d matrix.
+
+    One Gram and one product with the tokens, instead of one Gram, K projections and n triangular solves. None
+    where a Cholesky factor does not exist at this precision.
+    """
+    d, p = U.shape[-2:]
+    alpha = rate_scale(A, eps=eps)
+    beta = alpha * p / d
+    G = gram(A, xp=xp)
+    whole = cholesky(eye(d, A, xp) + alpha * G, xp)
+    heads = cholesky(eye(p, A, xp) + beta * (U.mT @ (G[..., None, :, :] @ U)), xp)
+    if whole is None or heads is None:
+        return None
+    compress = beta * xp.sum(U @ cholesky_solve(heads, xp.broadcast_to(U.mT, (*heads.shape[:-1], d)), xp), axis=-3)
+    expand = alpha * cholesky_solve(whole, xp.broadcast_to(eye(d, A, xp), whole.shape), xp)
+    value = xp.sum(_half_logdet(heads, xp), axis=-1) - _half_logdet(whole, xp)
+    return value, A @ (compress - expand)
+
+
+def _half_logdet(L: Array, xp: Namespace) -> Array:
+    return xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
+
+
+# --- srr.problems
+# Maximal coding rate reduction with known classes.
+
+
+@dataclass(frozen=True, eq=False)
+class RateReduction(Problem):
+    r"""Minimise the negative coding rate reduction of tokens with known membership (MCR²).
+
+    .. math:: \min_Z \; R^c(Z \mid \Pi) - R(Z) + g(Z)
+
+    The rates grow with the tokens, so g has to bound them: ``ClassSpheres(labels)`` is the Frobenius
+    constraint ‖Z_k‖² = n_k, ``UnitL1()`` the unit sphere for every token, ``Ridge(lam)`` the regularised
+    form, whose maximisers are known in closed form.
+
+    Args:
+        Pi: membership weights of shape (..., n, K) whose rows sum to one, or integer labels (..., n).
+        eps: distortion ε > 0.
+        penalty: g.
+        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+
+    Raises:
+        ValueError: eps is not positive.
+
+    Source: [MCR2] (8) and (11), [GEOM] (5).
+
+    Example:
+        >>> import numpy as np, srr
+        >>> problem = srr.RateReduction(np.asarray([0, 1]), eps=0.5, penalty=srr.Ridge(0.1))
+        >>> round(float(problem.value(np.eye(2))), 6)
+        -0.510826
+    """
+
+    Pi: Array
+    eps: float
+    penalty: Penalty
+    core_dtype: DType = None
+
+    def __post_init__(self) -> None:
+        check_positive(self.eps, "eps")
+
+    @property
+    def regularizer(self) -> Penalty:
+        """The penalty."""
+        return self.penalty
+
+    def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
+        """R^c - R and its gradient."""
+        xp = namespace(Z)
+        A = core_cast(Z, self.core_dtype, xp)
+        Pi = core_cast(self.Pi, self.core_dtype, xp) if is_floating(self.Pi, namespace(self.Pi)) else self.Pi
+        value, grad = rate_reduction_value_and_grad(A, Pi, eps=self.eps, core_dtype=self.core_dtype, xp=xp)
+        return -value, xp.astype(-grad, Z.dtype, copy=False)
+
+    def smoothness(self, Z: Array) -> float:
+        """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""
+        return 9.0 / 8.0 * float(rate_scale(Z, eps=self.eps))
+
+
+# --- srr.problems
+# Sparse codes of given tokens in a given dictionary.
+
+
+@dataclass(frozen=True, eq=False)
+class SparseCoding(Problem):
+    r"""Minimise the lasso over the codes A of shape (..., n, m).
+
+    .. math:: \min_A \; \tfrac12 \lVert Z - A D^\top \rVert_F^2 + g(A)
+
+    Args:
+        Z: tokens of shape (..., n, d).
+        D: dictionary of shape (d, m), atoms in columns; overcomplete when m > d.
+        penalty: g, `NonnegativeL1` for the codes of a CRATE layer, `L1` for the ordinary lasso.
+
+    Raises:
+        TypeError: Z or D is not a real floating array, or their dtypes differ.
+        ValueError: D does not have the d of Z, NaN or infinity.
+
+    Source: [CRATE] (17), with the ½ that (15)-(16) leave out.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> problem = srr.SparseCoding(np.asarray([[3.0, 0.5]]), np.eye(2), srr.NonnegativeL1(1.0))
+        >>> srr.minimize(problem, np.zeros((1, 2)), srr.ProximalGradient()).Z.tolist()
+        [[2.0, 0.0]]
+    """
+
+    Z: Array
+    D: Array
+    penalty: Penalty
+
+    def __post_init__(self) -> None:
+        check_tokens(self.Z)
+        check_array(self.D, "D")
+        check_same_dtype(Z=self.Z, D=self.D)
+        if self.D.ndim != 2 or self.D.shape[0] != self.Z.shape[-1]:
+            raise ValueError(f"D must have shape (d, m) with d={self.Z.shape[-1]}; got {tuple(self.D.shape)}")
+
+    @property
+    def regularizer(self) -> Penalty:
+        """The penalty."""
+        return self.penalty
+
+    def value_and_grad(self, A: Array) -> tuple[Array, Array]:
+        """Half the squared residual, shape (...), and (A Dᵀ - Z) D."""
+        xp = namespace(A, self.Z, self.D)
+        error = A @ self.D.mT - self.Z
+        value = 0.5 * xp.sum(core_cast(error, None, xp) ** 2, axis=(-2, -1))
+        return value, error @ self.D
+
+    def smoothness(self, A: Array) -> float:
+        """‖D‖₂², the same for every A."""
+        xp = namespace(A, self.D)
+        return float(xp.max(xp.linalg.svdvals(core_cast(self.D, None, xp))) ** 2)

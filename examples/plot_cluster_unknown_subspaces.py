@@ -53,13 +53,13 @@ scores = {name: [] for name in ("Bayes rule", *models)}
 angles = []
 for ratio in RATIOS:
     sigma, mix = draw(ratio)
-    bayes = srr.subspace_membership(mix.Z, mix.U, temperature=sigma**2 * (1 + sigma**2)).argmax(axis=1)
+    bayes = srr.ops.subspace_membership(mix.Z, mix.U, temperature=sigma**2 * (1 + sigma**2)).argmax(axis=1)
     scores["Bayes rule"].append(accuracy(bayes, mix.labels))
     for name, model in models.items():
         scores[name].append(accuracy(model.fit_predict(mix.Z), mix.labels))
     fitted = models["SubspaceMixture"]
     nearest = [np.bincount(fitted.labels_[mix.labels == k]).argmax() for k in range(K)]
-    angles.append(max(srr.principal_angles(mix.U[k], fitted.bases_[j]).max() for k, j in enumerate(nearest)))
+    angles.append(max(srr.ops.principal_angles(mix.U[k], fitted.bases_[j]).max() for k, j in enumerate(nearest)))
 
 print(f"{'noise / signal':>16}" + "".join(f"{r:8.2f}" for r in RATIOS))
 for name, row in scores.items():

@@ -54,7 +54,7 @@ plt.show()
 # ----------------------------------
 # The same mixture, rotated. In the standard basis sparsity pulls tokens onto coordinate axes that have nothing to do
 # with the subspaces. Measured in the frame the subspaces are made of, :math:`g(Z) = \lambda \lVert Z D \rVert_1`,
-# all is well again. ``D=`` wraps the penalty in :class:`srr.RotatedPenalty`.
+# all is well again. ``D=`` wraps the penalty in :class:`srr.penalties.RotatedPenalty`.
 
 turned = srr.subspace_mixture(n=400, d=32, K=4, p=8, noise=0.3, rotated=True, seed=0)
 problems = {

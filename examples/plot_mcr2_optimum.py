@@ -116,7 +116,7 @@ for nudge in (-1e-6, 1e-6):
     beside[2, 2] += nudge
     path = []
     srr.minimize(
-        problem, beside, solver, tol=1e-10, callbacks=[srr.Report(lambda seen, p=path: p.append(seen.Z[2, 2]))]
+        problem, beside, solver, tol=1e-10, callbacks=[srr.solvers.Report(lambda seen, p=path: p.append(seen.Z[2, 2]))]
     )
     paths.append(path)
 print(f"on the saddle: {stays.steps} steps. {stays.status.value}")

@@ -26,7 +26,7 @@ labels = np.arange(600) % 3
 tokens = centres[labels] / np.linalg.norm(centres, axis=1)[labels, None] + 0.07 * rng.normal(size=(600, 3))
 tokens /= np.linalg.norm(tokens, axis=1, keepdims=True)
 
-network = srr.build_redunet(tokens[:300], labels[:300], eps=0.5, depth=20)
+network = srr.fits.build_redunet(tokens[:300], labels[:300], eps=0.5, depth=20)
 features = network(tokens[300:])  # no label is seen here
 predicted = network.class_residuals(tokens[300:]).argmin(axis=1)
 gains = np.diff(network.rate_reduction)
@@ -51,7 +51,7 @@ X, y = load_digits(return_X_y=True)
 
 
 def nearest_subspace(train, classes, test, rank=16):
-    bases = srr.principal_bases(train, classes, rank=rank)
+    bases = srr.ops.principal_bases(train, classes, rank=rank)
     return np.sum((test @ bases) ** 2, axis=-1).argmax(axis=0)
 
 

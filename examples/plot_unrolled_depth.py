@@ -11,8 +11,8 @@ converged solver, and then trains a network of six layers.
 # Layers by hand
 # --------------
 # :class:`srr.Alternating` is one layer: compress, then sparsify. ``layer`` makes it a map of tokens and
-# :func:`srr.unroll` folds the tokens through it. The softmax follows no gradient, and the Neumann series is one only
-# where :math:`\beta \max_k \lVert V_k \rVert_2^2 < 1`.
+# :func:`srr.solvers.unroll` folds the tokens through it. The softmax follows no gradient, and the Neumann series is
+# one only where :math:`\beta \max_k \lVert V_k \rVert_2^2 < 1`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,9 +24,9 @@ from srr.nn import CrateBlock
 DEPTH = 60
 mix = srr.subspace_mixture(n=400, d=32, K=4, p=8, noise=0.3, seed=0)
 halves = {
-    "exact": srr.ExactCompression,
-    "Neumann, 1 term": srr.NeumannCompression,
-    "softmax": srr.SoftmaxCompression,
+    "exact": srr.solvers.ExactCompression,
+    "Neumann, 1 term": srr.solvers.NeumannCompression,
+    "softmax": srr.solvers.SoftmaxCompression,
 }
 
 
@@ -45,10 +45,10 @@ for axis, (eps, lam) in zip(axes, ((0.7, 0.002), (0.5, 0.005)), strict=True):
     problem = srr.SparseRateReduction(mix.U, eps, srr.UnitL1(lam))
     start = problem.start(mix.Z)
     best = srr.minimize(problem, mix.Z, srr.ProximalGradient(), tol=1e-8, max_steps=500)
-    validity = float(srr.neumann_validity(start, mix.U, eps=eps))
+    validity = float(srr.ops.neumann_validity(start, mix.U, eps=eps))
     print(f"ε = {eps}: converged {-best.objective:.3f} in {best.steps} steps, Neumann validity {validity:.2f}")
     for name, half in halves.items():
-        layer = srr.Alternating(half(), srr.ProximalSparsification()).layer(problem)
+        layer = srr.Alternating(half(), srr.solvers.ProximalSparsification()).layer(problem)
         curve = rewards(problem, layer)
         axis.plot(curve, label=name)
         print(f"  {name:16s} 6 layers {curve[6]:7.3f}, 60 layers {curve[60]:7.3f}, best {max(curve):7.3f}")

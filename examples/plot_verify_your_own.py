@@ -56,7 +56,7 @@ print(check_gradient(rate, gradient, Z))
 # The curvature of the rate is at most α, and the map adds ‖W‖². A step of 1/(α‖W‖²) must lower f by at least half of
 # the step times the squared gradient; forgetting the map's norm promises too much.
 
-alpha = srr.coding_rate_smoothness(Z @ W, eps=eps)
+alpha = srr.ops.coding_rate_smoothness(Z @ W, eps=eps)
 for name, curvature in (("without the norm of W", alpha), ("with it", alpha * np.linalg.norm(W, 2) ** 2)):
     step = 1 / curvature
 
@@ -84,7 +84,7 @@ def row_norms(X):
 
 
 print(check_prox(relative, row_norms, Z, step=0.3, throw=False))
-print(check_prox(lambda V: srr.group_soft_threshold(V, threshold=0.3), row_norms, Z, step=0.3))
+print(check_prox(lambda V: srr.ops.group_soft_threshold(V, threshold=0.3), row_norms, Z, step=0.3))
 
 # %%
 # An order, and an identity

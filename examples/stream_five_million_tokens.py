@@ -4,8 +4,8 @@ Rates of five million tokens in less than a gigabyte
 
 Every coding rate sees its tokens only through their second moments: tokens can come in batches and be forgotten. This
 script makes 5,000,000 tokens of 256 coordinates (5.1 GB in float32, never held at once), streams them through
-:class:`srr.SecondMoment`, and prints the rates and the largest memory of the process. The first 200,000 tokens are also
-measured in one piece by the ordinary operators, as a check. Run it with ``--tokens N`` for another size.
+:class:`srr.ops.SecondMoment`, and prints the rates and the largest memory of the process. The first 200,000 tokens are
+also measured in one piece by the ordinary operators, as a check. Run it with ``--tokens N`` for another size.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def batches(count):
 
 
 def streamed(count):
-    moment = srr.SecondMoment.zeros(d, like=bases, classes=K)
+    moment = srr.ops.SecondMoment.zeros(d, like=bases, classes=K)
     for Z, labels in batches(count):
         moment = moment.update(Z, labels=labels)
     return moment

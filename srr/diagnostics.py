@@ -103,7 +103,7 @@ def layer_trace(
     Example:
         >>> import numpy as np, srr
         >>> mix = srr.subspace_mixture(n=60, d=8, K=2, p=4, noise=0.1, seed=0)
-        >>> shrink = lambda Z: srr.soft_threshold(Z, threshold=0.1)
+        >>> shrink = lambda Z: srr.ops.soft_threshold(Z, threshold=0.1)
         >>> trace = srr.layer_trace([shrink, shrink], mix.Z, U=mix.U, eps=0.5)
         >>> trace.sparsity.shape, bool((np.diff(trace.compression_raw[:, 2]) < 0).all())
         ((2, 3), True)

@@ -212,13 +212,13 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
 
     Attributes:
         classes_: class labels, shape (K,).
-        network_: the `srr.ReduNetwork`.
+        network_: the `srr.fits.ReduNetwork`.
         rate_reduction_: ΔR of the training features before the first layer and after each, in nats.
         filters_: the filters, or None.
         constant_: the constant coordinate, 0 where there is none.
         n_features_in_: number of features.
 
-    Source: [REDU] Algorithms 1 and 2; see :func:`srr.build_redunet`.
+    Source: [REDU] Algorithms 1 and 2; see :func:`srr.fits.build_redunet`.
 
     Example:
         >>> from sklearn.datasets import load_digits

@@ -90,9 +90,9 @@ def layer():
     U = D.T[:, :, None]  # three heads, each a line: (K, d, p) = (3, 3, 1)
     labels = np.repeat(np.arange(3), 34)
     Z = unit(D.T[labels] + 0.27 * rng.normal(size=(labels.size, 3)))
-    weights = srr.subspace_membership(Z, U, temperature=0.12)
-    half = unit(0.15 * Z + srr.lift(weights.T[:, :, None] * srr.project(Z, U), U))
-    codes = unit(srr.relu_threshold(half @ D, threshold=0.1))
+    weights = srr.ops.subspace_membership(Z, U, temperature=0.12)
+    half = unit(0.15 * Z + srr.ops.lift(weights.T[:, :, None] * srr.ops.project(Z, U), U))
+    codes = unit(srr.ops.relu_threshold(half @ D, threshold=0.1))
     return labels, D, (Z, half, codes)
 
 

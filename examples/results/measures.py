@@ -87,8 +87,8 @@ def subspaces(module: TrainingModule, untrained: nn.Module, source: Source) -> d
     train, y = features(module, pooled, source.train, PROBE_SAMPLES)
     val, truth = features(module, pooled, source.val, len(source.val))
     rank = max(1, train.shape[1] // source.spec.num_classes)
-    U = srr.principal_bases(train.astype(np.float64), y, rank=rank)
-    energy = (srr.project(val.astype(np.float64), U) ** 2).sum(axis=-1)  # (K, n)
+    U = srr.ops.principal_bases(train.astype(np.float64), y, rank=rank)
+    energy = (srr.ops.project(val.astype(np.float64), U) ** 2).sum(axis=-1)  # (K, n)
     return {"nearest_subspace": float((energy.argmax(axis=0) == truth).mean())}
 
 

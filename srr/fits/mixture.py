@@ -307,7 +307,7 @@ class SubspaceMixture:
         >>> import srr
         >>> mix = srr.subspace_mixture(n=300, d=12, K=3, p=2, noise=0.1, seed=0)
         >>> fit = srr.SubspaceMixture(K=range(1, 6), p=(1, 2, 3)).fit(mix.Z, seed=0)
-        >>> fit.U.shape, bool(srr.principal_angles(mix.U[0], fit.U[fit.labels[mix.labels == 0][0]]).max() < 0.1)
+        >>> fit.U.shape, bool(srr.ops.principal_angles(mix.U[0], fit.U[fit.labels[mix.labels == 0][0]]).max() < 0.1)
         ((3, 12, 2), True)
     """
 

@@ -216,7 +216,7 @@ def build_redunet(
         >>> import numpy as np, srr
         >>> rng, labels = np.random.default_rng(0), np.repeat([0, 1], 50)
         >>> Z = np.eye(3)[labels] + 0.2 * rng.standard_normal((100, 3))
-        >>> network = srr.build_redunet(Z, labels, eps=0.5, depth=10)
+        >>> network = srr.fits.build_redunet(Z, labels, eps=0.5, depth=10)
         >>> bool(np.all(np.diff(network.rate_reduction) > 0))
         True
         >>> int((network.class_residuals(Z).argmin(-1) == labels).sum())

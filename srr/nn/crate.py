@@ -111,7 +111,7 @@ class CRATE(PretrainedModel):
 def layer_steps(
     blocks: nn.ModuleList, mask: Tensor | None, *, recompute: bool, last_rows: int | None = None
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Blocks as steps of :func:`srr.unroll`; the last computes its first ``last_rows`` tokens, all when None."""
+    """Blocks as steps of an unrolled solver; the last computes its first ``last_rows`` tokens, all when None."""
     run = partial(checkpoint, use_reentrant=False) if recompute else call
     for place, block in enumerate(blocks, start=1):
         rows: dict[str, Any] = {"rows": last_rows} if last_rows is not None and place == len(blocks) else {}

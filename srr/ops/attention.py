@@ -41,7 +41,7 @@ def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.layer_norm(np.asarray([[1.0, 3.0]]), offset=0.0).tolist()
+        >>> srr.ops.layer_norm(np.asarray([[1.0, 3.0]]), offset=0.0).tolist()
         [[-1.0, 1.0]]
     """
     xp = namespace(Z, xp=xp)
@@ -89,7 +89,7 @@ def ssa(
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.ssa(np.asarray([[1.0], [3.0]]), scale=0.0).ravel().tolist()
+        >>> srr.ops.ssa(np.asarray([[1.0], [3.0]]), scale=0.0).ravel().tolist()
         [2.0, 2.0]
     """
     xp = namespace(V, mask, xp=xp)
@@ -324,7 +324,7 @@ def ssa_newest(V: Array, *, count: int, scale: float = 1.0, mask: Array | None =
     Example:
         >>> import numpy as np, srr
         >>> V = np.asarray([[1.0], [3.0], [5.0]])
-        >>> srr.ssa_newest(V, count=2, scale=0.0).ravel().tolist()
+        >>> srr.ops.ssa_newest(V, count=2, scale=0.0).ravel().tolist()
         [2.0, 3.0]
     """
     xp = namespace(V, mask, xp=xp)
@@ -510,7 +510,7 @@ def stretch_means(V: Array, *, count: int, mask: Array | None = None, xp: Namesp
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.stretch_means(np.asarray([[1.0], [3.0], [5.0], [7.0]]), count=2).ravel().tolist()
+        >>> srr.ops.stretch_means(np.asarray([[1.0], [3.0], [5.0], [7.0]]), count=2).ravel().tolist()
         [2.0, 6.0]
     """
     xp = namespace(V, mask, xp=xp)

@@ -207,7 +207,7 @@ def gram_logdet(A: Array, scale: Array | float, *, xp: Namespace = None) -> Arra
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.gram_logdet(np.eye(3), 1.0) / np.log(2.0)
+        >>> srr.ops.gram_logdet(np.eye(3), 1.0) / np.log(2.0)
         np.float64(3.0)
     """
     return gram_factor(A, scale, xp=xp).logdet()

@@ -61,7 +61,7 @@ def rate_scale(V: Array, *, eps: float, count: Array | None = None) -> Array | f
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.rate_scale(np.ones((10, 5)), eps=0.5)
+        >>> srr.ops.rate_scale(np.ones((10, 5)), eps=0.5)
         2.0
     """
     eps = check_positive(eps, "eps")
@@ -841,7 +841,7 @@ def coding_rate_smoothness(Z: Array, *, eps: float, xp: Namespace = None) -> flo
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.coding_rate_smoothness(np.ones((10, 5)), eps=0.5)
+        >>> srr.ops.coding_rate_smoothness(np.ones((10, 5)), eps=0.5)
         2.0
     """
     check_tokens(Z, xp=namespace(Z, xp=xp))

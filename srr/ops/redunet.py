@@ -64,7 +64,7 @@ def redunet_operators(
 
     Example:
         >>> import numpy as np, srr
-        >>> made = srr.redunet_operators(np.eye(4), np.asarray([0, 0, 1, 1]), eps=1.0)
+        >>> made = srr.ops.redunet_operators(np.eye(4), np.asarray([0, 0, 1, 1]), eps=1.0)
         >>> np.diag(made.E).tolist(), np.diag(made.C[0]).round(3).tolist()
         ([0.5, 0.5, 0.5, 0.5], [0.667, 0.667, 2.0, 2.0])
     """
@@ -480,7 +480,7 @@ def circular_convolution(Z: Array, filters: Array, *, xp: Namespace = None) -> A
 
     Example:
         >>> import numpy as np, srr
-        >>> delayed = srr.circular_convolution(np.asarray([[[1.0, 2.0, 3.0]]]), np.asarray([[[0.0, 1.0]]]))
+        >>> delayed = srr.ops.circular_convolution(np.asarray([[[1.0, 2.0, 3.0]]]), np.asarray([[[0.0, 1.0]]]))
         >>> delayed.round(12).ravel().tolist()
         [3.0, 1.0, 2.0]
     """

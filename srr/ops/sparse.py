@@ -27,7 +27,7 @@ def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) 
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.soft_threshold(np.asarray([-3.0, 0.5, 2.0]), threshold=1.0).tolist()
+        >>> srr.ops.soft_threshold(np.asarray([-3.0, 0.5, 2.0]), threshold=1.0).tolist()
         [-2.0, 0.0, 1.0]
     """
     threshold, xp = _checked(Z, threshold, 0, xp)
@@ -123,7 +123,7 @@ def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = N
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.unit_soft_threshold(np.asarray([[4.0, 5.0], [-0.3, 0.2]]), threshold=1.0).tolist()
+        >>> srr.ops.unit_soft_threshold(np.asarray([[4.0, 5.0], [-0.3, 0.2]]), threshold=1.0).tolist()
         [[0.6, 0.8], [-1.0, 0.0]]
     """
     threshold, xp = _checked(Z, threshold, 1, xp)
@@ -195,7 +195,7 @@ def lasso(A: Array, Z: Array, D: Array, *, lam: float, xp: Namespace = None) -> 
 
     Example:
         >>> import numpy as np, srr
-        >>> float(srr.lasso(np.zeros((1, 2)), np.asarray([[3.0, 4.0]]), np.eye(2), lam=1.0))
+        >>> float(srr.ops.lasso(np.zeros((1, 2)), np.asarray([[3.0, 4.0]]), np.eye(2), lam=1.0))
         12.5
     """
     xp = namespace(A, Z, D, xp=xp)

@@ -35,7 +35,7 @@ class SecondMoment:
     Example:
         >>> import numpy as np, srr
         >>> Z = np.random.default_rng(0).normal(size=(1000, 8))
-        >>> moment = srr.SecondMoment.zeros(8, like=Z)
+        >>> moment = srr.ops.SecondMoment.zeros(8, like=Z)
         >>> for batch in np.split(Z, 10):
         ...     moment = moment.update(batch)
         >>> bool(np.isclose(moment.coding_rate(eps=0.5), srr.coding_rate(Z, eps=0.5), rtol=1e-12))

@@ -104,7 +104,7 @@ def orthonormalize(U: Array, *, xp: Namespace = None) -> Array:
 
     Example:
         >>> import numpy as np, srr
-        >>> srr.orthonormalize(np.asarray([[2.0], [0.0]])).ravel().tolist()
+        >>> srr.ops.orthonormalize(np.asarray([[2.0], [0.0]])).ravel().tolist()
         [1.0, 0.0]
     """
     xp = namespace(U, xp=xp)

@@ -86,7 +86,7 @@ def check_identity(
         >>> import numpy as np, srr
         >>> from srr.testing import check_identity
         >>> check_identity(
-        ...     lambda Z: srr.gram_logdet(Z, 2.0), lambda Z: np.linalg.slogdet(np.eye(3) + 2.0 * Z.T @ Z)[1],
+        ...     lambda Z: srr.ops.gram_logdet(Z, 2.0), lambda Z: np.linalg.slogdet(np.eye(3) + 2.0 * Z.T @ Z)[1],
         ...     lambda rng: rng.standard_normal((5, 3))).passed
         True
     """

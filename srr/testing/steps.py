@@ -46,7 +46,8 @@ def check_prox(
         >>> import numpy as np, srr
         >>> from srr.testing import check_prox
         >>> V = np.random.default_rng(0).standard_normal((4, 3))
-        >>> check_prox(lambda V: srr.soft_threshold(V, threshold=0.3), lambda X: np.abs(X).sum(), V, step=0.3).passed
+        >>> shrink = lambda V: srr.ops.soft_threshold(V, threshold=0.3)
+        >>> check_prox(shrink, lambda X: np.abs(X).sum(), V, step=0.3).passed
         True
     """
     check_positive(step, "step")
@@ -116,7 +117,7 @@ def check_descent(
         >>> import numpy as np, srr
         >>> from srr.testing import check_descent
         >>> Z = np.random.default_rng(0).standard_normal((6, 3))
-        >>> kappa = 1 / srr.coding_rate_smoothness(Z, eps=0.5)
+        >>> kappa = 1 / srr.ops.coding_rate_smoothness(Z, eps=0.5)
         >>> check_descent(
         ...     lambda Z: srr.coding_rate(Z, eps=0.5), lambda Z: Z - kappa * srr.coding_rate_grad(Z, eps=0.5), Z).passed
         True

@@ -122,7 +122,7 @@ def memory(what: str) -> None:
     before = peak_memory_mib()
     if what.startswith("large"):
         Z, y = arguments(LARGE_RATES[0])
-        srr.rate_reduction_value_and_grad(Z, y, eps=EPS, core_dtype=torch.float32)
+        srr.ops.rate_reduction_value_and_grad(Z, y, eps=EPS, core_dtype=torch.float32)
     elif what.partition("-")[0] in TOKEN_LAYERS:
         name, n = what.split("-")
         layer = TOKEN_LAYERS[name](384, 6, 64)

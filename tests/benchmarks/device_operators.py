@@ -28,21 +28,21 @@ def operators(xp: Any, move: Callable[[np.ndarray], Any]) -> dict[str, Any]:
     )
     keep = move(np.arange(60)[:, None] % 7 != np.arange(60)[None, :] % 5)
     calls: dict[str, Form] = {
-        "coding_rate": lambda: srr.coding_rate_value_and_grad(Z, eps=EPS),
-        "subspace_coding_rate": lambda: srr.subspace_coding_rate_value_and_grad(Z, U, eps=EPS),
-        "rate_reduction of labels": lambda: srr.rate_reduction_value_and_grad(Z, y, eps=EPS),
-        "rate_reduction of one set": lambda: srr.rate_reduction_value_and_grad(Z[0], y % 2, eps=EPS),
-        "rate_reduction of memberships": lambda: srr.rate_reduction_value_and_grad(Z, Pi, eps=EPS),
+        "coding_rate": lambda: srr.ops.coding_rate_value_and_grad(Z, eps=EPS),
+        "subspace_coding_rate": lambda: srr.ops.subspace_coding_rate_value_and_grad(Z, U, eps=EPS),
+        "rate_reduction of labels": lambda: srr.ops.rate_reduction_value_and_grad(Z, y, eps=EPS),
+        "rate_reduction of one set": lambda: srr.ops.rate_reduction_value_and_grad(Z[0], y % 2, eps=EPS),
+        "rate_reduction of memberships": lambda: srr.ops.rate_reduction_value_and_grad(Z, Pi, eps=EPS),
         "mssa": lambda: srr.mssa(Z, U, scale=0.4),
         "mssa causal": lambda: srr.mssa(Z, U, scale=0.4, causal=True),
         "mssa masked": lambda: srr.mssa(Z, U, scale=0.4, mask=keep),
-        "neumann_step": lambda: srr.neumann_step(Z, U, step=0.1, eps=EPS, terms=2),
-        "compression_step": lambda: srr.compression_step(Z, U, step=0.1, eps=EPS),
-        "tssa": lambda: srr.tssa(Z, U),
+        "neumann_step": lambda: srr.ops.neumann_step(Z, U, step=0.1, eps=EPS, terms=2),
+        "compression_step": lambda: srr.ops.compression_step(Z, U, step=0.1, eps=EPS),
+        "tssa": lambda: srr.ops.tssa(Z, U),
         "ista_step": lambda: srr.ista_step(Z, Z, D, step=0.1, lam=0.1),
-        "folded_ista_step": lambda: srr.folded_ista_step(Z, srr.ista_matrix(D, step=0.1), step=0.1, lam=0.1),
-        "unit_soft_threshold": lambda: srr.unit_soft_threshold(Z, threshold=0.1),
-        "orthonormalize": lambda: srr.project(Z, srr.orthonormalize(U)),
+        "folded_ista_step": lambda: srr.ops.folded_ista_step(Z, srr.ops.ista_matrix(D, step=0.1), step=0.1, lam=0.1),
+        "unit_soft_threshold": lambda: srr.ops.unit_soft_threshold(Z, threshold=0.1),
+        "orthonormalize": lambda: srr.ops.project(Z, srr.ops.orthonormalize(U)),
     }
     return {name: attempt(call) for name, call in calls.items()}
 
@@ -84,7 +84,7 @@ def correctness() -> list[Row]:
 
 def rate_row(case: RateCase, rounds: int = 11) -> Row:
     Z, second = arguments(case, DEVICE)
-    fast = getattr(srr, case.rate + "_value_and_grad")
+    fast = getattr(srr.ops, case.rate + "_value_and_grad")
     rest = () if second is None else (second,)
     plain = rest
     if case.rate == "rate_reduction":
@@ -110,7 +110,7 @@ def cupy_times(rate: str, Z: torch.Tensor, rest: tuple[torch.Tensor, ...], round
         import cupy
     except ImportError:
         return {}
-    fast, args = getattr(srr, rate + "_value_and_grad"), [cupy.asarray(a.cpu().numpy()) for a in (Z, *rest)]
+    fast, args = getattr(srr.ops, rate + "_value_and_grad"), [cupy.asarray(a.cpu().numpy()) for a in (Z, *rest)]
     found = {}
     for name, core in (("float32", cupy.float32), ("float64", cupy.float64)):
         times = []

@@ -22,8 +22,8 @@ def test_shared_reduction_is_the_general_one(sizes):
     Z, labels = tokens(sum(sizes), 12), torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
     value, grad = shared_reduction(Z, labels, eps=EPS, xp=namespace(Z))
-    compressed, compress = srr.partition_coding_rate_value_and_grad(Z, labels, eps=EPS)
-    expanded, expand = srr.coding_rate_value_and_grad(Z, eps=EPS)
+    compressed, compress = srr.ops.partition_coding_rate_value_and_grad(Z, labels, eps=EPS)
+    expanded, expand = srr.ops.coding_rate_value_and_grad(Z, eps=EPS)
     torch.testing.assert_close(value, expanded - compressed, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(grad, expand - compress, rtol=1e-10, atol=1e-12)
 
@@ -40,7 +40,7 @@ def test_shared_reduction_steps_aside_where_it_would_lose_digits():
 @pytest.mark.parametrize("shape", [(300, 20), (20, 300), (3, 50, 50)])
 def test_resolvent_by_a_product_is_the_one_by_solves(shape):
     A = tokens(shape[0] * (shape[1] if len(shape) == 3 else 1), shape[-1]).reshape(shape)
-    got = srr.gram_resolvent(A, 7.0)
+    got = srr.ops.gram_resolvent(A, 7.0)
     M = torch.eye(shape[-1], dtype=A.dtype) + 7.0 * A.mT @ A
     torch.testing.assert_close(got, torch.linalg.solve(M, A.mT).mT, rtol=1e-11, atol=1e-13)
 
@@ -51,10 +51,13 @@ def test_reference_forms_measure_the_same_thing(n, d, K):
     Pi = functional.one_hot(labels).double()
     U = torch.linalg.qr(tokens(d, d, seed=2))[0].reshape(d, 4, d // 4).movedim(1, 0)
     pairs = [
-        (srr.rate_reduction_value_and_grad(Z, labels, eps=EPS), naive.with_gradient(naive.rate_reduction, Z, Pi, EPS)),
-        (srr.coding_rate_value_and_grad(Z, eps=EPS), naive.with_gradient(naive.coding_rate, Z, EPS)),
         (
-            srr.subspace_coding_rate_value_and_grad(Z, U, eps=EPS),
+            srr.ops.rate_reduction_value_and_grad(Z, labels, eps=EPS),
+            naive.with_gradient(naive.rate_reduction, Z, Pi, EPS),
+        ),
+        (srr.ops.coding_rate_value_and_grad(Z, eps=EPS), naive.with_gradient(naive.coding_rate, Z, EPS)),
+        (
+            srr.ops.subspace_coding_rate_value_and_grad(Z, U, eps=EPS),
             naive.with_gradient(naive.subspace_coding_rate, Z, U, EPS),
         ),
     ]

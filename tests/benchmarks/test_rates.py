@@ -21,7 +21,7 @@ def forms_of(case: RateCase) -> dict[str, Callable[[], Any]]:
     plain = rest
     if case.rate == "rate_reduction":
         plain = (torch.nn.functional.one_hot(second, case.classes).float(),)
-    fast = getattr(srr, case.rate + "_value_and_grad")
+    fast = getattr(srr.ops, case.rate + "_value_and_grad")
     return {
         "reference": partial(naive.with_gradient, getattr(naive, case.rate), Z, *plain, EPS),
         "float32 core": partial(fast, Z, *rest, eps=EPS, core_dtype=torch.float32),

@@ -51,8 +51,8 @@ def straightforward_layer(Z: np.ndarray, labels: np.ndarray, *, estimated: bool)
 
 def layer(Z: np.ndarray, labels: np.ndarray, *, estimated: bool, core_dtype: type | None = None) -> np.ndarray:
     """One layer of the package."""
-    made = srr.redunet_operators(Z, labels, eps=EPS, core_dtype=core_dtype)
-    return to_sphere(Z + STEP * srr.redunet_increment(Z, made, None if estimated else labels, sharpness=SHARPNESS))
+    made = srr.ops.redunet_operators(Z, labels, eps=EPS, core_dtype=core_dtype)
+    return to_sphere(Z + STEP * srr.ops.redunet_increment(Z, made, None if estimated else labels, sharpness=SHARPNESS))
 
 
 @pytest.mark.parametrize("estimated", [False, True], ids=["labels", "estimated"])

@@ -36,7 +36,7 @@ def step_and_floor(n: int, d: int, K: int, p: int) -> dict[str, Any]:
     solver = srr.ProximalGradient(srr.FixedStep())
     Z = problem.start(mix.Z)
     state = solver.init(problem, Z)
-    V = np.ascontiguousarray(srr.project(Z, mix.U))
+    V = np.ascontiguousarray(srr.ops.project(Z, mix.U))
     return {"step": lambda: solver.step(problem, Z, state), "floor": lambda: floor(Z, V, 0.5)}
 
 

@@ -44,7 +44,7 @@ def test_scikit_learn_checks(estimator, check) -> None:
 
 
 @pytest.fixture(scope="module")
-def mix() -> srr.Mixture:
+def mix() -> srr.mixtures.Mixture:
     return srr.subspace_mixture(n=240, d=12, K=3, p=2, noise=0.05, coherence=None, rotated=True, seed=0)
 
 
@@ -60,7 +60,7 @@ def test_importing_srr_does_not_import_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("affine", [False, True])
-def test_clusterers_find_the_subspaces(mix: srr.Mixture, affine: bool) -> None:
+def test_clusterers_find_the_subspaces(mix: srr.mixtures.Mixture, affine: bool) -> None:
     models = (
         SubspaceMixtureClustering(3, 2, affine=affine, random_state=0),
         CodingLengthClustering(0.3, affine=affine),
@@ -71,7 +71,7 @@ def test_clusterers_find_the_subspaces(mix: srr.Mixture, affine: bool) -> None:
     assert models[1].n_clusters_ == 3
 
 
-def test_affine_subspaces_need_not_pass_the_origin(mix: srr.Mixture) -> None:
+def test_affine_subspaces_need_not_pass_the_origin(mix: srr.mixtures.Mixture) -> None:
     """The same subspaces, each moved by an offset of its own."""
     offsets = 2.0 * np.random.default_rng(1).standard_normal((3, 12))
     X = mix.Z + offsets[mix.labels]
@@ -81,25 +81,25 @@ def test_affine_subspaces_need_not_pass_the_origin(mix: srr.Mixture) -> None:
     np.testing.assert_array_equal(SubspaceMixtureClustering(3, 2, random_state=0).fit(1e3 * X).labels_, model.labels_)
 
 
-def test_the_mixture_is_the_solver(mix: srr.Mixture) -> None:
+def test_the_mixture_is_the_solver(mix: srr.mixtures.Mixture) -> None:
     model = SubspaceMixtureClustering(3, 2, affine=False, random_state=0).fit(mix.Z)
     fit = srr.SubspaceMixture(3, 2).fit(mix.Z, seed=5)
     match = [np.bincount(fit.labels[model.labels_ == k]).argmax() for k in range(3)]
     for k, j in enumerate(match):
-        assert srr.principal_angles(model.bases_[k], fit.U[j]).max() < 1e-3
+        assert srr.ops.principal_angles(model.bases_[k], fit.U[j]).max() < 1e-3
     assert model.coding_length_ == pytest.approx(fit.coding_length, rel=1e-6)
     assert model.score(mix.Z) == pytest.approx(-float(fit.solution.objective), rel=1e-6)
     np.testing.assert_allclose(model.predict_proba(mix.Z).sum(axis=1), 1.0)
     assert np.linalg.norm(model.denoise(mix.Z) - mix.clean) < 0.8 * np.linalg.norm(mix.Z - mix.clean)
 
 
-def test_candidates_are_chosen_by_coding_length(mix: srr.Mixture) -> None:
+def test_candidates_are_chosen_by_coding_length(mix: srr.mixtures.Mixture) -> None:
     model = SubspaceMixtureClustering(range(2, 5), (1, 2, 3), affine=False, n_init=4, random_state=0).fit(mix.Z)
     assert model.bases_.shape == (3, 12, 2)
     assert min(model.coding_lengths_, key=model.coding_lengths_.get) == (3, 2)
 
 
-def test_codes_are_the_iterates_of_the_solver(mix: srr.Mixture) -> None:
+def test_codes_are_the_iterates_of_the_solver(mix: srr.mixtures.Mixture) -> None:
     """The layers on the training samples are fixed proximal gradient steps of the problem in the frame."""
     model = SparseRateReductionTransformer(3, 2, lam=0.7, n_layers=15, random_state=0).fit(mix.Z)
     problem = srr.SparseRateReduction(model.frame_.T @ model.bases_, eps=0.5, penalty=srr.UnitL1(0.7 / 240))
@@ -146,7 +146,7 @@ def test_the_frame_is_orthogonal_and_aligned(K: int, d: int, p: int) -> None:
 def test_the_classifier_is_the_network(digits: list[np.ndarray]) -> None:
     Z, test, labels, truth = digits
     model = ReduNetClassifier(n_layers=5, affine=False).fit(Z, labels + 3)
-    network = srr.build_redunet(Z, labels, eps=0.5, depth=5)
+    network = srr.fits.build_redunet(Z, labels, eps=0.5, depth=5)
     np.testing.assert_allclose(model.residuals(test), network.class_residuals(test))
     np.testing.assert_allclose(model.transform(test), network(test))
     np.testing.assert_array_equal(model.predict(test), network.class_residuals(test).argmin(axis=1) + 3)
@@ -176,7 +176,7 @@ def test_pipeline_and_grid_search(digits: list[np.ndarray]) -> None:
     assert cross_val_score(codes, Z[:400], labels[:400], cv=3).mean() > 0.8
 
 
-def test_grid_search_by_likelihood(mix: srr.Mixture) -> None:
+def test_grid_search_by_likelihood(mix: srr.mixtures.Mixture) -> None:
     search = GridSearchCV(
         SubspaceMixtureClustering(affine=False, n_init=4, random_state=0),
         {"n_clusters": [1, 2, 3], "rank": [1, 2]},
@@ -186,7 +186,7 @@ def test_grid_search_by_likelihood(mix: srr.Mixture) -> None:
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
-def test_pickles_and_clones(estimator, mix: srr.Mixture) -> None:
+def test_pickles_and_clones(estimator, mix: srr.mixtures.Mixture) -> None:
     model = clone(estimator)
     model.fit(mix.Z, mix.labels)
     again = pickle.loads(pickle.dumps(model))
@@ -197,7 +197,7 @@ def test_pickles_and_clones(estimator, mix: srr.Mixture) -> None:
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
-def test_float32_stays_float32(estimator, mix: srr.Mixture) -> None:
+def test_float32_stays_float32(estimator, mix: srr.mixtures.Mixture) -> None:
     model = clone(estimator).fit(mix.Z.astype(np.float32), mix.labels)
     if hasattr(model, "transform"):
         assert model.transform(mix.Z.astype(np.float32)).dtype == np.float32
@@ -218,6 +218,6 @@ BAD = {
 
 
 @pytest.mark.parametrize(("estimator", "words"), BAD.values(), ids=BAD.keys())
-def test_bad_parameters_are_named(estimator, words: str, mix: srr.Mixture) -> None:
+def test_bad_parameters_are_named(estimator, words: str, mix: srr.mixtures.Mixture) -> None:
     with pytest.raises(ValueError, match=words):
         clone(estimator).fit(mix.Z, mix.labels)

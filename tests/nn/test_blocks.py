@@ -58,7 +58,7 @@ def strict(w: dict[str, Array], Z: Array) -> Array:
 
 
 def transposed(w: dict[str, Array], Z: Array) -> Array:
-    heads = srr.ssa(srr.project(Z, bases(w)), scale=0.5)
+    heads = srr.ops.ssa(srr.ops.project(Z, bases(w)), scale=0.5)
     return np.concatenate([heads[:, k] for k in range(3)], axis=-1) @ w["attention.projection"].T
 
 
@@ -79,13 +79,13 @@ def statistics(w: dict[str, Array], Z: Array) -> Array:
 
 def contracted(w: dict[str, Array], Z: Array) -> Array:
     """Representatives by hand: with 64 of them and 7 tokens, token i is alone in stretch ⌊64 i / 7⌋."""
-    V = srr.project(Z, bases(w))
+    V = srr.ops.project(Z, bases(w))
     Q = np.zeros((*V.shape[:2], 64, 4))
     Q[:, :, [64 * i // 7 for i in range(7)]] = V
     scores = np.exp(Q @ V.swapaxes(-1, -2) / 2)
     A = scores / scores.sum(-1, keepdims=True)
-    moved = srr.ssa(Q + w["attention.contract_step"] * (A @ V), scale=0.5)
-    return srr.lift(w["attention.broadcast_step"] * (A.swapaxes(-1, -2) @ moved), free_map(w)) + w["attention.bias"]
+    moved = srr.ops.ssa(Q + w["attention.contract_step"] * (A @ V), scale=0.5)
+    return srr.ops.lift(w["attention.broadcast_step"] * (A.swapaxes(-1, -2) @ moved), free_map(w)) + w["attention.bias"]
 
 
 def step(w: dict[str, Array], Z: Array) -> Array:
@@ -94,7 +94,7 @@ def step(w: dict[str, Array], Z: Array) -> Array:
 
 def majorised(w: dict[str, Array], Z: Array) -> Array:
     alpha = 4 / (9 * 0.1)
-    return srr.prox_mm_step(Z, w["dictionary.D"], alpha=alpha, lam=0.1)
+    return srr.ops.prox_mm_step(Z, w["dictionary.D"], alpha=alpha, lam=0.1)
 
 
 def overcomplete(w: dict[str, Array], Z: Array) -> Array:

@@ -19,21 +19,21 @@ def _truth(V: np.ndarray, **options: object) -> np.ndarray:
 
 
 def test_scale_defaults_to_one(heads: np.ndarray, backend: Backend) -> None:
-    backend.close(srr.ssa(backend.asarray(heads)), _truth(heads))
+    backend.close(srr.ops.ssa(backend.asarray(heads)), _truth(heads))
 
 
 def test_causal_equals_the_last_row_of_every_prefix(heads: np.ndarray, library: Backend) -> None:
     V = library.asarray(heads)
-    causal = to_numpy(srr.ssa(V, causal=True, scale=0.5))
+    causal = to_numpy(srr.ops.ssa(V, causal=True, scale=0.5))
     for i in (0, 1, 4, 7):
-        prefix = to_numpy(srr.ssa(library.asarray(heads[..., : i + 1, :]), scale=0.5))
+        prefix = to_numpy(srr.ops.ssa(library.asarray(heads[..., : i + 1, :]), scale=0.5))
         library.close(causal[..., i, :], prefix[..., i, :])
 
 
 def test_causal_rows_ignore_the_future(heads: np.ndarray) -> None:
     changed = heads.copy()
     changed[..., 5:, :] += 1.0
-    before, after = srr.ssa(heads, causal=True), srr.ssa(changed, causal=True)
+    before, after = srr.ops.ssa(heads, causal=True), srr.ops.ssa(changed, causal=True)
     np.testing.assert_array_equal(before[..., :5, :], after[..., :5, :])
     assert np.abs(before[..., 5:, :] - after[..., 5:, :]).max() > 0.1
 
@@ -51,14 +51,14 @@ def test_boolean_mask_with_rows_that_see_nothing(heads: np.ndarray, rng: np.rand
     mask = rng.uniform(size=(8, 8)) < 0.5
     mask[2] = False
     mask[:, 2] = False
-    result = to_numpy(srr.ssa(backend.asarray(heads), mask=backend.asarray(mask)))
+    result = to_numpy(srr.ops.ssa(backend.asarray(heads), mask=backend.asarray(mask)))
     backend.close(result, _truth(heads, mask=mask))
     assert not result[..., 2, :].any()
 
 
 def test_mask_and_causal_together(heads: np.ndarray, rng: np.random.Generator, backend: Backend) -> None:
     mask = rng.uniform(size=(8, 8)) < 0.7
-    result = srr.ssa(backend.asarray(heads), mask=backend.asarray(mask), causal=True)
+    result = srr.ops.ssa(backend.asarray(heads), mask=backend.asarray(mask), causal=True)
     backend.close(result, _truth(heads, mask=mask, causal=True))
 
 
@@ -81,44 +81,44 @@ def test_masks_broadcast_over_heads_of_a_batch(rng: np.random.Generator, backend
 
 def test_large_scores_do_not_overflow(backend: Backend) -> None:
     V = np.array([[40.0, 0.0], [0.0, 50.0], [40.0, 1.0]])
-    result = to_numpy(srr.ssa(backend.asarray(V)))
+    result = to_numpy(srr.ops.ssa(backend.asarray(V)))
     assert np.isfinite(result).all()
     backend.close(result, ref.naive_ssa(V))
 
 
 def test_equal_tokens_are_a_fixed_point(rng: np.random.Generator) -> None:
     V = np.broadcast_to(rng.standard_normal(4), (6, 4))
-    NUMPY.close(srr.ssa(np.ascontiguousarray(V)), V, ulps=20)
+    NUMPY.close(srr.ops.ssa(np.ascontiguousarray(V)), V, ulps=20)
 
 
 def test_softmax_averages_stay_in_the_convex_hull(rng: np.random.Generator) -> None:
     V = rng.standard_normal((10, 4))
-    result = srr.ssa(V, scale=2.0)
+    result = srr.ops.ssa(V, scale=2.0)
     assert (result <= V.max(axis=0) + 1e-12).all()
     assert (result >= V.min(axis=0) - 1e-12).all()
 
 
 def test_zero_scale_is_the_mean(rng: np.random.Generator) -> None:
     V = rng.standard_normal((10, 4))
-    NUMPY.close(srr.ssa(V, scale=0.0), np.broadcast_to(V.mean(axis=0), V.shape))
+    NUMPY.close(srr.ops.ssa(V, scale=0.0), np.broadcast_to(V.mean(axis=0), V.shape))
 
 
 def test_torch_takes_the_fused_kernel_and_agrees_with_the_plain_path(heads: np.ndarray) -> None:
     """NumPy runs the plain softmax, torch scaled_dot_product_attention: two computations of one operator."""
     for options in ({}, {"causal": True}, {"scale": 0.3}):
-        NUMPY.close(srr.ssa(torch.from_numpy(heads), **options), srr.ssa(heads, **options))
+        NUMPY.close(srr.ops.ssa(torch.from_numpy(heads), **options), srr.ops.ssa(heads, **options))
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.1, 0.2, 0.99])
 def test_thresholded_attention(heads: np.ndarray, threshold: float, library: Backend) -> None:
     expected = ref.over_batch(lambda v: ref.naive_thresholded_ssa(v, threshold), (2,))(heads)
-    library.close(srr.thresholded_ssa(library.asarray(heads), threshold=threshold), expected)
+    library.close(srr.ops.thresholded_ssa(library.asarray(heads), threshold=threshold), expected)
 
 
 def test_thresholded_mssa_sums_heads(rng: np.random.Generator, backend: Backend) -> None:
     Z, U = rng.standard_normal((7, 6)), ref.random_bases(rng, 3, 6, 2, orthogonal=True)
     expected = sum(ref.naive_thresholded_ssa(Z @ B, 0.1) @ B.T for B in U)
-    backend.close(srr.thresholded_mssa(backend.asarray(Z), backend.asarray(U), threshold=0.1), expected)
+    backend.close(srr.ops.thresholded_mssa(backend.asarray(Z), backend.asarray(U), threshold=0.1), expected)
 
 
 def test_mssa_free_output_map_and_bias(rng: np.random.Generator) -> None:
@@ -133,7 +133,7 @@ def test_mssa_free_output_map_and_bias(rng: np.random.Generator) -> None:
 def test_neumann_terms(rng: np.random.Generator, terms: int, library: Backend) -> None:
     Z, U = rng.standard_normal((9, 6)), ref.random_bases(rng, 3, 6, 2, orthogonal=True)
     expected = ref.naive_neumann_grad(Z, U, 3.0, terms)
-    library.close(srr.neumann_grad(library.asarray(Z), library.asarray(U), eps=3.0, terms=terms), expected)
+    library.close(srr.ops.neumann_grad(library.asarray(Z), library.asarray(U), eps=3.0, terms=terms), expected)
 
 
 def test_neumann_one_is_the_printed_first_order_form(rng: np.random.Generator) -> None:
@@ -141,13 +141,13 @@ def test_neumann_one_is_the_printed_first_order_form(rng: np.random.Generator) -
     Z, U = rng.standard_normal((9, 6)), ref.random_bases(rng, 2, 6, 2, orthogonal=True)
     beta = 2 / (9 * 3.0**2)
     expected = sum(beta * Z @ B @ B.T - beta**2 * (Z @ B) @ (Z @ B).T @ (Z @ B) @ B.T for B in U)
-    NUMPY.close(srr.neumann_grad(Z, U, eps=3.0), expected)
+    NUMPY.close(srr.ops.neumann_grad(Z, U, eps=3.0), expected)
 
 
 def test_neumann_validity_is_per_batch_item(rng: np.random.Generator) -> None:
     Z, U = rng.standard_normal((4, 9, 6)), ref.random_bases(rng, 3, 6, 2, orthogonal=True)
     expected = [max(2 / (9 * 0.25) * np.linalg.norm(z @ B, 2) ** 2 for B in U) for z in Z]
-    NUMPY.close(srr.neumann_validity(Z, U, eps=0.5), np.array(expected))
+    NUMPY.close(srr.ops.neumann_validity(Z, U, eps=0.5), np.array(expected))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -163,12 +163,12 @@ def test_leading_rows_see_all_tokens(rng: np.random.Generator, library: Backend,
             weight = np.exp([0.5 * V[b, i] @ V[b, j] for j in seen])
             expected[b, i] = weight @ V[b, seen] / weight.sum()
     mask = library.asarray(np.tile(keep, (7, 1))) if masked else None
-    library.close(srr.ssa(library.asarray(V), scale=0.5, causal=causal, mask=mask, rows=4), expected)
+    library.close(srr.ops.ssa(library.asarray(V), scale=0.5, causal=causal, mask=mask, rows=4), expected)
 
 
 @pytest.mark.parametrize("rows", [0, 8])
 def test_rows_outside_the_tokens_are_refused(rows: int) -> None:
     with pytest.raises(ValueError, match="rows"):
-        srr.ssa(np.ones((7, 3)), rows=rows)
+        srr.ops.ssa(np.ones((7, 3)), rows=rows)
     with pytest.raises(ValueError, match="rows"):
         srr.mssa(np.ones((7, 4)), np.ones((2, 4, 3)), rows=rows)

@@ -45,7 +45,10 @@ def _mentions(case: Case, position: int, message: str) -> bool:
 @pytest.mark.parametrize(("case", "position"), POSITIONS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_non_finite_values_are_refused_by_name(case: Case, position: int, value: float) -> None:
-    if case.operator in (srr.gram, srr.gram_logdet, srr.gram_resolvent) or case.operator is srr.folded_ista_step:
+    if (
+        case.operator in (srr.ops.gram, srr.ops.gram_logdet, srr.ops.gram_resolvent)
+        or case.operator is srr.ops.folded_ista_step
+    ):
         pytest.skip("inner floor: its callers check")
     inputs = [x.copy() for x in case.inputs(batched=False)]
     inputs[position].flat[-1] = value
@@ -115,7 +118,7 @@ def _keywords(case: Case, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
 )
 def test_concrete_scalar_arrays_are_checked_too(value: object) -> None:
     with pytest.raises(ValueError, match=r"^eps must be a finite number > 0; got"):
-        srr.rate_scale(Z, eps=value)
+        srr.ops.rate_scale(Z, eps=value)
 
 
 @pytest.mark.parametrize(("case", "position"), POSITIONS)
@@ -132,7 +135,7 @@ def test_too_few_axes_are_refused_by_name(case: Case, position: int) -> None:
 
 @pytest.mark.parametrize(("case", "position"), POSITIONS)
 def test_empty_arrays_are_refused_by_name(case: Case, position: int) -> None:
-    if case.operator in (srr.soft_threshold, srr.relu_threshold, srr.hard_threshold):
+    if case.operator in (srr.ops.soft_threshold, srr.ops.relu_threshold, srr.ops.hard_threshold):
         pytest.skip("entry by entry: nothing to do is done")
     inputs = [x.copy() for x in case.inputs(batched=False)]
     inputs[position] = np.ones((*inputs[position].shape[:-1], 0))
@@ -151,16 +154,16 @@ MISFITS = {
         lambda: srr.sparse_rate_reduction(Z, np.ones((2, 5, 3)), eps=0.5, lam=0.1),
         "U must have shape",
     ),
-    "project": (lambda: srr.project(Z, np.ones((2, 3, 3))), "U must have shape"),
-    "lift, heads": (lambda: srr.lift(np.ones((3, 5, 3)), U), "V must have shape"),
-    "lift, rank": (lambda: srr.lift(np.ones((2, 5, 2)), U), "V must have shape"),
+    "project": (lambda: srr.ops.project(Z, np.ones((2, 3, 3))), "U must have shape"),
+    "lift, heads": (lambda: srr.ops.lift(np.ones((3, 5, 3)), U), "V must have shape"),
+    "lift, rank": (lambda: srr.ops.lift(np.ones((2, 5, 2)), U), "V must have shape"),
     "mssa, d": (lambda: srr.mssa(Z, np.ones((2, 3, 3))), "U must have shape"),
     "mssa, output heads": (lambda: srr.mssa(Z, U, out=np.ones((3, 4, 3))), "out must have shape"),
     "mssa, output d": (lambda: srr.mssa(Z, U, out=np.ones((2, 5, 3))), "out must have shape"),
     "mssa, output rank": (lambda: srr.mssa(Z, U, out=np.ones((2, 4, 2))), "out must have shape"),
     "mssa, bias": (lambda: srr.mssa(Z, U, bias=np.ones(5)), "bias must have shape"),
     "mssa, mask": (lambda: srr.mssa(Z, U, mask=np.ones((4, 5), dtype=bool)), "mask must broadcast"),
-    "ssa, mask axes": (lambda: srr.ssa(Z, mask=np.ones(5, dtype=bool)), "mask must broadcast"),
+    "ssa, mask axes": (lambda: srr.ops.ssa(Z, mask=np.ones(5, dtype=bool)), "mask must broadcast"),
     "weights length": (lambda: srr.coding_rate(Z, eps=0.5, weights=np.ones(4)), "weights must have shape"),
     "weights negative": (
         lambda: srr.coding_rate(Z, eps=0.5, weights=np.array([1, 1, -1e-9, 1, 1.0])),
@@ -181,34 +184,37 @@ MISFITS = {
         "Pi as labels",
     ),
     "labels negative": (lambda: srr.rate_reduction(Z, labels - 1, eps=0.5), "Pi as labels must be >= 0"),
-    "principal bases, labels length": (lambda: srr.principal_bases(Z, labels[:3], rank=1), "labels"),
-    "principal bases, negative labels": (lambda: srr.principal_bases(Z, labels - 1, rank=1), "labels"),
-    "principal bases, small class": (lambda: srr.principal_bases(Z, labels, rank=2), r"classes \[2\] have fewer"),
-    "principal bases, rank": (lambda: srr.principal_bases(Z, labels, rank=5), "rank must be at most d=4"),
-    "principal bases, zero rank": (lambda: srr.principal_bases(Z, labels, rank=0), "rank must be >= 1"),
-    "snr, labels": (lambda: srr.snr(Z, U, labels[:3]), "labels must have shape"),
-    "snr, label out of range": (lambda: srr.snr(Z, U, labels), "labels must"),
-    "orthonormalize, wide": (lambda: srr.orthonormalize(np.ones((2, 3))), "U must have at most d=2 columns"),
-    "angles, d": (lambda: srr.principal_angles(np.ones((4, 2)), np.ones((5, 2))), "B must have shape"),
-    "angles, more columns": (lambda: srr.principal_angles(np.ones((4, 2)), np.ones((4, 3))), "B must have shape"),
-    "coherence, axes": (lambda: srr.coherence(np.ones((2, 2, 4, 3))), "U must have shape"),
-    "lasso, atoms": (lambda: srr.lasso(A[:, :5], Z, D, lam=0.1), "A, Z, D must have shapes"),
+    "principal bases, labels length": (lambda: srr.ops.principal_bases(Z, labels[:3], rank=1), "labels"),
+    "principal bases, negative labels": (lambda: srr.ops.principal_bases(Z, labels - 1, rank=1), "labels"),
+    "principal bases, small class": (lambda: srr.ops.principal_bases(Z, labels, rank=2), r"classes \[2\] have fewer"),
+    "principal bases, rank": (lambda: srr.ops.principal_bases(Z, labels, rank=5), "rank must be at most d=4"),
+    "principal bases, zero rank": (lambda: srr.ops.principal_bases(Z, labels, rank=0), "rank must be >= 1"),
+    "snr, labels": (lambda: srr.ops.snr(Z, U, labels[:3]), "labels must have shape"),
+    "snr, label out of range": (lambda: srr.ops.snr(Z, U, labels), "labels must"),
+    "orthonormalize, wide": (lambda: srr.ops.orthonormalize(np.ones((2, 3))), "U must have at most d=2 columns"),
+    "angles, d": (lambda: srr.ops.principal_angles(np.ones((4, 2)), np.ones((5, 2))), "B must have shape"),
+    "angles, more columns": (lambda: srr.ops.principal_angles(np.ones((4, 2)), np.ones((4, 3))), "B must have shape"),
+    "coherence, axes": (lambda: srr.ops.coherence(np.ones((2, 2, 4, 3))), "U must have shape"),
+    "lasso, atoms": (lambda: srr.ops.lasso(A[:, :5], Z, D, lam=0.1), "A, Z, D must have shapes"),
     "ista, tokens": (lambda: srr.ista_step(A[:4], Z, D, step=0.1, lam=0.1), "A, Z, D must have shapes"),
     "fista, previous": (
-        lambda: srr.fista_step(A, A[:4], Z, D, step=0.1, lam=0.1, momentum=0.5),
+        lambda: srr.ops.fista_step(A, A[:4], Z, D, step=0.1, lam=0.1, momentum=0.5),
         "A_previous must have",
     ),
-    "ista matrix": (lambda: srr.ista_matrix(D, step=0.1), "D must be square"),
-    "folded": (lambda: srr.folded_ista_step(Z, np.ones((5, 5)), step=0.1, lam=0.1), "M must have shape"),
-    "hvp": (lambda: srr.coding_rate_hvp(Z, np.ones((4, 4)), eps=0.5), "V must have the shape of Z"),
-    "neumann terms": (lambda: srr.neumann_grad(Z, U, eps=0.5, terms=-1), "terms must be >= 0"),
+    "ista matrix": (lambda: srr.ops.ista_matrix(D, step=0.1), "D must be square"),
+    "folded": (lambda: srr.ops.folded_ista_step(Z, np.ones((5, 5)), step=0.1, lam=0.1), "M must have shape"),
+    "hvp": (lambda: srr.ops.coding_rate_hvp(Z, np.ones((4, 4)), eps=0.5), "V must have the shape of Z"),
+    "neumann terms": (lambda: srr.ops.neumann_grad(Z, U, eps=0.5, terms=-1), "terms must be >= 0"),
     "tssa mask": (
-        lambda: srr.tssa_heads(np.ones((2, 5, 3)), np.ones((2, 1)), mask=np.ones(4, dtype=bool)),
+        lambda: srr.ops.tssa_heads(np.ones((2, 5, 3)), np.ones((2, 1)), mask=np.ones(4, dtype=bool)),
         "mask must have shape",
     ),
-    "tssa temperature": (lambda: srr.tssa_heads(np.ones((2, 5, 3)), np.ones((3, 1))), "temperature must have shape"),
+    "tssa temperature": (
+        lambda: srr.ops.tssa_heads(np.ones((2, 5, 3)), np.ones((3, 1))),
+        "temperature must have shape",
+    ),
     "tssa offset": (
-        lambda: srr.tssa_heads(np.ones((2, 5, 3)), np.ones((2, 1)), offset=np.ones((2, 4, 1)), causal=True),
+        lambda: srr.ops.tssa_heads(np.ones((2, 5, 3)), np.ones((2, 1)), offset=np.ones((2, 4, 1)), causal=True),
         "offset must have shape",
     ),
 }
@@ -226,16 +232,16 @@ MISTYPED = {
         lambda: srr.subspace_coding_rate(Z, U.astype(np.float32), eps=0.5),
         "Z: float64, U: float32",
     ),
-    "mixed precision hvp": (lambda: srr.coding_rate_hvp(Z, Z.astype(np.float32), eps=0.5), "share one dtype"),
-    "terms not an integer": (lambda: srr.neumann_grad(Z, U, eps=0.5, terms=1.5), "terms must be an integer"),
-    "rank not an integer": (lambda: srr.principal_bases(Z, labels, rank=1.0), "rank must be an integer"),
-    "labels as floats": (lambda: srr.principal_bases(Z, labels.astype(float), rank=1), "labels must be integers"),
-    "snr labels as floats": (lambda: srr.snr(Z, U, labels.astype(float)), "labels must be integers"),
+    "mixed precision hvp": (lambda: srr.ops.coding_rate_hvp(Z, Z.astype(np.float32), eps=0.5), "share one dtype"),
+    "terms not an integer": (lambda: srr.ops.neumann_grad(Z, U, eps=0.5, terms=1.5), "terms must be an integer"),
+    "rank not an integer": (lambda: srr.ops.principal_bases(Z, labels, rank=1.0), "rank must be an integer"),
+    "labels as floats": (lambda: srr.ops.principal_bases(Z, labels.astype(float), rank=1), "labels must be integers"),
+    "snr labels as floats": (lambda: srr.ops.snr(Z, U, labels.astype(float)), "labels must be integers"),
     "boolean membership": (
         lambda: srr.rate_reduction(Z, np.ones((5, 2), dtype=bool), eps=0.5),
         "Pi must have a real floating dtype",
     ),
-    "ssa, mask dtype": (lambda: srr.ssa(Z, mask=np.ones((5, 5))), "mask must be boolean"),
+    "ssa, mask dtype": (lambda: srr.ops.ssa(Z, mask=np.ones((5, 5))), "mask must be boolean"),
     "not an array": (lambda: srr.coding_rate("tokens", eps=0.5), "arrays of one library"),
 }
 
@@ -259,6 +265,6 @@ def test_other_libraries_refuse_nan_as_well(tokens: object) -> None:
 
 @pytest.mark.parametrize("value", [1e-170, 1e200])
 def test_a_distortion_whose_square_is_no_number_is_refused(value: float) -> None:
-    for call in (srr.coding_rate, srr.coding_rate_grad, srr.coding_rate_smoothness):
+    for call in (srr.coding_rate, srr.coding_rate_grad, srr.ops.coding_rate_smoothness):
         with pytest.raises(ValueError, match=r"^eps must lie between"):
             call(Z, eps=value)

@@ -50,7 +50,7 @@ EVERY = pytest.mark.parametrize("name", NAMES, ids=lambda s: s.replace(" ", "-")
 
 def _operators(name: str) -> tuple[Callable, Callable]:
     stem = name.split(maxsplit=1)[0]
-    value, grad = getattr(srr, stem), getattr(srr, stem + "_grad")
+    value, grad = getattr(srr.ops, stem), getattr(srr, stem + "_grad")
     if stem != "sparse_rate_reduction":
         return value, grad
     return lambda *a, **k: value(*a, lam=0.0, **k), grad
@@ -122,11 +122,11 @@ def test_gradcheck_of_attention_and_steps(rng: np.random.Generator) -> None:
     check = torch.autograd.gradcheck
     assert check(lambda z, u, o, b: srr.mssa(z, u, out=o, bias=b, scale=0.7, mask=mask), (Z, U, out, bias))
     assert check(lambda z, u: srr.mssa(z, u, causal=True), (Z, U))
-    assert check(lambda z, u: srr.neumann_step(z, u, step=0.3, eps=2.0, terms=2), (Z, U))
-    assert check(lambda z, u: srr.compression_step(z, u, step=0.3, eps=2.0), (Z, U))
-    assert check(lambda z, u: srr.subspace_membership(z, u, temperature=0.7), (Z, U))
-    assert check(lambda z, u: srr.tssa(z, u, temperature=0.7), (Z, U))
-    assert check(lambda z, d: srr.folded_ista_step(z, srr.ista_matrix(d, step=0.2), step=0.2, lam=0.1), (Z, D))
+    assert check(lambda z, u: srr.ops.neumann_step(z, u, step=0.3, eps=2.0, terms=2), (Z, U))
+    assert check(lambda z, u: srr.ops.compression_step(z, u, step=0.3, eps=2.0), (Z, U))
+    assert check(lambda z, u: srr.ops.subspace_membership(z, u, temperature=0.7), (Z, U))
+    assert check(lambda z, u: srr.ops.tssa(z, u, temperature=0.7), (Z, U))
+    assert check(lambda z, d: srr.ops.folded_ista_step(z, srr.ops.ista_matrix(d, step=0.2), step=0.2, lam=0.1), (Z, D))
     assert check(lambda a, z, d: srr.ista_step(a, z, d, step=0.2, lam=0.1), (parameter(4, 3), Z, D))
 
 
@@ -135,10 +135,10 @@ def test_masked_rows_have_finite_gradients() -> None:
     V = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     mask = torch.ones(5, 5, dtype=torch.bool)
     mask[2] = False
-    srr.ssa(V, mask=mask).square().sum().backward()
+    srr.ops.ssa(V, mask=mask).square().sum().backward()
     assert torch.isfinite(V.grad).all()
     W = jnp.asarray(V.detach().numpy())
-    gradient = jax.grad(lambda X: jnp.sum(srr.ssa(X, mask=jnp.asarray(mask.numpy())) ** 2))(W)
+    gradient = jax.grad(lambda X: jnp.sum(srr.ops.ssa(X, mask=jnp.asarray(mask.numpy())) ** 2))(W)
     NUMPY.close(V.grad, np.asarray(gradient))
 
 
@@ -147,9 +147,9 @@ def test_masked_rows_have_finite_gradients() -> None:
 )
 def test_zero_rows_have_finite_gradients(function: str) -> None:
     Z = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
-    getattr(srr, function)(Z, threshold=0.5).sum().backward()
+    getattr(srr.ops, function)(Z, threshold=0.5).sum().backward()
     assert torch.isfinite(Z.grad).all()
-    gradient = jax.grad(lambda X: getattr(srr, function)(X, threshold=0.5).sum())(jnp.asarray(Z.detach().numpy()))
+    gradient = jax.grad(lambda X: getattr(srr.ops, function)(X, threshold=0.5).sum())(jnp.asarray(Z.detach().numpy()))
     assert jnp.isfinite(gradient).all()
 
 

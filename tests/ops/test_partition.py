@@ -19,7 +19,7 @@ def test_labels_equal_their_one_hot_membership(rng: np.random.Generator, functio
     Pi = np.stack([ref.one_hot(y, 4) for y in labels])
     tokens = backend.asarray(Z)
     for suffix in ("", "_grad"):
-        operator = getattr(srr, function + suffix)
+        operator = getattr(srr.ops, function + suffix)
         hard = operator(tokens, backend.asarray(labels), eps=EPS)
         soft = operator(tokens, backend.asarray(Pi), eps=EPS)
         backend.close(hard, to_numpy(soft), ulps=200)
@@ -29,9 +29,9 @@ def test_labels_equal_their_one_hot_membership(rng: np.random.Generator, functio
 def test_pairs_equal_their_parts(rng: np.random.Generator, function: str, library: Backend) -> None:
     Z = library.asarray(rng.standard_normal((2, 12, 5)))
     for Pi in (library.asarray(rng.integers(0, 3, size=(2, 12))), library.asarray(rng.dirichlet(np.ones(3), (2, 12)))):
-        value, grad = getattr(srr, f"{function}_value_and_grad")(Z, Pi, eps=EPS)
-        library.close(value, to_numpy(getattr(srr, function)(Z, Pi, eps=EPS)), ulps=16)
-        library.close(grad, to_numpy(getattr(srr, f"{function}_grad")(Z, Pi, eps=EPS)), ulps=16)
+        value, grad = getattr(srr.ops, f"{function}_value_and_grad")(Z, Pi, eps=EPS)
+        library.close(value, to_numpy(getattr(srr.ops, function)(Z, Pi, eps=EPS)), ulps=16)
+        library.close(grad, to_numpy(getattr(srr.ops, f"{function}_grad")(Z, Pi, eps=EPS)), ulps=16)
 
 
 def test_shared_labels_serve_a_batch_of_tokens(rng: np.random.Generator) -> None:
@@ -60,7 +60,7 @@ def test_unequal_and_empty_classes(rng: np.random.Generator, sizes: tuple[int, .
     Z = rng.standard_normal((12, d))
     labels = rng.permutation(np.repeat(np.arange(3), sizes))
     Pi = ref.one_hot(labels, 3)
-    value, grad = srr.partition_coding_rate_value_and_grad(library.asarray(Z), library.asarray(labels), eps=EPS)
+    value, grad = srr.ops.partition_coding_rate_value_and_grad(library.asarray(Z), library.asarray(labels), eps=EPS)
     library.close(value, ref.naive_partition_coding_rate(Z, Pi, EPS))
     truth = ref.complex_step_gradient(lambda X: ref.analytic_partition_coding_rate(X, Pi, EPS), Z)
     library.close(grad, truth)
@@ -72,7 +72,7 @@ def test_unequal_and_empty_classes(rng: np.random.Generator, sizes: tuple[int, .
 def test_empty_membership_columns_count_zero(rng: np.random.Generator) -> None:
     Z = rng.standard_normal((12, 5))
     Pi = np.concatenate([rng.dirichlet(np.ones(3), 12), np.zeros((12, 1))], axis=1)
-    value, grad = srr.partition_coding_rate_value_and_grad(Z, Pi, eps=EPS)
+    value, grad = srr.ops.partition_coding_rate_value_and_grad(Z, Pi, eps=EPS)
     NUMPY.close(value, np.asarray(ref.naive_partition_coding_rate(Z, Pi[:, :3], EPS)))
     assert np.isfinite(grad).all()
 
@@ -86,7 +86,7 @@ def test_batches_with_different_class_sizes(rng: np.random.Generator, backend: B
 
 def test_one_class_reduces_nothing(rng: np.random.Generator) -> None:
     Z = rng.standard_normal((12, 5))
-    reduction, grad = srr.rate_reduction_value_and_grad(Z, np.zeros(12, dtype=int), eps=EPS)
+    reduction, grad = srr.ops.rate_reduction_value_and_grad(Z, np.zeros(12, dtype=int), eps=EPS)
     assert abs(float(reduction)) <= 100 * np.finfo(float).eps * ref.naive_coding_rate(Z, EPS)
     NUMPY.close(grad, np.zeros_like(Z), scale=1.0)
 
@@ -114,7 +114,7 @@ def test_labels_of_many_classes_do_not_need_a_dense_membership() -> None:
 
 def test_float32_labels_path_keeps_dtype_and_core(rng: np.random.Generator) -> None:
     Z, labels = torch.randn(30, 6), torch.randint(0, 3, (30,))
-    value, grad = srr.partition_coding_rate_value_and_grad(Z, labels, eps=0.01)
+    value, grad = srr.ops.partition_coding_rate_value_and_grad(Z, labels, eps=0.01)
     exact = ref.naive_partition_coding_rate(Z.double().numpy(), ref.one_hot(labels.numpy(), 3), 0.01)
     assert value.dtype == grad.dtype == torch.float32
     assert float(value) == pytest.approx(exact, rel=3e-7)

@@ -45,8 +45,8 @@ def test_permutations_and_rotations_leave_rates_alone(seed: int, n: int, d: int,
     """Statement 8: the rate is invariant, the gradient follows the tokens."""
     rng = np.random.default_rng(seed)
     Z, Q, order = tokens(seed, n, d, size), ref.random_rotation(rng, d), rng.permutation(n)
-    value, grad = srr.coding_rate_value_and_grad(Z, eps=eps)
-    moved, moved_grad = srr.coding_rate_value_and_grad(Z[order] @ Q, eps=eps)
+    value, grad = srr.ops.coding_rate_value_and_grad(Z, eps=eps)
+    moved, moved_grad = srr.ops.coding_rate_value_and_grad(Z[order] @ Q, eps=eps)
     alpha = d / (n * eps**2)
     noise = 1e-13 * alpha * np.abs(Z).max()
     assert float(moved) == pytest.approx(float(value), rel=1e-12)
@@ -105,7 +105,7 @@ def test_rate_is_below_the_sum_of_its_column_blocks(seed: int, d: int, size: flo
     """Statement 7, Fischer: R(Z) ≤ Σ R(blocks) at the same α."""
     Z, cut = tokens(seed, 6, d, size), 1 + seed % (d - 1)
     alpha = d / (6 * eps**2)
-    blocks = sum(0.5 * float(srr.gram_logdet(B, alpha)) for B in (Z[:, :cut], Z[:, cut:]))
+    blocks = sum(0.5 * float(srr.ops.gram_logdet(B, alpha)) for B in (Z[:, :cut], Z[:, cut:]))
     assert float(srr.coding_rate(Z, eps=eps)) <= blocks * (1 + 1e-12)
 
 
@@ -163,7 +163,7 @@ def test_the_exact_step_descends_by_the_stated_amount(
     Z, U = tokens(seed, 6, 6, size), heads(seed, 3, 6, 2, orthogonal=orthogonal)
     beta = 2 / (6 * eps**2)
     kappa = fraction / (beta * np.linalg.norm(sum(B @ B.T for B in U), 2))
-    moved = srr.compression_step(Z, U, step=kappa, eps=eps)
+    moved = srr.ops.compression_step(Z, U, step=kappa, eps=eps)
     gradient = ref.naive_subspace_grad(Z, U, eps)
     before, after = ref.naive_subspace_coding_rate(Z, U, eps), ref.naive_subspace_coding_rate(moved, U, eps)
     assert before - after >= kappa * np.sum(gradient**2) / 2 - 1e-11 * before
@@ -174,7 +174,7 @@ def test_three_times_the_safe_step_may_rise() -> None:
     U = np.eye(4)[None]
     Z = 1e-3 * np.random.default_rng(0).standard_normal((4, 4))
     beta = 4 / (4 * 0.25)
-    moved = srr.compression_step(Z, U, step=3 / beta, eps=0.5)
+    moved = srr.ops.compression_step(Z, U, step=3 / beta, eps=0.5)
     assert ref.naive_subspace_coding_rate(moved, U, 0.5) > ref.naive_subspace_coding_rate(Z, U, 0.5)
 
 
@@ -182,12 +182,12 @@ def test_three_times_the_safe_step_may_rise() -> None:
 def test_proximal_gradient_with_step_one_over_l_is_monotone(seed: int, size: float, eps: float, lam: float) -> None:
     """Statement 6: F = R^c − R + λ‖Z‖₁ never rises, and falls by at least ‖Z⁺ − Z‖²·L/2."""
     Z, U = tokens(seed, 6, 6, size), heads(seed, 3, 6, 2)
-    L = float(srr.sparse_rate_reduction_smoothness(Z, U, eps=eps))
+    L = float(srr.ops.sparse_rate_reduction_smoothness(Z, U, eps=eps))
 
     def cost(X: np.ndarray) -> float:
         return -ref.naive_sparse_rate_reduction(X, U, eps, lam)
 
-    moved = srr.soft_threshold(Z + srr.sparse_rate_reduction_grad(Z, U, eps=eps) / L, threshold=lam / L)
+    moved = srr.ops.soft_threshold(Z + srr.sparse_rate_reduction_grad(Z, U, eps=eps) / L, threshold=lam / L)
     noise = 1e-11 * (ref.naive_coding_rate(Z, eps) + lam * np.abs(Z).sum())
     assert cost(Z) - cost(moved) >= L / 2 * np.sum((moved - Z) ** 2) - noise
 
@@ -218,7 +218,7 @@ def test_first_order_error_is_within_its_bound(seed: int, size: float, eps: floa
     """Statement 10 with its exponent set right: β³(Σ‖V_k‖₂⁸‖V_k‖_F²)^½, the plain sum if heads overlap; any size."""
     Z, U = tokens(seed, 6, 6, size), heads(seed, 3, 6, 2, orthogonal=orthogonal)
     beta = 2 / (6 * eps**2)
-    error = np.linalg.norm(srr.neumann_grad(Z, U, eps=eps) - ref.naive_subspace_grad(Z, U, eps))
+    error = np.linalg.norm(srr.ops.neumann_grad(Z, U, eps=eps) - ref.naive_subspace_grad(Z, U, eps))
     terms = [two**4 * frobenius for two, frobenius in _spectral(Z, U, eps)]
     bound = beta**3 * (math.sqrt(sum(t**2 for t in terms)) if orthogonal else sum(terms))
     assert error <= bound * (1 + 1e-9) + 1e-12 * beta * np.linalg.norm(Z)
@@ -232,7 +232,7 @@ def test_a_series_of_k_terms_has_order_2k_plus_3(terms: int) -> None:
     sizes = np.geomspace(0.05, 0.2, 6)
     with_size = [s * Z / np.linalg.norm(Z, 2) for s in sizes]
     errors = [
-        np.linalg.norm(srr.neumann_grad(X, U, eps=0.5, terms=terms) - ref.naive_subspace_grad(X, U, 0.5))
+        np.linalg.norm(srr.ops.neumann_grad(X, U, eps=0.5, terms=terms) - ref.naive_subspace_grad(X, U, 0.5))
         for X in with_size
     ]
     slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
@@ -242,12 +242,12 @@ def test_a_series_of_k_terms_has_order_2k_plus_3(terms: int) -> None:
 def test_the_series_converges_only_where_its_validity_is_below_one() -> None:
     rng = np.random.default_rng(4)
     Z, U = rng.standard_normal((6, 6)), heads(6, 3, 6, 2)
-    unit = float(srr.neumann_validity(Z, U, eps=1.0))
+    unit = float(srr.ops.neumann_validity(Z, U, eps=1.0))
     for validity, useful in ((0.25, True), (0.8, True), (1.5, False), (4.0, False)):
         eps = math.sqrt(unit / validity)
-        assert float(srr.neumann_validity(Z, U, eps=eps)) == pytest.approx(validity, rel=1e-12)
+        assert float(srr.ops.neumann_validity(Z, U, eps=eps)) == pytest.approx(validity, rel=1e-12)
         truth = ref.naive_subspace_grad(Z, U, eps)
-        errors = [np.linalg.norm(srr.neumann_grad(Z, U, eps=eps, terms=k) - truth) for k in (1, 5, 9, 13)]
+        errors = [np.linalg.norm(srr.ops.neumann_grad(Z, U, eps=eps, terms=k) - truth) for k in (1, 5, 9, 13)]
         assert (np.diff(errors) < 0).all() if useful else (np.diff(errors) > 0).all()
 
 
@@ -263,14 +263,14 @@ def test_reference_cosines_of_the_first_order_step(seed: int) -> None:
     Z, U = _unit_tokens(seed)
     cosines = {}
     for eps in (1.0, 0.5, 0.1):
-        exact, first = ref.naive_subspace_grad(Z, U, eps), srr.neumann_grad(Z, U, eps=eps)
+        exact, first = ref.naive_subspace_grad(Z, U, eps), srr.ops.neumann_grad(Z, U, eps=eps)
         cosines[eps] = np.sum(exact * first) / np.linalg.norm(exact) / np.linalg.norm(first)
     assert cosines[1.0] > 0.99
     assert cosines[1.0] > cosines[0.5] > cosines[0.1]
     assert cosines[0.1] < -0.4
-    assert float(srr.neumann_validity(Z, U, eps=0.1)) > 20
+    assert float(srr.ops.neumann_validity(Z, U, eps=0.1)) > 20
     beta = 8 / (64 * 0.01)
-    moved = srr.neumann_step(Z, U, step=1 / beta, eps=0.1)
+    moved = srr.ops.neumann_step(Z, U, step=1 / beta, eps=0.1)
     assert ref.naive_subspace_coding_rate(moved, U, 0.1) > ref.naive_subspace_coding_rate(Z, U, 0.1) + 10
 
 
@@ -303,7 +303,7 @@ def test_equation_ten_is_the_neumann_step_with_softmax_in_place_of_the_gram(
     Z, U = rng.standard_normal((6, 6)), heads(seed, 3, 6, 2)
     beta = 2 / (6 * eps**2)
     from_gram = Z - kappa * beta * (Z - sum(beta * (Z @ B) @ (Z @ B).T @ (Z @ B) @ B.T for B in U))
-    NUMPY.close(srr.neumann_step(Z, U, step=kappa, eps=eps), from_gram, ulps=2000 * (1 + kappa * beta**2))
+    NUMPY.close(srr.ops.neumann_step(Z, U, step=kappa, eps=eps), from_gram, ulps=2000 * (1 + kappa * beta**2))
     replaced = Z - kappa * beta * (Z - sum(ref.naive_ssa(Z @ B) @ B.T for B in U))
     printed = (1 - kappa * beta) * Z + kappa * beta * srr.mssa(Z, U)
     NUMPY.close(printed, replaced, ulps=2000, scale=(1 + kappa * beta) * np.abs(Z).max())

@@ -13,11 +13,11 @@ EPS = 0.5
 def test_the_distortion_is_eps_and_not_its_square() -> None:
     """A hand computation: Z = I₄, ε = ½ gives α = 4/(4·¼) = 4 and R = ½·4·log 5."""
     assert float(srr.coding_rate(np.eye(4), eps=0.5)) == pytest.approx(2.0 * np.log(5.0), rel=1e-15)
-    assert srr.rate_scale(np.ones((10, 6)), eps=0.5) == pytest.approx(6 / (10 * 0.25), rel=1e-15)
+    assert srr.ops.rate_scale(np.ones((10, 6)), eps=0.5) == pytest.approx(6 / (10 * 0.25), rel=1e-15)
 
 
 def test_rate_scale_with_counts() -> None:
-    scale = srr.rate_scale(np.ones((10, 6)), eps=0.5, count=np.array([0.0, 3.0]))
+    scale = srr.ops.rate_scale(np.ones((10, 6)), eps=0.5, count=np.array([0.0, 3.0]))
     np.testing.assert_allclose(to_numpy(scale), [0.0, 6 / (3 * 0.25)], rtol=1e-15)
 
 
@@ -27,9 +27,9 @@ def test_pairs_equal_their_parts(rng: np.random.Generator, function: str, backen
     U = backend.asarray(ref.random_bases(rng, 3, 6, 2, orthogonal=True))
     arguments = (Z,) if function == "coding_rate" else (Z, U)
     options = {"eps": EPS, "lam": 0.1} if function == "sparse_rate_reduction" else {"eps": EPS}
-    value, grad = getattr(srr, f"{function}_value_and_grad")(*arguments, **options)
-    backend.close(value, to_numpy(getattr(srr, function)(*arguments, **options)), ulps=8)
-    backend.close(grad, to_numpy(getattr(srr, f"{function}_grad")(*arguments, eps=EPS)), ulps=8)
+    value, grad = getattr(srr.ops, f"{function}_value_and_grad")(*arguments, **options)
+    backend.close(value, to_numpy(getattr(srr.ops, function)(*arguments, **options)), ulps=8)
+    backend.close(grad, to_numpy(getattr(srr.ops, f"{function}_grad")(*arguments, eps=EPS)), ulps=8)
 
 
 def test_unit_weights_change_nothing(rng: np.random.Generator) -> None:
@@ -69,7 +69,7 @@ def test_integer_weights_repeat_tokens(rng: np.random.Generator) -> None:
 def test_all_zero_weights_give_zero_rate_and_gradient(rng: np.random.Generator, backend: Backend) -> None:
     Z = backend.asarray(rng.standard_normal((2, 5, 6)))
     weights = backend.asarray(np.stack([np.zeros(5), np.ones(5)]))
-    value, grad = srr.coding_rate_value_and_grad(Z, eps=EPS, weights=weights)
+    value, grad = srr.ops.coding_rate_value_and_grad(Z, eps=EPS, weights=weights)
     assert float(to_numpy(value)[0]) == 0.0
     assert not to_numpy(grad)[0].any()
     assert np.isfinite(to_numpy(grad)).all()
@@ -79,8 +79,8 @@ def test_all_zero_weights_give_zero_rate_and_gradient(rng: np.random.Generator, 
 def test_zero_tokens_cost_nothing(backend: Backend) -> None:
     Z, U = backend.asarray(np.zeros((2, 5, 6))), backend.asarray(np.ones((2, 6, 3)))
     for value, grad in (
-        srr.coding_rate_value_and_grad(Z, eps=EPS),
-        srr.subspace_coding_rate_value_and_grad(Z, U, eps=EPS),
+        srr.ops.coding_rate_value_and_grad(Z, eps=EPS),
+        srr.ops.subspace_coding_rate_value_and_grad(Z, U, eps=EPS),
     ):
         assert not to_numpy(value).any()
         assert not to_numpy(grad).any()

@@ -53,12 +53,12 @@ def orbit(X: np.ndarray, shift_axes: int) -> np.ndarray:
 @pytest.mark.parametrize("n", [4, 30])
 def test_operators_are_their_definitions(rng: np.random.Generator, backend: Backend, n: int) -> None:
     Z, labels = rng.standard_normal((n, 7)), np.arange(n) % 3
-    made = srr.redunet_operators(backend.asarray(Z), backend.asarray(labels), eps=EPS)
+    made = srr.ops.redunet_operators(backend.asarray(Z), backend.asarray(labels), eps=EPS)
     backend.close(made.E, naive_operator(Z, EPS))
-    backend.close(srr.expansion_operator(backend.asarray(Z), eps=EPS), naive_operator(Z, EPS))
+    backend.close(srr.ops.expansion_operator(backend.asarray(Z), eps=EPS), naive_operator(Z, EPS))
     truth = np.stack([naive_operator(Z, EPS, w) for w in ref.one_hot(labels, 3).T])
     backend.close(made.C, truth)
-    backend.close(srr.compression_operators(backend.asarray(Z), backend.asarray(labels), eps=EPS), truth)
+    backend.close(srr.ops.compression_operators(backend.asarray(Z), backend.asarray(labels), eps=EPS), truth)
     backend.close(made.proportions, ref.one_hot(labels, 3).mean(axis=0))
     pi = ref.one_hot(labels, 3)
     gain = ref.naive_coding_rate(Z, EPS) - ref.naive_partition_coding_rate(Z, pi, EPS)
@@ -67,33 +67,33 @@ def test_operators_are_their_definitions(rng: np.random.Generator, backend: Back
 
 def test_operators_of_memberships(rng: np.random.Generator, backend: Backend) -> None:
     Z, Pi = rng.standard_normal((2, 9, 5)), rng.dirichlet(np.ones(3), (2, 9))
-    made = srr.redunet_operators(backend.asarray(Z), backend.asarray(Pi), eps=EPS)
+    made = srr.ops.redunet_operators(backend.asarray(Z), backend.asarray(Pi), eps=EPS)
     backend.close(made.C, np.stack([[naive_operator(z, EPS, w) for w in pi.T] for z, pi in zip(Z, Pi, strict=True)]))
     backend.close(made.E, np.stack([naive_operator(z, EPS) for z in Z]))
 
 
 def test_an_empty_class_has_no_operator(rng: np.random.Generator) -> None:
     Z, labels = rng.standard_normal((8, 4)), np.asarray([0, 2] * 4)
-    made = srr.redunet_operators(Z, labels, eps=EPS)
+    made = srr.ops.redunet_operators(Z, labels, eps=EPS)
     assert made.C.shape == (3, 4, 4)
     assert not made.C[1].any()
     assert made.proportions.tolist() == [0.5, 0.0, 0.5]
-    soft = srr.redunet_operators(Z, ref.one_hot(labels, 3), eps=EPS)
+    soft = srr.ops.redunet_operators(Z, ref.one_hot(labels, 3), eps=EPS)
     NUMPY.close(soft.C, made.C)
-    assert np.isfinite(srr.redunet_increment(Z, made, labels)).all()
+    assert np.isfinite(srr.ops.redunet_increment(Z, made, labels)).all()
 
 
 def test_increment_is_its_definition(rng: np.random.Generator, backend: Backend) -> None:
     Z, labels, Pi = rng.standard_normal((20, 6)), rng.integers(0, 3, 20), rng.dirichlet(np.ones(3), 20)
     labels[:3] = 0, 1, 2
-    made = srr.redunet_operators(backend.asarray(Z), backend.asarray(labels), eps=EPS)
+    made = srr.ops.redunet_operators(backend.asarray(Z), backend.asarray(labels), eps=EPS)
     E, C, gamma = (np.asarray(to_numpy(a), dtype=np.float64) for a in made[:3])
     tokens = backend.asarray(Z)
     estimated = naive_membership(Z, C, 2.0)
-    backend.close(srr.estimated_membership(tokens, made.C, sharpness=2.0), estimated)
+    backend.close(srr.ops.estimated_membership(tokens, made.C, sharpness=2.0), estimated)
     given_and_truth = [(backend.asarray(labels), ref.one_hot(labels, 3)), (backend.asarray(Pi), Pi), (None, estimated)]
     for given_pi, truth in given_and_truth:
-        moved = srr.redunet_increment(tokens, made, given_pi, sharpness=2.0)
+        moved = srr.ops.redunet_increment(tokens, made, given_pi, sharpness=2.0)
         backend.close(moved, naive_increment(Z, E, C, gamma, truth), scale=1.0)
 
 
@@ -106,30 +106,30 @@ def test_increment_with_the_labels_is_the_gradient(rng: np.random.Generator) -> 
         alone = ref.analytic_partition_coding_rate(X, np.ones((9, 1)), EPS)
         return alone - ref.analytic_partition_coding_rate(X, pi, EPS)
 
-    made = srr.redunet_operators(Z, labels, eps=EPS)
-    NUMPY.close(srr.redunet_increment(Z, made, labels), ref.complex_step_gradient(gain, Z))
+    made = srr.ops.redunet_operators(Z, labels, eps=EPS)
+    NUMPY.close(srr.ops.redunet_increment(Z, made, labels), ref.complex_step_gradient(gain, Z))
 
 
 def test_chunks_do_not_change_the_result(rng: np.random.Generator) -> None:
     Z, labels = rng.standard_normal((1300, 3)), rng.integers(0, 2, 1300)
-    made = srr.redunet_operators(Z, labels, eps=EPS)
+    made = srr.ops.redunet_operators(Z, labels, eps=EPS)
     truth = naive_increment(Z, made.E, made.C, made.proportions, naive_membership(Z, made.C, 100.0))
-    NUMPY.close(srr.redunet_increment(Z, made), truth)
+    NUMPY.close(srr.ops.redunet_increment(Z, made), truth)
 
 
 def test_batches_are_their_items(rng: np.random.Generator) -> None:
     Z, labels = rng.standard_normal((2, 3, 8, 2, 5)), rng.permuted(np.tile([0, 1], (2, 3, 4)), axis=-1)
-    made = srr.redunet_operators(Z, labels, eps=EPS, shift_axes=1)
+    made = srr.ops.redunet_operators(Z, labels, eps=EPS, shift_axes=1)
     moved = {
-        True: srr.redunet_increment(Z, made, labels, shift_axes=1),
-        False: srr.redunet_increment(Z, made, shift_axes=1),
+        True: srr.ops.redunet_increment(Z, made, labels, shift_axes=1),
+        False: srr.ops.redunet_increment(Z, made, shift_axes=1),
     }
     for i, j in np.ndindex(2, 3):
-        one = srr.redunet_operators(Z[i, j], labels[i, j], eps=EPS, shift_axes=1)
+        one = srr.ops.redunet_operators(Z[i, j], labels[i, j], eps=EPS, shift_axes=1)
         for whole, item in zip(made, one, strict=True):
             NUMPY.close(whole[i, j], item)
-        NUMPY.close(moved[True][i, j], srr.redunet_increment(Z[i, j], one, labels[i, j], shift_axes=1))
-        NUMPY.close(moved[False][i, j], srr.redunet_increment(Z[i, j], one, shift_axes=1))
+        NUMPY.close(moved[True][i, j], srr.ops.redunet_increment(Z[i, j], one, labels[i, j], shift_axes=1))
+        NUMPY.close(moved[False][i, j], srr.ops.redunet_increment(Z[i, j], one, shift_axes=1))
 
 
 @pytest.mark.parametrize(("backend", "sizes"), SIGNALS, ids=lambda v: getattr(v, "name", str(v)))
@@ -144,31 +144,31 @@ def test_signals_are_vectors_with_all_their_shifts(
     E = naive_operator(family, EPS)
     Cs = np.stack([naive_operator(family, EPS, w) for w in everywhere.T])
     signals, classes = backend.asarray(X), backend.asarray(labels)
-    made = srr.redunet_operators(signals, classes, eps=EPS, shift_axes=axes)
+    made = srr.ops.redunet_operators(signals, classes, eps=EPS, shift_axes=axes)
     gain = ref.naive_coding_rate(family, EPS) - ref.naive_partition_coding_rate(family, everywhere, EPS)
     np.testing.assert_allclose(
         to_numpy(made.rate_reduction) * copies, gain, rtol=1e-5 if "32" in backend.dtype else 1e-11
     )
     for pi, truth in ((classes, ref.one_hot(labels, 3)), (None, naive_membership(family[:6], Cs, 3.0))):
-        moved = srr.redunet_increment(signals, made, pi, sharpness=3.0, shift_axes=axes)
+        moved = srr.ops.redunet_increment(signals, made, pi, sharpness=3.0, shift_axes=axes)
         expected = naive_increment(family[:6], E, Cs, np.full(3, 1 / 3), truth).reshape(X.shape)
         backend.close(moved, expected, scale=1.0)
     norms = np.stack([np.linalg.norm(family[:6] @ Ck, axis=1) for Ck in Cs], axis=1)
-    backend.close(srr.compression_norms(signals, made.C, shift_axes=axes), norms)
+    backend.close(srr.ops.compression_norms(signals, made.C, shift_axes=axes), norms)
 
 
 @given(sizes=st.sampled_from(SHAPES), seed=st.integers(0, 2**32 - 1), labelled=st.booleans())
 def test_shifted_signals_give_shifted_increments(sizes: tuple[int, ...], seed: int, labelled: bool) -> None:
     rng, axes = np.random.default_rng(seed), len(sizes)
     X, labels = rng.standard_normal((6, 2, *sizes)), np.asarray([0, 1, 1, 0, 1, 1])
-    made = srr.redunet_operators(X, labels, eps=EPS, shift_axes=axes)
+    made = srr.ops.redunet_operators(X, labels, eps=EPS, shift_axes=axes)
     shift = tuple(int(rng.integers(0, s)) for s in sizes)
     around = tuple(range(-axes, 0))
     pi = labels if labelled else None
-    moved = srr.redunet_increment(np.roll(X, shift, around), made, pi, shift_axes=axes)
-    straight = np.roll(srr.redunet_increment(X, made, pi, shift_axes=axes), shift, around)
+    moved = srr.ops.redunet_increment(np.roll(X, shift, around), made, pi, shift_axes=axes)
+    straight = np.roll(srr.ops.redunet_increment(X, made, pi, shift_axes=axes), shift, around)
     np.testing.assert_allclose(moved, straight, rtol=0, atol=1e-12)
-    again = srr.redunet_operators(np.roll(X, shift, around), labels, eps=EPS, shift_axes=axes)
+    again = srr.ops.redunet_operators(np.roll(X, shift, around), labels, eps=EPS, shift_axes=axes)
     np.testing.assert_allclose(again.C, made.C, rtol=0, atol=1e-11)
 
 
@@ -182,16 +182,16 @@ def test_circular_convolution_is_its_sum(
     for place in np.ndindex(*kernel):
         moved = np.roll(Z, place, axis=around)
         truth += np.tensordot(filters[(..., *place)], moved, axes=(1, 1)).swapaxes(0, 1)
-    backend.close(srr.circular_convolution(backend.asarray(Z), backend.asarray(filters)), truth)
+    backend.close(srr.ops.circular_convolution(backend.asarray(Z), backend.asarray(filters)), truth)
 
 
 def test_memberships_and_estimates_can_be_traced(rng: np.random.Generator) -> None:
     Z, Pi = rng.standard_normal((12, 4)), rng.dirichlet(np.ones(3), 12)
-    made = srr.redunet_operators(Z, Pi, eps=EPS)
-    truth = srr.redunet_increment(Z, made, sharpness=2.0)
+    made = srr.ops.redunet_operators(Z, Pi, eps=EPS)
+    truth = srr.ops.redunet_increment(Z, made, sharpness=2.0)
 
     def move(tokens, membership):
-        return srr.redunet_increment(tokens, srr.redunet_operators(tokens, membership, eps=EPS), sharpness=2.0)
+        return srr.ops.redunet_increment(tokens, srr.ops.redunet_operators(tokens, membership, eps=EPS), sharpness=2.0)
 
     NUMPY.close(jax.jit(move)(jnp.asarray(Z), jnp.asarray(Pi)), truth)
     NUMPY.close(torch.func.vmap(move)(torch.from_numpy(Z)[None], torch.from_numpy(Pi)[None])[0], truth)
@@ -201,8 +201,8 @@ def test_float32_tokens_have_a_float64_core(rng: np.random.Generator) -> None:
     """Rank-one tokens at a tiny distortion: the float32 core loses what the float64 core keeps."""
     Z = np.outer(rng.standard_normal(40), rng.standard_normal(6)).astype(np.float32)
     truth = naive_operator(Z.astype(np.float64), 0.01)
-    safe = srr.expansion_operator(Z, eps=0.01)
-    fast = srr.expansion_operator(Z, eps=0.01, core_dtype=np.float32)
+    safe = srr.ops.expansion_operator(Z, eps=0.01)
+    fast = srr.ops.expansion_operator(Z, eps=0.01, core_dtype=np.float32)
     errors = [np.abs(E - truth).max() / np.abs(truth).max() for E in (safe, fast)]
     assert safe.dtype == np.float32
     assert errors[0] < 1e-6
@@ -211,30 +211,38 @@ def test_float32_tokens_have_a_float64_core(rng: np.random.Generator) -> None:
 
 Z3 = np.ones((3, 4))
 BAD = {
-    "integers": (lambda: srr.expansion_operator(np.ones((3, 4), dtype=int), eps=1.0), TypeError, "Z"),
-    "nan": (lambda: srr.expansion_operator(np.full((3, 4), np.nan), eps=1.0), ValueError, "finite"),
-    "no eps": (lambda: srr.expansion_operator(Z3, eps=0.0), ValueError, "eps"),
-    "no axis to shift": (lambda: srr.expansion_operator(Z3, eps=1.0, shift_axes=1), ValueError, "3 axes"),
-    "three shift axes": (lambda: srr.expansion_operator(Z3, eps=1.0, shift_axes=3), ValueError, "shift_axes"),
-    "labels too short": (lambda: srr.redunet_operators(Z3, np.zeros(2, dtype=int), eps=1.0), ValueError, "n=3"),
-    "negative labels": (lambda: srr.redunet_operators(Z3, np.asarray([0, -1, 0]), eps=1.0), ValueError, ">= 0"),
-    "negative weights": (lambda: srr.compression_operators(Z3, -np.ones((3, 2)), eps=1.0), ValueError, ">= 0"),
-    "other size": (lambda: srr.compression_norms(Z3, np.ones((2, 5, 5))), ValueError, "fit"),
+    "integers": (lambda: srr.ops.expansion_operator(np.ones((3, 4), dtype=int), eps=1.0), TypeError, "Z"),
+    "nan": (lambda: srr.ops.expansion_operator(np.full((3, 4), np.nan), eps=1.0), ValueError, "finite"),
+    "no eps": (lambda: srr.ops.expansion_operator(Z3, eps=0.0), ValueError, "eps"),
+    "no axis to shift": (lambda: srr.ops.expansion_operator(Z3, eps=1.0, shift_axes=1), ValueError, "3 axes"),
+    "three shift axes": (lambda: srr.ops.expansion_operator(Z3, eps=1.0, shift_axes=3), ValueError, "shift_axes"),
+    "labels too short": (lambda: srr.ops.redunet_operators(Z3, np.zeros(2, dtype=int), eps=1.0), ValueError, "n=3"),
+    "negative labels": (lambda: srr.ops.redunet_operators(Z3, np.asarray([0, -1, 0]), eps=1.0), ValueError, ">= 0"),
+    "negative weights": (lambda: srr.ops.compression_operators(Z3, -np.ones((3, 2)), eps=1.0), ValueError, ">= 0"),
+    "other size": (lambda: srr.ops.compression_norms(Z3, np.ones((2, 5, 5))), ValueError, "fit"),
     "other length": (
-        lambda: srr.compression_norms(np.ones((3, 2, 8)), np.ones((3, 2, 2, 2)), shift_axes=1),
+        lambda: srr.ops.compression_norms(np.ones((3, 2, 8)), np.ones((3, 2, 2, 2)), shift_axes=1),
         ValueError,
         "signal size",
     ),
-    "blunt": (lambda: srr.estimated_membership(Z3, np.ones((2, 4, 4)), sharpness=-1.0), ValueError, "sharpness"),
+    "blunt": (lambda: srr.ops.estimated_membership(Z3, np.ones((2, 4, 4)), sharpness=-1.0), ValueError, "sharpness"),
     "unknown label": (
-        lambda: srr.redunet_increment(
-            Z3, srr.redunet_operators(Z3, np.asarray([0, 1, 0]), eps=1.0), np.asarray([0, 2, 1])
+        lambda: srr.ops.redunet_increment(
+            Z3, srr.ops.redunet_operators(Z3, np.asarray([0, 1, 0]), eps=1.0), np.asarray([0, 2, 1])
         ),
         ValueError,
         "K=2",
     ),
-    "wide filter": (lambda: srr.circular_convolution(np.ones((3, 1, 4)), np.ones((2, 1, 5))), ValueError, "filters"),
-    "other channels": (lambda: srr.circular_convolution(np.ones((3, 1, 4)), np.ones((2, 2, 3))), ValueError, "filters"),
+    "wide filter": (
+        lambda: srr.ops.circular_convolution(np.ones((3, 1, 4)), np.ones((2, 1, 5))),
+        ValueError,
+        "filters",
+    ),
+    "other channels": (
+        lambda: srr.ops.circular_convolution(np.ones((3, 1, 4)), np.ones((2, 2, 3))),
+        ValueError,
+        "filters",
+    ),
 }
 
 

@@ -10,9 +10,9 @@ from tests import references as ref
 from tests.backends import Backend, to_numpy
 
 PENALTIES = {
-    "soft": (srr.soft_threshold, lambda Y, t: t * np.abs(Y).sum(-1), None),
-    "relu": (srr.relu_threshold, lambda Y, t: t * np.abs(Y).sum(-1), "nonnegative"),
-    "group": (srr.group_soft_threshold, lambda Y, t: t * np.linalg.norm(Y, axis=-1), None),
+    "soft": (srr.ops.soft_threshold, lambda Y, t: t * np.abs(Y).sum(-1), None),
+    "relu": (srr.ops.relu_threshold, lambda Y, t: t * np.abs(Y).sum(-1), "nonnegative"),
+    "group": (srr.ops.group_soft_threshold, lambda Y, t: t * np.linalg.norm(Y, axis=-1), None),
 }
 
 
@@ -58,7 +58,7 @@ def test_proxes_against_brute_force_on_a_grid(name: str) -> None:
 def test_hard_threshold_against_brute_force() -> None:
     """Keep z when ½z² > ½t², the prox of ½t²‖·‖₀, with a grid that holds zero and z itself."""
     values = np.linspace(-3, 3, 241)
-    found = srr.hard_threshold(values, threshold=1.01)
+    found = srr.ops.hard_threshold(values, threshold=1.01)
     for v, x in zip(values, found, strict=True):
         candidates = np.array([0.0, v])
         costs = 0.5 * (candidates - v) ** 2 + 0.5 * 1.01**2 * (candidates != 0)
@@ -75,7 +75,7 @@ def test_sphere_prox_against_brute_force_on_a_fine_grid(d: int, size: int, libra
     V[5] = [0.3, -0.3, 0.3][:d]
     thresholds = 10.0 ** rng.uniform(-2, 0.5, size=60)
     for v, t in zip(V, thresholds, strict=True):
-        found = to_numpy(srr.unit_soft_threshold(library.asarray(v[None]), threshold=float(t)))
+        found = to_numpy(srr.ops.unit_soft_threshold(library.asarray(v[None]), threshold=float(t)))
         assert np.linalg.norm(found) == pytest.approx(1.0, rel=4 * library.eps)
         objective = ref.prox_objective(found, v, lambda Y: t * np.abs(Y).sum(-1))[0]  # noqa: B023
         best = ref.prox_objective(grid, v, lambda Y: t * np.abs(Y).sum(-1)).min()  # noqa: B023
@@ -84,7 +84,7 @@ def test_sphere_prox_against_brute_force_on_a_fine_grid(d: int, size: int, libra
 
 def test_sphere_prox_in_high_dimension_beats_random_sparse_directions(rng: np.random.Generator) -> None:
     V = rng.standard_normal((20, 30))
-    found = srr.unit_soft_threshold(V, threshold=0.8)
+    found = srr.ops.unit_soft_threshold(V, threshold=0.8)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, rtol=1e-14)
     for v, x in zip(V, found, strict=True):
         Y = rng.standard_normal((2000, 30)) * (rng.uniform(size=(2000, 30)) < rng.uniform(size=(2000, 1)))
@@ -97,30 +97,30 @@ def test_sphere_prox_in_high_dimension_beats_random_sparse_directions(rng: np.ra
 
 
 def test_sphere_prox_at_zero_and_at_ties() -> None:
-    found = srr.unit_soft_threshold(np.array([[0.0, 0.0, 0.0], [-0.2, 0.2, 0.1], [1.0, -1.0, 0.0]]), threshold=0.5)
+    found = srr.ops.unit_soft_threshold(np.array([[0.0, 0.0, 0.0], [-0.2, 0.2, 0.1], [1.0, -1.0, 0.0]]), threshold=0.5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, rtol=1e-15)
     np.testing.assert_array_equal(found[1], [-1.0, 0.0, 0.0])
     np.testing.assert_allclose(found[2], [np.sqrt(0.5), -np.sqrt(0.5), 0.0], rtol=1e-15)
 
 
 @pytest.mark.parametrize(
-    "operator", [srr.soft_threshold, srr.relu_threshold, srr.hard_threshold, srr.group_soft_threshold]
+    "operator", [srr.ops.soft_threshold, srr.ops.relu_threshold, srr.ops.hard_threshold, srr.ops.group_soft_threshold]
 )
 def test_zero_threshold(operator: object, rng: np.random.Generator) -> None:
     Z = rng.standard_normal((5, 4))
-    expected = np.maximum(Z, 0) if operator is srr.relu_threshold else Z
+    expected = np.maximum(Z, 0) if operator is srr.ops.relu_threshold else Z
     np.testing.assert_array_equal(operator(Z, threshold=0.0), expected)
 
 
-@pytest.mark.parametrize("operator", [srr.group_soft_threshold, srr.unit_soft_threshold])
+@pytest.mark.parametrize("operator", [srr.ops.group_soft_threshold, srr.ops.unit_soft_threshold])
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1e160, 1e300])
 def test_row_norms_neither_overflow_nor_underflow(operator: object, size: float) -> None:
     Z = size * np.array([[3.0, 4.0], [0.0, 0.0]])
     found = operator(Z, threshold=0.0)
-    wanted = Z if operator is srr.group_soft_threshold else np.array([[0.6, 0.8], [1.0, 0.0]])
+    wanted = Z if operator is srr.ops.group_soft_threshold else np.array([[0.6, 0.8], [1.0, 0.0]])
     np.testing.assert_allclose(found, wanted, rtol=1e-14)
 
 
 def test_zero_rows_stay_zero_under_the_group_threshold(backend: Backend) -> None:
-    found = to_numpy(srr.group_soft_threshold(backend.asarray(np.zeros((3, 4))), threshold=0.5))
+    found = to_numpy(srr.ops.group_soft_threshold(backend.asarray(np.zeros((3, 4))), threshold=0.5))
     assert not found.any()

@@ -59,7 +59,7 @@ def test_iterating_ista_and_fista_reaches_the_minimum(coding: tuple, nonnegative
     t = 1.0
     for _ in range(1500):
         following = 0.5 * (1 + np.sqrt(1 + 4 * t**2))
-        new = srr.fista_step(
+        new = srr.ops.fista_step(
             current, previous, Z, D, step=safe_step(D), lam=LAM, momentum=(t - 1) / following, nonnegative=nonnegative
         )
         previous, current, t = current, new, following
@@ -78,7 +78,7 @@ def test_fista_bound_of_its_theorem(coding: tuple) -> None:
     for k in range(1, 200):
         plain = srr.ista_step(plain, Z, D, step=1 / L, lam=LAM)
         momentum = (before - 1) / t
-        previous, current = current, srr.fista_step(current, previous, Z, D, step=1 / L, lam=LAM, momentum=momentum)
+        previous, current = current, srr.ops.fista_step(current, previous, Z, D, step=1 / L, lam=LAM, momentum=momentum)
         before, t = t, 0.5 * (1 + np.sqrt(1 + 4 * t**2))
         assert ref.naive_lasso(plain, Z, D, LAM) - best <= L * distance / (2 * k) + 1e-13
         assert ref.naive_lasso(current, Z, D, LAM) - best <= 2 * L * distance / (k + 1) ** 2 + 1e-13
@@ -88,7 +88,7 @@ def test_fista_without_momentum_is_ista(coding: tuple, backend: Backend) -> None
     A, Z, D = map(backend.asarray, coding)
     options = {"step": 0.2, "lam": LAM}
     plain = srr.ista_step(A, Z, D, **options)
-    backend.close(srr.fista_step(A, 0 * A, Z, D, momentum=0.0, **options), to_numpy(plain), ulps=20)
+    backend.close(srr.ops.fista_step(A, 0 * A, Z, D, momentum=0.0, **options), to_numpy(plain), ulps=20)
 
 
 @given(seed=st.integers(0, 2**32 - 1), step=st.floats(0.01, 1.5), lam=st.floats(0.0, 0.5), nonnegative=st.booleans())
@@ -136,9 +136,9 @@ def test_folded_step_equals_the_three_products_from_a_equal_z(
 ) -> None:
     """Statement 17: M = I + η(D − DᵀD)."""
     D, Z = rng.standard_normal((d, d)), rng.standard_normal((2, 7, d))
-    M = srr.ista_matrix(library.asarray(D), step=0.3)
+    M = srr.ops.ista_matrix(library.asarray(D), step=0.3)
     library.close(M, np.eye(d) + 0.3 * (D - D.T @ D))
-    folded = srr.folded_ista_step(library.asarray(Z), M, step=0.3, lam=0.2)
+    folded = srr.ops.folded_ista_step(library.asarray(Z), M, step=0.3, lam=0.2)
     library.close(folded, np.stack([ref.naive_ista(z, z, D, 0.3, 0.2) for z in Z]))
 
 
@@ -146,7 +146,7 @@ def test_folded_step_is_the_networks_ista_block(rng: np.random.Generator) -> Non
     """The released block: x + η(Dᵀx − DᵀDx) − ηλ then ReLU, for column vectors x."""
     D, Z = rng.standard_normal((5, 5)), rng.standard_normal((7, 5))
     columns = [np.maximum(x + 0.1 * (D.T @ x - D.T @ D @ x) - 0.01, 0) for x in Z]
-    NUMPY.close(srr.folded_ista_step(Z, srr.ista_matrix(D, step=0.1), step=0.1, lam=0.1), np.stack(columns))
+    NUMPY.close(srr.ops.folded_ista_step(Z, srr.ops.ista_matrix(D, step=0.1), step=0.1, lam=0.1), np.stack(columns))
 
 
 @pytest.mark.parametrize("nonnegative", [True, False])
@@ -160,7 +160,7 @@ def test_an_orthogonal_dictionary_is_solved_in_one_step(rng: np.random.Generator
 def test_lasso_value_has_the_half(rng: np.random.Generator) -> None:
     """Statement 15, erratum (b): ½‖Z‖² at A = 0."""
     Z, D = rng.standard_normal((3, 4)), rng.standard_normal((4, 5))
-    assert float(srr.lasso(np.zeros((3, 5)), Z, D, lam=1.0)) == pytest.approx(0.5 * np.sum(Z**2), rel=1e-14)
+    assert float(srr.ops.lasso(np.zeros((3, 5)), Z, D, lam=1.0)) == pytest.approx(0.5 * np.sum(Z**2), rel=1e-14)
 
 
 def test_codes_broadcast_over_a_shared_dictionary_and_a_batch_of_dictionaries(rng: np.random.Generator) -> None:
@@ -178,7 +178,7 @@ def test_prox_mm_is_the_printed_formula(rng: np.random.Generator, backend: Backe
     Z = rng.standard_normal((2, 7, 5))
     alpha = 3.0
     expected = np.maximum((1 + 4 / (9 * (1 + alpha))) * Z - 4 * 0.2 / (9 * alpha), 0.0)
-    backend.close(srr.prox_mm_step(backend.asarray(Z), alpha=alpha, lam=0.2), expected)
+    backend.close(srr.ops.prox_mm_step(backend.asarray(Z), alpha=alpha, lam=0.2), expected)
 
 
 def test_prox_mm_is_a_majorised_step_for_isotropic_tokens(rng: np.random.Generator) -> None:
@@ -189,7 +189,7 @@ def test_prox_mm_is_a_majorised_step_for_isotropic_tokens(rng: np.random.Generat
     gradient = ref.complex_step_gradient(lambda X: ref.analytic_coding_rate(X, eps), Z)
     L = 9 * alpha / 4
     expected = np.maximum(Z + gradient / L - 0.2 / L, 0.0)
-    NUMPY.close(srr.prox_mm_step(Z, alpha=alpha, lam=0.2), expected)
+    NUMPY.close(srr.ops.prox_mm_step(Z, alpha=alpha, lam=0.2), expected)
 
 
 def test_prox_mm_lowers_its_objective_for_isotropic_feasible_tokens(rng: np.random.Generator) -> None:
@@ -200,6 +200,6 @@ def test_prox_mm_lowers_its_objective_for_isotropic_feasible_tokens(rng: np.rand
         Z[3 * j : 3 * j + 3, j] = block / np.linalg.norm(block)
     eps, lam = 0.7, 0.3
     alpha = 4 / (12 * eps**2)
-    moved = srr.prox_mm_step(Z, alpha=alpha, lam=lam)
+    moved = srr.ops.prox_mm_step(Z, alpha=alpha, lam=lam)
     before = lam * np.abs(Z).sum() - ref.naive_coding_rate(Z, eps)
     assert lam * np.abs(moved).sum() - ref.naive_coding_rate(moved, eps) < before

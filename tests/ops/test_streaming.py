@@ -37,7 +37,7 @@ def library(name, x):
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_rates_from_batches_are_the_rates_of_all_tokens(name):
     Z, labels, _, U = (library(name, a) for a in problem())
-    moment = srr.SecondMoment.zeros(7, like=Z, classes=4)
+    moment = srr.ops.SecondMoment.zeros(7, like=Z, classes=4)
     for part, its in pieces(Z, labels):
         moment = moment.update(part, labels=its)
     found = [
@@ -59,13 +59,13 @@ def test_rate_against_eigenvalues():
     Z = problem()[0]
     eigenvalues = np.linalg.eigvalsh(Z @ Z.T)
     truth = 0.5 * np.log1p(np.clip(eigenvalues, 0, None) * 7 / (len(Z) * EPS**2)).sum()
-    moment = srr.SecondMoment.zeros(7, like=Z).update(Z[:100]).update(Z[100:])
+    moment = srr.ops.SecondMoment.zeros(7, like=Z).update(Z[:100]).update(Z[100:])
     np.testing.assert_allclose(moment.coding_rate(eps=EPS), truth, rtol=1e-12)
 
 
 def test_weights_and_order_of_merging():
     Z, labels, weights, _ = problem()
-    parts = [srr.SecondMoment.zeros(7, like=Z).update(z, w) for z, w in pieces(Z, weights)]
+    parts = [srr.ops.SecondMoment.zeros(7, like=Z).update(z, w) for z, w in pieces(Z, weights)]
     forward, backward = parts[0], parts[-1]
     for part in parts[1:]:
         forward = forward.merge(part)
@@ -74,7 +74,7 @@ def test_weights_and_order_of_merging():
     np.testing.assert_allclose(forward.moment, backward.moment, rtol=1e-13)
     wanted = srr.coding_rate(Z, eps=EPS, weights=weights)
     np.testing.assert_allclose(forward.coding_rate(eps=EPS), wanted, rtol=1e-12)
-    classes = srr.SecondMoment.zeros(7, like=Z, classes=4).update(Z, weights, labels)
+    classes = srr.ops.SecondMoment.zeros(7, like=Z, classes=4).update(Z, weights, labels)
     naive = sum(
         weights[labels == k].sum()
         / weights.sum()
@@ -87,7 +87,7 @@ def test_weights_and_order_of_merging():
 def test_float32_tokens_are_summed_in_float64():
     random = np.random.default_rng(1)
     Z = (1e4 + random.normal(size=(20_000, 3))).astype(np.float32)
-    moment = srr.SecondMoment.zeros(3, like=Z)
+    moment = srr.ops.SecondMoment.zeros(3, like=Z)
     for part in np.split(Z, 100):
         moment = moment.update(part)
     truth = Z.astype(np.longdouble).T @ Z.astype(np.longdouble)
@@ -105,13 +105,13 @@ def test_dask_blocks(labelled):
         da.from_array(weights, (chunks,)),
         da.from_array(labels, (chunks,)),
     )
-    found = srr.SecondMoment.from_dask(Zd, wd, ld if labelled else None, classes=4 if labelled else None, fan_in=2)
-    wanted = srr.SecondMoment.zeros(7, like=Z, classes=4 if labelled else None)
+    found = srr.ops.SecondMoment.from_dask(Zd, wd, ld if labelled else None, classes=4 if labelled else None, fan_in=2)
+    wanted = srr.ops.SecondMoment.zeros(7, like=Z, classes=4 if labelled else None)
     wanted = wanted.update(Z, weights, labels if labelled else None)
     np.testing.assert_allclose(found.moment, wanted.moment, rtol=1e-12)
     np.testing.assert_allclose(found.count, wanted.count, rtol=1e-12)
     with pytest.raises(ValueError, match="whole rows"):
-        srr.SecondMoment.from_dask(Zd.rechunk((100, 3)))
+        srr.ops.SecondMoment.from_dask(Zd.rechunk((100, 3)))
 
 
 def test_blocks_are_reduced_by_the_workers_of_a_cluster():
@@ -122,7 +122,7 @@ def test_blocks_are_reduced_by_the_workers_of_a_cluster():
     parts = da.from_array(Z, chunks=(*chunks, 7)), da.from_array(weights, chunks), da.from_array(labels, chunks)
     local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**local) as cluster, distributed.Client(cluster) as client:
-        found = srr.SecondMoment.from_dask(*parts, classes=4, fan_in=2)
+        found = srr.ops.SecondMoment.from_dask(*parts, classes=4, fan_in=2)
         ran = {who for story in client.run(_finished_tasks).values() for who in story}
     truth = [(Z[labels == k] * weights[labels == k, None]).T @ Z[labels == k] for k in range(4)]
     np.testing.assert_allclose(found.moment, np.stack(truth), rtol=1e-11, atol=1e-11)
@@ -137,7 +137,7 @@ def test_gradients_flow_through_the_moments():
     torch = pytest.importorskip("torch")
     Z, labels, _, _ = (torch.as_tensor(a) for a in problem(n=20))
     Z.requires_grad_()
-    moment = srr.SecondMoment.zeros(7, like=Z, classes=4)
+    moment = srr.ops.SecondMoment.zeros(7, like=Z, classes=4)
     moment = moment.update(Z[:9], labels=labels[:9]).update(Z[9:], labels=labels[9:])
     moment.rate_reduction(eps=EPS).backward()
     wanted = srr.rate_reduction_grad(Z.detach(), labels, eps=EPS)
@@ -151,7 +151,7 @@ def test_gradients_flow_through_the_moments():
         (lambda m, Z: m.update(Z, labels=np.zeros(240, int)), "no labels"),
         (lambda m, Z: m.update(Z * np.nan), "finite"),
         (lambda m, Z: m.update(Z, -np.ones(240)), "weights"),
-        (lambda m, Z: m.merge(srr.SecondMoment.zeros(6, like=Z)), "one shape"),
+        (lambda m, Z: m.merge(srr.ops.SecondMoment.zeros(6, like=Z)), "one shape"),
         (lambda m, Z: m.partition_coding_rate(eps=1.0), "no classes"),
         (lambda m, Z: m.update(Z).coding_rate(eps=0.0), "eps"),
     ],
@@ -159,12 +159,12 @@ def test_gradients_flow_through_the_moments():
 def test_bad_input(call, words):
     Z = problem()[0]
     with pytest.raises(ValueError, match=words):
-        call(srr.SecondMoment.zeros(7, like=Z), Z)
+        call(srr.ops.SecondMoment.zeros(7, like=Z), Z)
 
 
 def test_labels_outside_the_classes_are_refused():
     Z, labels, *_ = problem()
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
-        srr.SecondMoment.zeros(7, like=Z, classes=2).update(Z, labels=labels)
+        srr.ops.SecondMoment.zeros(7, like=Z, classes=2).update(Z, labels=labels)
     with pytest.raises(ValueError, match="labels in"):
-        srr.SecondMoment.zeros(7, like=Z, classes=2).update(Z)
+        srr.ops.SecondMoment.zeros(7, like=Z, classes=2).update(Z)

@@ -11,7 +11,7 @@ from tests import references as ref
 from tests.backends import NUMPY
 from tests.ops.cases import CASES, UNBATCHED, Case
 
-TRACEABLE = [c for c in CASES if "labels" not in c.names or c.operator is srr.snr]
+TRACEABLE = [c for c in CASES if "labels" not in c.names or c.operator is srr.ops.snr]
 BATCHED = [c for c in TRACEABLE if not c.shape_only and not UNBATCHED.issuperset(c.names)]
 
 
@@ -72,11 +72,11 @@ def test_torch_func_grad_and_hessian_product(rng: np.random.Generator) -> None:
     gradient = torch.func.grad(lambda X: srr.coding_rate(X, eps=0.5))
     NUMPY.close(gradient(Z), srr.coding_rate_grad(Z, eps=0.5))
     _, product = torch.func.jvp(gradient, (Z,), (V,))
-    NUMPY.close(product, srr.coding_rate_hvp(Z, V, eps=0.5))
+    NUMPY.close(product, srr.ops.coding_rate_hvp(Z, V, eps=0.5))
     compress = torch.func.grad(lambda X: srr.subspace_coding_rate(X, U, eps=0.5))
     NUMPY.close(compress(Z), srr.subspace_coding_rate_grad(Z, U, eps=0.5))
     _, product = torch.func.jvp(compress, (Z,), (V,))
-    NUMPY.close(product, srr.subspace_coding_rate_hvp(Z, V, U, eps=0.5))
+    NUMPY.close(product, srr.ops.subspace_coding_rate_hvp(Z, V, U, eps=0.5))
 
 
 def test_torch_vmap_of_grad_gives_per_sample_gradients(rng: np.random.Generator) -> None:
@@ -90,9 +90,9 @@ def _composite(
 ) -> tuple[torch.Tensor, ...]:
     """One pass through every kind of operator, so that a single compilation covers them."""
     half = Z + srr.mssa(Z, U, scale=0.5) + srr.mssa(Z, U, mask=mask, causal=True)
-    half = srr.neumann_step(srr.compression_step(half, U, step=0.1, eps=1.0), U, step=0.1, eps=3.0)
-    codes = srr.folded_ista_step(half, srr.ista_matrix(D, step=0.1), step=0.1, lam=0.1)
-    codes = srr.ista_step(codes, half, D, step=0.1, lam=0.1) + srr.unit_soft_threshold(half, threshold=0.1)
+    half = srr.ops.neumann_step(srr.ops.compression_step(half, U, step=0.1, eps=1.0), U, step=0.1, eps=3.0)
+    codes = srr.ops.folded_ista_step(half, srr.ops.ista_matrix(D, step=0.1), step=0.1, lam=0.1)
+    codes = srr.ista_step(codes, half, D, step=0.1, lam=0.1) + srr.ops.unit_soft_threshold(half, threshold=0.1)
     return (
         codes,
         srr.coding_rate(half, eps=0.5),
@@ -100,7 +100,7 @@ def _composite(
         srr.subspace_coding_rate(half, U, eps=0.5),
         srr.rate_reduction(half, Pi, eps=0.5),
         srr.rate_reduction_grad(half, Pi, eps=0.5),
-        srr.tssa(half, U),
+        srr.ops.tssa(half, U),
     )
 
 
@@ -131,7 +131,7 @@ def test_torch_inductor_compiles_a_layer(rng: np.random.Generator) -> None:
 
     def layer(z: torch.Tensor) -> torch.Tensor:
         half = z + srr.mssa(z, U, scale=0.7)
-        return srr.folded_ista_step(half, srr.ista_matrix(D, step=0.1), step=0.1, lam=0.1)
+        return srr.ops.folded_ista_step(half, srr.ops.ista_matrix(D, step=0.1), step=0.1, lam=0.1)
 
     half = Z.numpy() + np.stack([ref.naive_mssa(z, U.numpy(), scale=0.7) for z in Z.numpy()])
     expected = np.stack([ref.naive_ista(h, h, D.numpy(), 0.1, 0.1) for h in half])

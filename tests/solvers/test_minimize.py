@@ -80,7 +80,7 @@ def test_a_start_at_the_optimum_takes_no_step():
 
 
 def test_throw():
-    with pytest.raises(srr.NotConvergedError, match="1 of 2 items did not converge: The step limit") as caught:
+    with pytest.raises(srr.solvers.NotConvergedError, match="1 of 2 items did not converge: The step limit") as caught:
         srr.minimize(Bowl(), start(2), Descent(1.0, 0.1), max_steps=5, throw=True)
     assert caught.value.solution.status[0] is Status.CONVERGED
 
@@ -158,7 +158,7 @@ def test_one_failure_never_loses_the_batch():
     problem = Stretched(Z, D, srr.L1(0.1))
     solution = srr.minimize(problem, np.zeros_like(Z), srr.ProximalGradient(srr.FixedStep(0.5)), max_steps=400)
     assert [status.name for status in solution.status] == ["CONVERGED", "DIVERGED"]
-    np.testing.assert_allclose(solution.Z[0], srr.soft_threshold(Z[0], threshold=0.1), atol=1e-6)
+    np.testing.assert_allclose(solution.Z[0], srr.ops.soft_threshold(Z[0], threshold=0.1), atol=1e-6)
     assert np.all(np.isfinite(solution.Z))
 
 
@@ -167,12 +167,12 @@ def test_unroll_is_a_fold():
     Z, t = problem.start(Z0), 1 / problem.smoothness(Z0)
     layers = [lambda Z: problem.regularizer.prox(Z - t * problem.grad(Z), step=t)] * 6
     fixed = srr.minimize(problem, Z0, srr.ProximalGradient(srr.FixedStep()), tol=0.0, max_steps=6)
-    np.testing.assert_allclose(srr.unroll(layers, Z), fixed.Z, atol=1e-14)
+    np.testing.assert_allclose(srr.solvers.unroll(layers, Z), fixed.Z, atol=1e-14)
 
 
 def test_report_shows_every_so_many_steps():
     seen = []
-    report = srr.Report(lambda step: seen.append((step.step, float(step.objective))), every=5)
+    report = srr.solvers.Report(lambda step: seen.append((step.step, float(step.objective))), every=5)
     solution = srr.minimize(*problem_and_start(), srr.ProximalGradient(), tol=0.0, max_steps=12, callbacks=[report])
     assert [step for step, _ in seen] == [0, 5, 10]
     assert [value for _, value in seen] == list(solution.history.objective[[0, 5, 10]])
@@ -180,7 +180,7 @@ def test_report_shows_every_so_many_steps():
 
 def test_early_stop():
     problem, Z = problem_and_start()
-    stop = srr.EarlyStop(patience=3, gain=1e-2)
+    stop = srr.solvers.EarlyStop(patience=3, gain=1e-2)
     solution = srr.minimize(problem, Z, srr.ProximalGradient(), tol=0.0, callbacks=[stop])
     assert solution.status is Status.STOPPED
     fallen = solution.history.objective
@@ -190,7 +190,7 @@ def test_early_stop():
 
 def test_early_stop_waits_for_the_slowest_item():
     solution = srr.minimize(
-        Bowl(), start(2), Descent(0.5, 0.02), tol=1e-3, callbacks=[srr.EarlyStop(patience=4)], max_steps=60
+        Bowl(), start(2), Descent(0.5, 0.02), tol=1e-3, callbacks=[srr.solvers.EarlyStop(patience=4)], max_steps=60
     )
     assert [status.name for status in solution.status] == ["CONVERGED", "MAX_STEPS"]
 
@@ -199,7 +199,7 @@ def test_checkpoint_is_whole_and_goes_on(tmp_path):
     problem, Z = problem_and_start()
     solver = srr.ProximalGradient(srr.FixedStep())
     path = tmp_path / "run.npz"
-    srr.minimize(problem, Z, solver, tol=0.0, max_steps=25, callbacks=[srr.Checkpoint(path, every=10)])
+    srr.minimize(problem, Z, solver, tol=0.0, max_steps=25, callbacks=[srr.solvers.Checkpoint(path, every=10)])
     with np.load(path) as saved:
         assert int(saved["step"]) == 20
         rest = srr.minimize(problem, saved["Z"], solver, tol=0.0, max_steps=5)
@@ -217,7 +217,7 @@ def test_a_checkpoint_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        srr.minimize(*problem_and_start(), srr.ProximalGradient(), callbacks=[srr.Checkpoint(path)])
+        srr.minimize(*problem_and_start(), srr.ProximalGradient(), callbacks=[srr.solvers.Checkpoint(path)])
     assert path.read_bytes() == b"earlier"
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 
@@ -225,11 +225,11 @@ def test_a_checkpoint_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: srr.Checkpoint("run.txt"),
-        lambda: srr.Checkpoint("run.npz", every=0),
-        lambda: srr.Report(print, every=0),
-        lambda: srr.EarlyStop(patience=0),
-        lambda: srr.EarlyStop(patience=1, gain=-1.0),
+        lambda: srr.solvers.Checkpoint("run.txt"),
+        lambda: srr.solvers.Checkpoint("run.npz", every=0),
+        lambda: srr.solvers.Report(print, every=0),
+        lambda: srr.solvers.EarlyStop(patience=0),
+        lambda: srr.solvers.EarlyStop(patience=1, gain=-1.0),
         lambda: srr.Backtracking(grow=0.5),
         lambda: srr.Backtracking(shrink=1.0),
         lambda: srr.BarzilaiBorwein(memory=0),

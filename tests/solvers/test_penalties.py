@@ -12,7 +12,7 @@ from tests.backends import BACKENDS, Backend, to_numpy
 
 RNG = np.random.default_rng(0)
 ORTHOGONAL = np.linalg.qr(RNG.standard_normal((4, 4)))[0]
-CONVEX = [srr.L1(0.3), srr.NonnegativeL1(0.3), srr.Ridge(0.7), srr.RotatedPenalty(srr.L1(0.3), ORTHOGONAL)]
+CONVEX = [srr.L1(0.3), srr.NonnegativeL1(0.3), srr.Ridge(0.7), srr.penalties.RotatedPenalty(srr.L1(0.3), ORTHOGONAL)]
 LABELS = np.asarray([0, 1, 1, 3, 0])
 ALL = [*CONVEX, srr.UnitL1(0.2), srr.UnitL1(), srr.ClassSpheres(LABELS)]
 
@@ -90,7 +90,7 @@ def test_l1_distances_match_bounded_least_squares(seed):
     A = np.abs(Z)
     wanted = _nearest_subgradient(A, grad, 0.6, -1e6, [])
     assert srr.NonnegativeL1(0.6).distance(A, grad) == pytest.approx(wanted, abs=1e-6)
-    rotated = srr.RotatedPenalty(srr.L1(0.6), Rotation.random(random_state=seed).as_matrix())
+    rotated = srr.penalties.RotatedPenalty(srr.L1(0.6), Rotation.random(random_state=seed).as_matrix())
     assert rotated.distance(Z @ rotated.D.T, grad @ rotated.D.T) == pytest.approx(
         _nearest_subgradient(Z, grad, 0.6, -1.0, []), abs=1e-7
     )
@@ -144,8 +144,8 @@ def test_backends_agree_on_batches(backend: Backend, index):
     """Value, prox with one step per item, and distance on (2, 5, 4) tokens equal NumPy's item by item."""
     reference = ALL[index]
     penalty = reference
-    if isinstance(reference, srr.RotatedPenalty):
-        penalty = srr.RotatedPenalty(reference.penalty, backend.asarray(ORTHOGONAL))
+    if isinstance(reference, srr.penalties.RotatedPenalty):
+        penalty = srr.penalties.RotatedPenalty(reference.penalty, backend.asarray(ORTHOGONAL))
     V, G = np.random.default_rng(1).standard_normal((2, 2, 5, 4))
     steps = [0.5, 1.25]
     wanted = np.stack([reference.prox(v, step=t) for v, t in zip(V, steps, strict=True)])
@@ -166,8 +166,8 @@ def test_backends_agree_on_batches(backend: Backend, index):
         (lambda: srr.UnitL1(float("nan")), "lam must be a finite number >= 0"),
         (lambda: srr.NonnegativeL1(-1.0), "lam must be a finite number >= 0"),
         (lambda: srr.Ridge(-1.0), "lam must be a finite number >= 0"),
-        (lambda: srr.RotatedPenalty(srr.L1(0.1), np.ones((2, 3))), "D must be square"),
-        (lambda: srr.RotatedPenalty(srr.L1(0.1), np.ones((2, 2))), "orthonormal columns"),
+        (lambda: srr.penalties.RotatedPenalty(srr.L1(0.1), np.ones((2, 3))), "D must be square"),
+        (lambda: srr.penalties.RotatedPenalty(srr.L1(0.1), np.ones((2, 2))), "orthonormal columns"),
         (lambda: srr.ClassSpheres(np.asarray([0.5])), "labels must be a vector of integers"),
         (lambda: srr.ClassSpheres(np.asarray([-1, 0])), "labels must be a vector of integers"),
     ],
@@ -184,8 +184,8 @@ def test_sphere_prox_of_easy_rows_is_the_general_one(seed, threshold):
     rng = np.random.default_rng(seed)
     V = rng.standard_normal((6, 5)) * 4
     V[:, 0] += np.where(V[:, 0] < 0, -3, 3)
-    easy = srr.unit_soft_threshold(V, threshold=threshold)
-    general = srr.unit_soft_threshold(np.concatenate([V, np.zeros((1, 5))]), threshold=threshold)[:-1]
+    easy = srr.ops.unit_soft_threshold(V, threshold=threshold)
+    general = srr.ops.unit_soft_threshold(np.concatenate([V, np.zeros((1, 5))]), threshold=threshold)[:-1]
     np.testing.assert_allclose(easy, general, rtol=0, atol=4e-16)
-    huge = srr.unit_soft_threshold(np.asarray([[3e200, 4e200]]), threshold=1.0)
+    huge = srr.ops.unit_soft_threshold(np.asarray([[3e200, 4e200]]), threshold=1.0)
     np.testing.assert_allclose(huge, [[0.6, 0.8]], rtol=1e-15)

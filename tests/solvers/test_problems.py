@@ -12,7 +12,7 @@ from tests.backends import BACKENDS, Backend, to_numpy
 
 def problems(n=30, d=6, seed=0):
     rng = np.random.default_rng(seed)
-    U = srr.orthonormalize(rng.standard_normal((3, d, 2)))
+    U = srr.ops.orthonormalize(rng.standard_normal((3, d, 2)))
     Pi = rng.dirichlet(np.ones(3), n)
     return {
         "srr": srr.SparseRateReduction(U, 0.5),
@@ -132,7 +132,7 @@ def test_backends_agree(backend: Backend, which):
 def test_tokens_keep_their_dtype_and_the_core_can_be_float32():
     rng = np.random.default_rng(0)
     Z = rng.standard_normal((30, 6)).astype(np.float32)
-    U = srr.orthonormalize(rng.standard_normal((3, 6, 2))).astype(np.float32)
+    U = srr.ops.orthonormalize(rng.standard_normal((3, 6, 2))).astype(np.float32)
     value, grad = srr.SparseRateReduction(U, 0.5).value_and_grad(Z)
     assert (value.dtype, grad.dtype) == (np.float64, np.float32)
     value32, grad32 = srr.SparseRateReduction(U, 0.5, core_dtype=np.float32).value_and_grad(Z)

@@ -32,7 +32,7 @@ def test_gaussians_on_the_sphere_are_told_apart_without_error(K: int, seed: int)
     test, truth = gaussians_on_the_sphere(K, 600, seed)  # the same centres, since they are drawn first
     test, truth = test[300:], truth[300:]
     assert not np.isin(test, Z).all(axis=1).any()
-    network = srr.build_redunet(Z, labels, eps=0.5, depth=15)
+    network = srr.fits.build_redunet(Z, labels, eps=0.5, depth=15)
     gains = np.diff(network.rate_reduction)
     assert (gains > 0).all()
     assert network.rate_reduction[-1] > 1.1 * network.rate_reduction[0]
@@ -42,7 +42,7 @@ def test_gaussians_on_the_sphere_are_told_apart_without_error(K: int, seed: int)
 def test_layers_drive_the_classes_to_orthogonal_directions() -> None:
     """[MCR2]'s optimum with one direction a class: cosines within a class to 1, across classes to 0."""
     Z, labels = gaussians_on_the_sphere(3, 300, 0)
-    features = srr.build_redunet(Z, labels, eps=0.5, depth=200).solution.Z
+    features = srr.fits.build_redunet(Z, labels, eps=0.5, depth=200).solution.Z
     cosines = np.abs(features @ features.T)
     same = labels[:, None] == labels
     before = np.abs(Z @ Z.T)
@@ -56,7 +56,7 @@ def test_no_layer_up_to_the_safe_step_lowers_the_rate_reduction(seed: int, eps: 
     n, d = int(rng.integers(4, 30)), int(rng.integers(2, 8))
     Z, labels = to_sphere(rng.standard_normal((n, d))), rng.integers(0, 3, n)
     safe = 8 * n * eps**2 / (9 * d)
-    network = srr.build_redunet(Z, labels, eps=eps, depth=8, step_size=fraction * safe)
+    network = srr.fits.build_redunet(Z, labels, eps=eps, depth=8, step_size=fraction * safe)
     values = [ref.naive_coding_rate(Z, eps) - ref.naive_partition_coding_rate(Z, ref.one_hot(labels, 3), eps)]
     assert network.rate_reduction[0] == pytest.approx(values[0], rel=1e-10, abs=1e-12)
     assert (np.diff(network.rate_reduction) >= -1e-12 * np.abs(network.rate_reduction).max()).all()
@@ -67,7 +67,7 @@ def test_a_step_far_beyond_the_safe_one_can_lower_it() -> None:
     rng = np.random.default_rng(0)
     Z, labels = to_sphere(rng.standard_normal((30, 6))), np.arange(30) % 3
     safe = 8 * 30 * 0.05**2 / (9 * 6)
-    network = srr.build_redunet(Z, labels, eps=0.05, depth=8, step_size=50 * safe)
+    network = srr.fits.build_redunet(Z, labels, eps=0.05, depth=8, step_size=50 * safe)
     assert np.diff(network.rate_reduction).min() < 0
 
 
@@ -75,8 +75,8 @@ def test_the_ascent_ends_at_the_optimum_of_a_general_solver() -> None:
     """The same problem by L-BFGS over unnormalised tokens, best of five starts."""
     rng = np.random.default_rng(3)
     Z, labels = to_sphere(rng.standard_normal((12, 4))), np.arange(12) % 2
-    problem = srr.SphereRateReduction(labels, 0.5)
-    solution = srr.minimize(problem, Z, srr.ReduNet(), tol=1e-7, max_steps=20000)
+    problem = srr.fits.SphereRateReduction(labels, 0.5)
+    solution = srr.minimize(problem, Z, srr.fits.ReduNet(), tol=1e-7, max_steps=20000)
     assert solution.status is srr.Status.CONVERGED
 
     def negative(flat: np.ndarray) -> float:
@@ -90,11 +90,11 @@ def test_the_ascent_ends_at_the_optimum_of_a_general_solver() -> None:
 
 def test_a_user_can_own_the_loop() -> None:
     Z, labels = gaussians_on_the_sphere(2, 60, 1)
-    problem, solver = srr.SphereRateReduction(labels, 0.5), srr.ReduNet()
+    problem, solver = srr.fits.SphereRateReduction(labels, 0.5), srr.fits.ReduNet()
     state, by_hand = solver.init(problem, Z), Z
     for _ in range(5):
         by_hand, state = solver.step(problem, by_hand, state)
-    built = srr.build_redunet(Z, labels, eps=0.5, depth=5).solution
+    built = srr.fits.build_redunet(Z, labels, eps=0.5, depth=5).solution
     np.testing.assert_allclose(by_hand, built.Z, atol=1e-15)
     assert float(state.objective) == pytest.approx(float(built.objective))
 
@@ -104,7 +104,7 @@ def test_the_network_is_exactly_equivariant_under_circular_shifts(sizes: tuple[i
     rng, axes = np.random.default_rng(0), len(sizes)
     around = tuple(range(-axes, 0))
     X, labels = rng.standard_normal((24, 3, *sizes)), np.arange(24) % 3
-    network = srr.build_redunet(X, labels, eps=0.3, depth=12, shift_axes=axes)
+    network = srr.fits.build_redunet(X, labels, eps=0.3, depth=12, shift_axes=axes)
     assert (np.diff(network.rate_reduction) > 0).all()
     test = rng.standard_normal((10, 3, *sizes))
     straight, residuals = network(test), network.class_residuals(test)
@@ -119,8 +119,8 @@ def test_the_signal_network_is_the_vector_network_on_the_orbit() -> None:
     rng = np.random.default_rng(1)
     X, labels = rng.standard_normal((10, 2, 4)), np.arange(10) % 2
     orbit = np.concatenate([np.roll(X, s, axis=-1).reshape(10, 8) for s in range(4)])
-    signals = srr.build_redunet(X, labels, eps=0.5, depth=5, shift_axes=1)
-    vectors = srr.build_redunet(orbit, np.tile(labels, 4), eps=0.5, depth=5)
+    signals = srr.fits.build_redunet(X, labels, eps=0.5, depth=5, shift_axes=1)
+    vectors = srr.fits.build_redunet(orbit, np.tile(labels, 4), eps=0.5, depth=5)
     test = rng.standard_normal((6, 2, 4))
     np.testing.assert_allclose(signals(test).reshape(6, 8), vectors(test.reshape(6, 8)), atol=1e-11)
     np.testing.assert_allclose(signals.class_residuals(test), vectors.class_residuals(test.reshape(6, 8)), atol=1e-11)
@@ -132,8 +132,8 @@ def test_the_signal_network_is_the_vector_network_on_the_orbit() -> None:
 )
 def test_backends_build_the_same_network(backend: Backend) -> None:
     Z, labels = gaussians_on_the_sphere(3, 30, 0)
-    truth = srr.build_redunet(Z, labels, eps=0.5, depth=4)
-    network = srr.build_redunet(backend.asarray(Z), backend.asarray(labels), eps=0.5, depth=4)
+    truth = srr.fits.build_redunet(Z, labels, eps=0.5, depth=4)
+    network = srr.fits.build_redunet(backend.asarray(Z), backend.asarray(labels), eps=0.5, depth=4)
     backend.close(network(backend.asarray(Z)), truth(Z))
     backend.close(network.class_residuals(backend.asarray(Z)), truth.class_residuals(Z))
     assert network(backend.asarray(Z)).dtype == backend.floating
@@ -155,7 +155,7 @@ def test_digits_without_back_propagation(record_property) -> None:
     scores = []
     for seed in range(3):
         Z, test, labels, truth = train_test_split(X, y, test_size=0.2, random_state=seed, stratify=y)
-        network = srr.build_redunet(Z, labels, eps=0.5, depth=20)
+        network = srr.fits.build_redunet(Z, labels, eps=0.5, depth=20)
         accuracy = float((network.class_residuals(test).argmin(axis=1) == truth).mean())
         baseline = float((nearest_subspace(Z, labels, test, 16) == truth).mean())
         assert (np.diff(network.rate_reduction) > 0).all()
@@ -168,7 +168,7 @@ def test_digits_without_back_propagation(record_property) -> None:
 def test_zero_tokens_stay_where_they_are() -> None:
     Z, labels = gaussians_on_the_sphere(2, 20, 0)
     Z[3] = 0.0
-    network = srr.build_redunet(Z, labels, eps=0.5, depth=3)
+    network = srr.fits.build_redunet(Z, labels, eps=0.5, depth=3)
     assert not network.solution.Z[3].any()
     assert np.isfinite(network(Z)).all()
 
@@ -176,7 +176,7 @@ def test_zero_tokens_stay_where_they_are() -> None:
 @pytest.mark.parametrize("scale", [1e-160, 1e160])
 def test_the_scale_of_the_tokens_does_not_count(scale: float) -> None:
     Z, labels = gaussians_on_the_sphere(2, 20, 0)
-    a, b = (srr.build_redunet(s * Z, labels, eps=0.5, depth=3).solution.Z for s in (1.0, scale))
+    a, b = (srr.fits.build_redunet(s * Z, labels, eps=0.5, depth=3).solution.Z for s in (1.0, scale))
     np.testing.assert_allclose(a, b, atol=1e-13)
 
 
@@ -193,11 +193,11 @@ BAD = {
 @pytest.mark.parametrize(("change", "error", "words"), BAD.values(), ids=BAD.keys())
 def test_bad_input_is_named(change: dict, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        srr.build_redunet(np.ones((4, 3)), np.asarray([0, 1, 0, 1]), **{"eps": 0.5, "depth": 2, **change})
+        srr.fits.build_redunet(np.ones((4, 3)), np.asarray([0, 1, 0, 1]), **{"eps": 0.5, "depth": 2, **change})
 
 
 def test_tokens_of_another_size_are_refused() -> None:
-    network = srr.build_redunet(*gaussians_on_the_sphere(2, 20, 0), eps=0.5, depth=1)
+    network = srr.fits.build_redunet(*gaussians_on_the_sphere(2, 20, 0), eps=0.5, depth=1)
     with pytest.raises(ValueError, match="fit"):
         network(np.ones((4, 5)))
     assert to_numpy(network(np.ones((4, 3)))).shape == (4, 3)

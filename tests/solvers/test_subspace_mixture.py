@@ -24,20 +24,20 @@ def accuracy(labels: np.ndarray, truth: np.ndarray) -> float:
     return float(table[rows, columns].sum() / len(truth))
 
 
-def largest_angle(fit: srr.SubspaceMixtureFit, mix: srr.Mixture) -> float:
+def largest_angle(fit: srr.fits.SubspaceMixtureFit, mix: srr.mixtures.Mixture) -> float:
     """Largest principal angle between a true subspace and the one most of its tokens went to."""
     pairs = [(k, np.bincount(fit.labels[mix.labels == k]).argmax()) for k in range(len(mix.U))]
-    return max(float(srr.principal_angles(mix.U[k], fit.U[j]).max()) for k, j in pairs)
+    return max(float(srr.ops.principal_angles(mix.U[k], fit.U[j]).max()) for k, j in pairs)
 
 
-def random_parameters(rng: np.random.Generator, d: int, K: int, p: int) -> srr.MixtureParameters:
+def random_parameters(rng: np.random.Generator, d: int, K: int, p: int) -> srr.fits.MixtureParameters:
     U = np.stack([np.linalg.qr(rng.standard_normal((d, p)))[0] for _ in range(K)])
-    return srr.MixtureParameters(
+    return srr.fits.MixtureParameters(
         U, rng.dirichlet(np.ones(K)), np.asarray(rng.uniform(0.5, 2)), np.asarray(rng.uniform(0.05, 0.5))
     )
 
 
-def densities(Z: np.ndarray, parameters: srr.MixtureParameters) -> np.ndarray:
+def densities(Z: np.ndarray, parameters: srr.fits.MixtureParameters) -> np.ndarray:
     """π_k N(z | 0, σ²I + s²U_kU_kᵀ) by SciPy's multivariate normal, shape (n, K)."""
     U, weights, signal, noise = parameters
     covariances = [noise * np.eye(U.shape[1]) + signal * Uk @ Uk.T for Uk in U]
@@ -51,7 +51,7 @@ def test_expectation_is_bayes_rule_with_full_covariances(backend: Backend) -> No
     rng = np.random.default_rng(0)
     Z, parameters = rng.standard_normal((40, 5)), random_parameters(rng, 5, 3, 2)
     joint = densities(Z, parameters)
-    there = srr.MixtureParameters(*(backend.asarray(a) for a in parameters))
+    there = srr.fits.MixtureParameters(*(backend.asarray(a) for a in parameters))
     membership, objective = expectation(backend.asarray(Z), there)
     backend.close(membership, joint / joint.sum(axis=1, keepdims=True))
     backend.close(objective, -np.log(joint.sum(axis=1)).mean())
@@ -63,7 +63,7 @@ def test_expectation_is_the_softmax_membership_of_the_attention_model() -> None:
     Z, parameters = rng.standard_normal((30, 6)), random_parameters(rng, 6, 3, 2)
     parameters = parameters._replace(weights=np.full(3, 1 / 3), signal=np.asarray(1.0), noise=np.asarray(0.2))
     np.testing.assert_allclose(
-        expectation(Z, parameters)[0], srr.subspace_membership(Z, parameters.U, temperature=0.2 * 1.2), atol=1e-13
+        expectation(Z, parameters)[0], srr.ops.subspace_membership(Z, parameters.U, temperature=0.2 * 1.2), atol=1e-13
     )
 
 
@@ -72,7 +72,7 @@ def test_maximization_beats_every_neighbour() -> None:
     rng = np.random.default_rng(2)
     Z, r = rng.standard_normal((50, 5)) @ np.diag([3, 2, 1, 0.5, 0.3]), rng.dirichlet(np.ones(3), 50)
 
-    def expected(parameters: srr.MixtureParameters) -> float:
+    def expected(parameters: srr.fits.MixtureParameters) -> float:
         return float(np.sum(r * np.log(densities(Z, parameters))))
 
     best = maximization(Z, r, 2)
@@ -82,7 +82,7 @@ def test_maximization_beats_every_neighbour() -> None:
         U = np.linalg.qr(best.U + size * rng.standard_normal(best.U.shape))[0]
         weights = best.weights * np.exp(size * rng.standard_normal(3))
         scales = np.exp(size * rng.standard_normal(2))
-        other = srr.MixtureParameters(U, weights / weights.sum(), best.signal * scales[0], best.noise * scales[1])
+        other = srr.fits.MixtureParameters(U, weights / weights.sum(), best.signal * scales[0], best.noise * scales[1])
         assert expected(best) > expected(other)
 
 
@@ -93,9 +93,9 @@ def test_the_likelihood_never_falls(seed: int) -> None:
     Z = rng.standard_normal((n, d)) * np.exp(rng.standard_normal(d))
     classes, p = int(rng.integers(1, 4)), int(rng.integers(1, d))
     solution = srr.minimize(
-        srr.MixtureLikelihood(Z),
+        srr.fits.MixtureLikelihood(Z),
         random_parameters(rng, d, classes, p),
-        srr.ExpectationMaximization(p),
+        srr.fits.ExpectationMaximization(p),
         tol=0.0,
         max_steps=15,
     )
@@ -121,7 +121,7 @@ def test_at_three_tenths_in_every_coordinate_nobody_does_better_than_bayes() -> 
     """σ = 0.3 in each of 64 coordinates: noise outweighs signal, and the rule that knows the truth errs."""
     mix = srr.subspace_mixture(n=N, d=DIM, K=K, p=P, noise=0.3, coherence=None, rotated=True, seed=0)
     fit = srr.SubspaceMixture(K, P).fit(mix.Z, seed=0)
-    bayes = srr.subspace_membership(mix.Z, mix.U, temperature=0.09 * 1.09).argmax(axis=1)
+    bayes = srr.ops.subspace_membership(mix.Z, mix.U, temperature=0.09 * 1.09).argmax(axis=1)
     best = float((bayes == mix.labels).mean())
     assert best < 0.99
     assert accuracy(fit.labels, mix.labels) > best - 0.01
@@ -147,7 +147,7 @@ def test_side_by_side_with_scikit_learn(record_property) -> None:
 def test_many_subspaces_with_few_tokens_each(n: int, d: int, classes: int, p: int) -> None:
     mix = srr.subspace_mixture(n=n, d=d, K=classes, p=p, noise=0.02, coherence=None, seed=1)
     fits = [srr.SubspaceMixture(classes, p).fit(mix.Z, seed=seed) for seed in range(3)]
-    bayes = srr.subspace_membership(mix.Z, mix.U, temperature=0.02**2 * (1 + 0.02**2)).argmax(axis=1)
+    bayes = srr.ops.subspace_membership(mix.Z, mix.U, temperature=0.02**2 * (1 + 0.02**2)).argmax(axis=1)
     best = float((bayes == mix.labels).mean())
     assert np.median([accuracy(fit.labels, mix.labels) for fit in fits]) >= best - 0.01
 

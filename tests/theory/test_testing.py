@@ -36,7 +36,7 @@ def slope(X):
 def test_checks_run_on_every_backend(backend):
     X, coarse = backend.asarray(Z), backend.eps > 1e-10
     assert check_gradient(rate, slope, X, rtol=1e-2 if coarse else 1e-6).passed
-    prox = check_prox(lambda V: srr.soft_threshold(V, threshold=0.2), absolute, X, step=0.2, samples=50, tol=1e-6)
+    prox = check_prox(lambda V: srr.ops.soft_threshold(V, threshold=0.2), absolute, X, step=0.2, samples=50, tol=1e-6)
     assert prox.passed
     assert check_descent(rate, lambda A: A - 0.1 * slope(A), X, steps=3, tol=1e-6).passed
     assert_close(X, Z, rtol=1e-6)
@@ -81,7 +81,7 @@ def test_prox_of_a_non_convex_penalty():
     def on_sphere(X):
         return np.inf if np.any(np.abs(np.linalg.norm(X, axis=-1) - 1) > 1e-9) else np.abs(X).sum()
 
-    assert check_prox(lambda A: srr.unit_soft_threshold(A, threshold=0.4), on_sphere, V, step=0.4).passed
+    assert check_prox(lambda A: srr.ops.unit_soft_threshold(A, threshold=0.4), on_sphere, V, step=0.4).passed
     wrong = check_prox(lambda A: A / np.linalg.norm(A, axis=-1, keepdims=True), on_sphere, V, step=0.4, throw=False)
     assert not wrong.passed
     assert "better point" in wrong.message
@@ -92,13 +92,13 @@ def test_prox_of_a_non_convex_penalty():
 def test_prox_with_another_threshold_is_found_out(threshold):
     V = RNG.standard_normal((4, 3))
     report = check_prox(
-        lambda A: srr.soft_threshold(A, threshold=threshold), lambda A: np.abs(A).sum(), V, step=0.3, throw=False
+        lambda A: srr.ops.soft_threshold(A, threshold=threshold), lambda A: np.abs(A).sum(), V, step=0.3, throw=False
     )
     assert not report.passed
 
 
 def test_descent_counts_the_promise():
-    step = 1 / srr.coding_rate_smoothness(Z, eps=0.5)
+    step = 1 / srr.ops.coding_rate_smoothness(Z, eps=0.5)
     half = check_descent(
         rate, lambda X: X - step * slope(X), Z, steps=5, decrease=lambda X: step / 2 * np.sum(slope(X) ** 2)
     )
@@ -148,5 +148,5 @@ def test_layer_norm_is_torchs():
     torch = pytest.importorskip("torch")
     X = torch.as_tensor(3 * Z + 1)
     want = torch.nn.functional.layer_norm(X, (3,))
-    assert_close(srr.layer_norm(X), want, rtol=1e-14)
-    assert_close(srr.layer_norm(np.ones((2, 3))), np.zeros((2, 3)))
+    assert_close(srr.ops.layer_norm(X), want, rtol=1e-14)
+    assert_close(srr.ops.layer_norm(np.ones((2, 3))), np.zeros((2, 3)))

@@ -25,7 +25,7 @@ def losses(out):
     W = torch.eye(6, dtype=torch.float64, requires_grad=True)  # a parameter every rank holds
     mine = slice(0, 11) if rank == 0 else slice(11, 30)
     tokens = Z[mine] @ W
-    moment = srr.SecondMoment.zeros(6, like=Z, classes=3).update(tokens, labels=labels[mine]).map(sum_over_ranks)
+    moment = srr.ops.SecondMoment.zeros(6, like=Z, classes=3).update(tokens, labels=labels[mine]).map(sum_over_ranks)
     values = torch.stack(
         [moment.rate_reduction(eps=0.5), moment.coding_rate(eps=0.5) - moment.subspace_coding_rate(U, eps=0.5)]
     )

@@ -52,7 +52,7 @@ def test_a_list_of_steps_and_the_signal_to_noise_ratio(library):
     Z, U, labels = mix.Z, mix.U, mix.labels
     if library == "torch":
         Z, U, labels = (torch.as_tensor(np.asarray(a)) for a in (Z, U, labels))
-    steps = [lambda z: srr.compression_step(z, U, step=0.01, eps=0.5), lambda z: 2 * z]
+    steps = [lambda z: srr.ops.compression_step(z, U, step=0.01, eps=0.5), lambda z: 2 * z]
     trace = srr.layer_trace(steps, Z, U=U, labels=labels, eps=0.5)
     assert trace.compression_raw[0, 2] < trace.compression_raw[0, 0]  # a gradient step compresses
     assert trace.compression_raw[1, 2] > trace.compression_raw[1, 0]  # scaling does not

@@ -67,7 +67,7 @@ for name, row in scores.items():
 print(f"{'angle (rad)':>16}" + "".join(f"{a:8.3f}" for a in angles))
 
 # %%
-# EM is as good as the rule that knows the truth. K-means looks for centres, and all subspaces share theirs; a full
+# EM is as good as the rule that knows the truth. K-means looks for centers, and all subspaces share theirs; a full
 # Gaussian has 2,080 parameters a class where the subspace has 295.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")

@@ -124,7 +124,7 @@ figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
 for path in paths:
     axis.plot(path, "o-", ms=3)
 axis.axhline(large, color="black", lw=0.8)
-axis.axhline(small, color="grey", ls=":", lw=0.8)
+axis.axhline(small, color="gray", ls=":", lw=0.8)
 axis.set(xlabel="step", ylabel="the third singular value")
 plt.show()
 

@@ -2,7 +2,7 @@ r"""
 A network built forward: ReduNet
 ================================
 
-A ReduNet is gradient ascent on the rate reduction, unrolled: each layer's operators are computed from the labelled
+A ReduNet is gradient ascent on the rate reduction, unrolled: each layer's operators are computed from the labeled
 features that reach it, and nothing is back-propagated. This page shows what the layers do, what a shift-invariant
 network adds, and, on real digits, what it does not add.
 """
@@ -21,9 +21,9 @@ import srr
 from srr.estimators import ReduNetClassifier
 
 rng = np.random.default_rng(0)
-centres = np.asarray([[1.0, 0.2, 0.0], [0.5, 1.0, 0.1], [0.4, 0.3, 1.0]])
+centers = np.asarray([[1.0, 0.2, 0.0], [0.5, 1.0, 0.1], [0.4, 0.3, 1.0]])
 labels = np.arange(600) % 3
-tokens = centres[labels] / np.linalg.norm(centres, axis=1)[labels, None] + 0.07 * rng.normal(size=(600, 3))
+tokens = centers[labels] / np.linalg.norm(centers, axis=1)[labels, None] + 0.07 * rng.normal(size=(600, 3))
 tokens /= np.linalg.norm(tokens, axis=1, keepdims=True)
 
 network = srr.fits.build_redunet(tokens[:300], labels[:300], eps=0.5, depth=20)

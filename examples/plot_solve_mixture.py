@@ -53,7 +53,7 @@ plt.show()
 # What became of the tokens
 # -------------------------
 #
-# Before, a token shares a little with the tokens of every class; afterwards classes are orthogonal to each other, and
+# Before, a token shares a little with the tokens of every class; afterward classes are orthogonal to each other, and
 # within a class tokens sit on single coordinates.
 
 solution = found["backtracking"]

@@ -60,7 +60,7 @@ def seed_of(random_state: Any) -> int:
 
 
 # --- srr.estimators
-# Sparse rate reduction as a transformer: an unrolled network built forward from unlabelled samples.
+# Sparse rate reduction as a transformer: an unrolled network built forward from unlabeled samples.
 
 
 class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -89,7 +89,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
         threshold_: soft threshold of every layer.
         n_features_in_: number of features.
 
-    Source: [CRATE] (1), with the sphere in the place of layer normalisation; layers after [REDU].
+    Source: [CRATE] (1), with the sphere in the place of layer normalization; layers after [REDU].
 
     Example:
         >>> import numpy as np, srr
@@ -187,7 +187,7 @@ def _ascent(Z: Matrix, U: Matrix, eps: float) -> Matrix:
 
 
 # --- srr.estimators
-# A classifier built forward from labelled samples: ReduNet, on vectors or on signals with circular shifts.
+# A classifier built forward from labeled samples: ReduNet, on vectors or on signals with circular shifts.
 
 
 class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
@@ -253,7 +253,7 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Build the network from labelled samples.
+        """Build the network from labeled samples.
 
         Args:
             X: samples of shape (n_samples, n_features).

@@ -74,7 +74,7 @@ def subspace_mixture(
             subspaces do not fit into d dimensions at this coherence, noise is negative.
         TypeError: a size is not an integer.
 
-    Source: [CRATE] §2.2, the mixture of low-dimensional Gaussians that the tokens are modelled by.
+    Source: [CRATE] §2.2, the mixture of low-dimensional Gaussians that the tokens are modeled by.
 
     Example:
         >>> mix = subspace_mixture(n=[30, 10], d=6, K=2, p=[2, 3], noise=0.1, seed=0)
@@ -138,7 +138,7 @@ def _independent(d: int, dims: Matrix, rng: np.random.Generator) -> Matrix:
 
 
 def _coherent(d: int, dims: Matrix, coherence: float) -> Matrix:
-    """Axes of their own, tilted by arccos(√c) towards shared axes: U_kᵀU_l = c·I."""
+    """Axes of their own, tilted by arccos(√c) toward shared axes: U_kᵀU_l = c·I."""
     U = np.zeros((dims.size, d, dims.max()))
     ends = np.cumsum(dims)
     for k, (end, p) in enumerate(zip(ends, dims, strict=True)):

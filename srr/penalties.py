@@ -22,7 +22,7 @@ class Penalty(Protocol):
         """g(Z) per batch item, shape (...), +inf outside the domain."""
 
     def prox(self, V: Array, *, step: Step) -> Array:
-        """Minimiser of ‖Z - V‖²/2 + step·g(Z), shape of V; with step 0 the projection onto the domain."""
+        """Minimizer of ‖Z - V‖²/2 + step·g(Z), shape of V; with step 0 the projection onto the domain."""
 
     def distance(self, Z: Array, grad: Array) -> Array:
         """Distance of -grad to the subdifferential of g at Z, per batch item."""
@@ -235,7 +235,7 @@ class Ridge:
     Raises:
         ValueError: lam is negative or not finite.
 
-    Source: [GEOM] (5), the regularised MCR² objective.
+    Source: [GEOM] (5), the regularized MCR² objective.
     """
 
     lam: float = 0.0

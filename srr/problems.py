@@ -22,7 +22,7 @@ __all__ = ["Problem", "RateReduction", "SparseCoding", "SparseRateReduction"]
 
 
 class Problem(ABC):
-    """Minimise f(Z) + g(Z): a smooth part f with its gradient, and a penalty g with its prox.
+    """Minimize f(Z) + g(Z): a smooth part f with its gradient, and a penalty g with its prox.
 
     Values are one number per batch item, shape (...), in the precision of the core (float64 where the library
     has it), so that a line search sees more digits than the tokens carry.
@@ -68,7 +68,7 @@ class Problem(ABC):
 
 @dataclass(frozen=True, eq=False)
 class SparseRateReduction(Problem):
-    r"""Minimise the negative sparse rate reduction of tokens under known subspaces.
+    r"""Minimize the negative sparse rate reduction of tokens under known subspaces.
 
     .. math:: \min_Z \; R^c(Z; U) - R(Z) + g(Z)
 
@@ -166,13 +166,13 @@ def _half_logdet(L: Array, xp: Namespace) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class RateReduction(Problem):
-    r"""Minimise the negative coding rate reduction of tokens with known membership (MCR²).
+    r"""Minimize the negative coding rate reduction of tokens with known membership (MCR²).
 
     .. math:: \min_Z \; R^c(Z \mid \Pi) - R(Z) + g(Z)
 
     The rates grow with the tokens, so g has to bound them: ``ClassSpheres(labels)`` is the Frobenius
-    constraint ‖Z_k‖² = n_k, ``UnitL1()`` the unit sphere for every token, ``Ridge(lam)`` the regularised
-    form, whose maximisers are known in closed form.
+    constraint ‖Z_k‖² = n_k, ``UnitL1()`` the unit sphere for every token, ``Ridge(lam)`` the regularized
+    form, whose maximizers are known in closed form.
 
     Args:
         Pi: membership weights of shape (..., n, K) whose rows sum to one, or integer labels (..., n).
@@ -224,7 +224,7 @@ class RateReduction(Problem):
 
 @dataclass(frozen=True, eq=False)
 class SparseCoding(Problem):
-    r"""Minimise the lasso over the codes A of shape (..., n, m).
+    r"""Minimize the lasso over the codes A of shape (..., n, m).
 
     .. math:: \min_A \; \tfrac12 \lVert Z - A D^\top \rVert_F^2 + g(A)
 

@@ -125,7 +125,7 @@ def plain_aliases(app: Sphinx, what: str, name: str, value: Any, options: Any, a
 
 
 def lift_source(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Show the ``Source: …`` line of a docstring as a labelled paragraph."""
+    """Show the ``Source: …`` line of a docstring as a labeled paragraph."""
     for index, line in enumerate(lines):
         if line.startswith("Source: "):
             lines[index] = "**Source.** " + line.removeprefix("Source: ")

@@ -82,7 +82,7 @@ def layers(budget: Budget) -> Iterator[Job]:
 
 
 def variants(budget: Budget) -> Iterator[Job]:
-    """Regularised training, and the variants of the attention step."""
+    """Regularized training, and the variants of the attention step."""
     yield classifier("variants", "CRATE", budget)
     for weight in budget.weights:
         words = (f"objective.srr_weight={weight}",)

@@ -56,7 +56,7 @@ def mean_features(model: Any) -> Callable[[Tensor], Tensor]:
 
 
 def reconstructions(module: TrainingModule, x: Tensor) -> dict[str, Any]:
-    """Images, what is left of them, and what the network makes of that, as grey values (B, H, W) from 0 to 255."""
+    """Images, what is left of them, and what the network makes of that, as gray values (B, H, W) from 0 to 255."""
     model: Any = module.model
     with torch.no_grad():
         hidden = model.draw_mask(len(x), seed=0)
@@ -66,15 +66,15 @@ def reconstructions(module: TrainingModule, x: Tensor) -> dict[str, Any]:
             model.config.image_size,
             model.config.patch_size,
         )
-    grey = torch.full_like(x, 0.5)
+    gray = torch.full_like(x, 0.5)
     mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (module.spec.mean, module.spec.std))
     original, made = (image * std + mean for image in (x, made))
-    parts = {"original": original, "masked": torch.where(seen > 0, original, grey), "reconstruction": made}
+    parts = {"original": original, "masked": torch.where(seen > 0, original, gray), "reconstruction": made}
     return {k: (255 * v[:, 0]).round().clamp(0, 255).int().tolist() for k, v in parts.items()}
 
 
 def subspaces(module: TrainingModule, untrained: nn.Module, source: Source) -> dict[str, Any]:
-    """Held-out accuracy of the nearest principal subspace of each (noisily labelled) class, in pooled features."""
+    """Held-out accuracy of the nearest principal subspace of each (noisily labeled) class, in pooled features."""
     model: Any = module.model.eval()
 
     def pooled(images: Tensor) -> Tensor:

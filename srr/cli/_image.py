@@ -39,7 +39,7 @@ def load_image_model(run: Path, *, size: int | None = None) -> CRATE | CrateMAE:
 
 
 def run_knowledge(run: Path, channels: int) -> Knowledge:
-    """What ``data.json`` of a run says; without it, values in [0, 1] are centred at ½ with deviation ½.
+    """What ``data.json`` of a run says; without it, values in [0, 1] are centered at ½ with deviation ½.
 
     Raises:
         ValueError: a damaged file.
@@ -58,7 +58,7 @@ def run_knowledge(run: Path, channels: int) -> Knowledge:
 
 
 def read_image(path: Path, *, channels: int, size: tuple[int, int]) -> Tensor:
-    """Image file as (channels, height, width) in [0, 1]: scaled to cover the size, then its centre.
+    """Image file as (channels, height, width) in [0, 1]: scaled to cover the size, then its center.
 
     Raises:
         FileNotFoundError: no such file.
@@ -82,7 +82,7 @@ def read_image(path: Path, *, channels: int, size: tuple[int, int]) -> Tensor:
 
 
 def _cover(image: Any, size: tuple[int, int]) -> Any:
-    """Centre of the image, scaled so that it just covers height and width."""
+    """Center of the image, scaled so that it just covers height and width."""
     height, width = size
     scale = max(height / image.height, width / image.width)
     whole = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
@@ -91,7 +91,7 @@ def _cover(image: Any, size: tuple[int, int]) -> Any:
 
 
 def prepare(run: Path, model: CRATE | CrateMAE, path: Path) -> tuple[Tensor, Tensor, Knowledge]:
-    """Image in [0, 1] for the eye (C, H, W), the normalised batch of one for the model, and what the run knows."""
+    """Image in [0, 1] for the eye (C, H, W), the normalized batch of one for the model, and what the run knows."""
     config = model.config
     known = run_knowledge(run, config.channels)
     image = read_image(path, channels=config.channels, size=pair(config.image_size))

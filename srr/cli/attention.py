@@ -13,7 +13,7 @@ def attention(
     layer: Annotated[int, typer.Option(help="Layer, from the end when negative.")] = -1,
     size: Annotated[int | None, typer.Option(help="Image size for finer maps; positions are interpolated.")] = None,
 ) -> None:
-    """Draw the class token's attention in every head over an image, and the tokens as colours."""
+    """Draw the class token's attention in every head over an image, and the tokens as colors."""
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out")
     from srr.cli._image import load_image_model, prepare

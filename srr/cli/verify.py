@@ -16,7 +16,7 @@ from rich.text import Text
 from srr.theory import Lab, Result, Statement, ledger
 from srr.theory import verify as run_ledger
 
-COLOURS = {
+COLORS = {
     "holds": "green",
     "holds under its assumptions": "green",
     "approximate": "yellow",
@@ -73,8 +73,8 @@ def _report(statements: list[Statement], results: list[Result]) -> None:
     console.print(_table(results))
     for result in results:
         if result.note and result.verdict not in ("holds", "approximate"):
-            console.print(Text(f"{result.label}: {result.note}", style=COLOURS[result.verdict]))
-    count = {verdict: sum(r.verdict == verdict for r in results) for verdict in COLOURS}
+            console.print(Text(f"{result.label}: {result.note}", style=COLORS[result.verdict]))
+    count = {verdict: sum(r.verdict == verdict for r in results) for verdict in COLORS}
     summary = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
     console.print(f"{len(statements)} statements in {sum(r.seconds for r in results):.1f} s: {summary}")
 
@@ -94,7 +94,7 @@ def _table(results: list[Result]) -> Table:
             _measured(r),
             _bound(r),
             "" if r.outside is None else f"{r.outside:.2g}",
-            Text(r.verdict, style=COLOURS[r.verdict]),
+            Text(r.verdict, style=COLORS[r.verdict]),
         )
     return table
 

@@ -106,7 +106,7 @@ class Clusters:
 def _joint_logdet(large: Matrix, small: Matrix, cosines: Matrix, scale: Matrix) -> Matrix:
     """Logdet(I + s(A + B)) from the eigenvalues of A and B and the cosines (m, r_B, r_A) of their eigenvectors.
 
-    With A = QΛQᵀ factorised by its eigenvalues, what is left is r_B×r_B: I + s·B seen through (I + sA)⁻¹.
+    With A = QΛQᵀ factorized by its eigenvalues, what is left is r_B×r_B: I + s·B seen through (I + sA)⁻¹.
     """
     scale = scale[:, None]
     gain = scale * large / (1.0 + scale * large)  # (m, r_A)

@@ -1,4 +1,4 @@
-"""First guesses of subspaces: neighbours of a token, one subspace after another where the others explain least."""
+"""First guesses of subspaces: neighbors of a token, one subspace after another where the others explain least."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from srr.ops.subspaces import lift, project
 from srr.solvers.driver import Solution, minimize
 
 Matrix = np.ndarray[Any, Any]
-_TRIES = 4  # neighbourhoods tried for every subspace; the one that explains most is kept
+_TRIES = 4  # neighborhoods tried for every subspace; the one that explains most is kept
 
 
 def seeded_bases(Z: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
@@ -26,7 +26,7 @@ def seeded_bases(Z: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
         Z: tokens of shape (n, d).
         K: number of subspaces.
         p: their dimension.
-        rng: where the tokens and the sizes of their neighbourhoods are drawn from.
+        rng: where the tokens and the sizes of their neighborhoods are drawn from.
 
     Returns:
         Orthonormal bases of shape (K, d, p).
@@ -38,7 +38,7 @@ def seeded_bases(Z: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
     left = norms**2
     bases = []
     for _ in range(K):
-        tried = [_neighbourhood(Z, directions, left, K, p, rng) for _ in range(_TRIES)]
+        tried = [_neighborhood(Z, directions, left, K, p, rng) for _ in range(_TRIES)]
         rests = [np.minimum(left, np.maximum(norms**2 - np.sum((Z @ U) ** 2, axis=1), 0.0)) for U in tried]
         best = int(np.argmin([rest.sum() for rest in rests]))
         bases.append(tried[best])
@@ -46,13 +46,13 @@ def seeded_bases(Z: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
     return np.stack(bases)
 
 
-def _neighbourhood(Z: Matrix, directions: Matrix, left: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
+def _neighborhood(Z: Matrix, directions: Matrix, left: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
     """Basis of the tokens most aligned with one drawn by the energy that is left."""
     n, d = Z.shape
     total = left.sum()
-    centre = rng.choice(n, p=left / total if total > 0 else None)
+    center = rng.choice(n, p=left / total if total > 0 else None)
     size = int(rng.integers(p, max(p, min(4 * p, n // K)) + 1))
-    aligned = np.abs(directions @ directions[centre])
+    aligned = np.abs(directions @ directions[center])
     chosen = np.argpartition(-aligned, min(size, n - 1))[: size + 1]
     basis = np.linalg.svd(Z[chosen], full_matrices=False)[2][:p].T
     if basis.shape[1] < p:  # fewer tokens than dimensions: any further directions will do
@@ -61,7 +61,7 @@ def _neighbourhood(Z: Matrix, directions: Matrix, left: Matrix, K: int, p: int, 
 
 
 # --- srr.fits.mixture
-# Unknown subspaces: expectation maximisation for a mixture of low-rank Gaussians.
+# Unknown subspaces: expectation maximization for a mixture of low-rank Gaussians.
 
 
 _CHUNK = 4096  # tokens whose K weighted copies are held at once
@@ -162,7 +162,7 @@ def expectation(Z: Array, parameters: MixtureParameters) -> tuple[Array, Array]:
 
 
 def maximization(Z: Array, membership: Array, p: int) -> MixtureParameters:
-    r"""Parameters that maximise the expected log-likelihood for a given membership, in closed form.
+    r"""Parameters that maximize the expected log-likelihood for a given membership, in closed form.
 
     The bases are the p leading eigenvectors of :math:`\sum_i r_{ik} z_i z_i^\top`; the two variances share out the
     energy that lies on and off them.
@@ -175,7 +175,7 @@ def maximization(Z: Array, membership: Array, p: int) -> MixtureParameters:
     Returns:
         The parameters.
 
-    Source: Tipping and Bishop (1999), mixtures of probabilistic principal component analysers, with variances
+    Source: Tipping and Bishop (1999), mixtures of probabilistic principal component analyzers, with variances
         shared by directions and classes.
     """
     xp = namespace(Z, membership)
@@ -203,7 +203,7 @@ def _weighted_grams(Z: Array, membership: Array, xp: Namespace) -> Array:
 
 @dataclass(frozen=True)
 class ExpectationMaximization:
-    """EM as a solver: a step is one maximisation and one expectation; the likelihood never falls.
+    """EM as a solver: a step is one maximization and one expectation; the likelihood never falls.
 
     Args:
         p: dimension of every subspace.
@@ -286,7 +286,7 @@ class SubspaceMixtureFit:
 class SubspaceMixture:
     r"""Mixture of K Gaussians :math:`N(0, \sigma^2 I + s^2 U_k U_k^\top)` fitted to tokens by EM.
 
-    The expectation is the softmax membership that CRATE's attention is derived from; the maximisation is in closed
+    The expectation is the softmax membership that CRATE's attention is derived from; the maximization is in closed
     form. Several first guesses are given a few steps each, and the most likely one is carried to the end.
 
     Args:

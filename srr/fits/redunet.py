@@ -1,4 +1,4 @@
-"""ReduNet: projected gradient ascent on the rate reduction of labelled tokens, kept as a network."""
+"""ReduNet: projected gradient ascent on the rate reduction of labeled tokens, kept as a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srr.solvers.driver import Solution, minimize, unroll
 
 @dataclass(frozen=True, eq=False)
 class SphereRateReduction:
-    r"""Rate reduction of labelled tokens on the unit sphere, the problem that a ReduNet is unrolled from.
+    r"""Rate reduction of labeled tokens on the unit sphere, the problem that a ReduNet is unrolled from.
 
     .. math:: \min_Z \; R^c(Z \mid \Pi) - R(Z) \quad\text{subject to}\quad \lVert z_i \rVert = 1
 
@@ -69,9 +69,9 @@ class ReduNetState(NamedTuple):
 class ReduNet:
     r"""Ascent on the rate reduction along the sphere; every step is a layer.
 
-    .. math:: Z \leftarrow \operatorname{normalise}\Bigl(Z + \eta \bigl(Z E - \sum_k \gamma_k \Pi_k Z C_k\bigr)\Bigr)
+    .. math:: Z \leftarrow \operatorname{normalize}\Bigl(Z + \eta \bigl(Z E - \sum_k \gamma_k \Pi_k Z C_k\bigr)\Bigr)
 
-    On the sphere the normalised step maximises the gradient's linear model less ‖ΔZ‖²/(2η), so it never lowers
+    On the sphere the normalized step maximizes the gradient's linear model less ‖ΔZ‖²/(2η), so it never lowers
     ΔR as long as 1/η is at least the curvature 9α/8: that η = 8nε²/(9d) is the default.
 
     Args:
@@ -186,7 +186,7 @@ def build_redunet(
     shift_axes: int = 0,
     core_dtype: DType = None,
 ) -> ReduNetwork:
-    r"""Build a ReduNet forward from labelled tokens: no back-propagation, one ascent step a layer.
+    r"""Build a ReduNet forward from labeled tokens: no back-propagation, one ascent step a layer.
 
     .. math:: \max_Z \; \Delta R(Z \mid \Pi) \quad\text{subject to}\quad \lVert z_i \rVert = 1
 

@@ -23,7 +23,7 @@ def load_released(
     """Load released weights of CRATE, CRATE-α or CRATE-MAE into the model of the same size.
 
     Learned positions of another grid are interpolated, fixed ones are made anew; a head of another class
-    count is left as initialised, with a warning. ``module.`` in front of the names and nesting under
+    count is left as initialized, with a warning. ``module.`` in front of the names and nesting under
     ``state_dict`` or ``model`` are taken off.
 
     Args:

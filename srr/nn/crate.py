@@ -40,7 +40,7 @@ class ClassifierHead(nn.Module):
         self.linear = nn.Linear(dim, num_classes)
 
     def forward(self, token: Tensor) -> Tensor:
-        """Class scores, unnormalised."""
+        """Class scores, unnormalized."""
         return self.linear(self.norm(token))  # type: ignore[no-any-return]
 
 

@@ -19,7 +19,7 @@ class DecoderBlock(nn.Module):
         Z^{\ell+1} = Z^{\ell+1/2} - \mathrm{MSSA}(\mathrm{LN}\, Z^{\ell+1/2})
 
     Objective step: the first half reads tokens back from sparse codes; the second steps against the
-    compression, the discretised flow of the encoder with time reversed.
+    compression, the discretized flow of the encoder with time reversed.
 
     Args:
         dim: width d of a token.

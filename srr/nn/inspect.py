@@ -19,7 +19,7 @@ __all__ = ["attention_maps", "layer_tokens"]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation without gradients; the mode comes back afterwards."""
+    """Evaluation without gradients; the mode comes back afterward."""
     training = model.training
     model.eval()
     try:

@@ -117,9 +117,9 @@ class StrictBlock(CrateBlock):
 
 
 class ProxMMBlock(CrateBlock):
-    """CRATE whose sparsifying half majorises −R instead of fitting a dictionary.
+    """CRATE whose sparsifying half majorizes −R instead of fitting a dictionary.
 
-    Objective step: the second half is a proximal step on λ‖A‖₁ − R, A ≥ 0, of a quadratic majoriser of −R.
+    Objective step: the second half is a proximal step on λ‖A‖₁ − R, A ≥ 0, of a quadratic majorizer of −R.
 
     Source:
         [CRATE] appendix A.3, (92); its ablation of the sparsifying block.

@@ -58,7 +58,7 @@ class ISTA(nn.Module):
     anew when there are more tokens than dimensions, the two-product residual form below that, and in
     evaluation the folded form with M kept. Where the product is taken in half precision the identity stays out
     of it, Z + Z (M − I), so that the tokens themselves are not rounded. A kept M is dropped as soon as D has
-    another version, storage, device or dtype (``load_state_dict``, optimisers and ``train()`` included); after
+    another version, storage, device or dtype (``load_state_dict``, optimizers and ``train()`` included); after
     writing through ``D.data``, which torch does not count, call ``train()`` or ``eval()``.
 
     Args:

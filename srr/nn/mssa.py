@@ -138,6 +138,6 @@ class MSSA(nn.Module):
 
 
 def uniform(*shape: int, fan_in: int) -> Tensor:
-    """Tensor uniform in ±1/√fan_in, the initialisation of linear maps in the released network."""
+    """Tensor uniform in ±1/√fan_in, the initialization of linear maps in the released network."""
     bound = fan_in**-0.5
     return torch.empty(shape).uniform_(-bound, bound)

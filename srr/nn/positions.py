@@ -52,7 +52,7 @@ def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[in
         new: rows and columns wanted.
 
     Returns:
-        (1, 1 + new rows · new columns, d), bicubic between patch centres, antialiased when the grid shrinks.
+        (1, 1 + new rows · new columns, d), bicubic between patch centers, antialiased when the grid shrinks.
 
     Raises:
         ValueError: the table does not have 1 + rows · columns rows.

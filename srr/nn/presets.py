@@ -45,7 +45,7 @@ MODELS: dict[type[Config], type[PretrainedModel]] = {
 
 
 def create_model(name: str, **overrides: Any) -> Any:
-    """Model of a named size, freshly initialised.
+    """Model of a named size, freshly initialized.
 
     Args:
         name: a key of :data:`PRESETS`.
@@ -76,7 +76,7 @@ def build_model(config: Config) -> Any:
         config: one of the configs of :mod:`srr.nn`.
 
     Returns:
-        :class:`srr.nn.CRATE`, :class:`srr.nn.CausalCRATE` or :class:`srr.nn.CrateMAE`, freshly initialised.
+        :class:`srr.nn.CRATE`, :class:`srr.nn.CausalCRATE` or :class:`srr.nn.CrateMAE`, freshly initialized.
 
     Raises:
         ValueError: an option that no layer can take.

@@ -1,4 +1,4 @@
-"""Sparsifying layer that majorises −R instead of fitting a dictionary."""
+"""Sparsifying layer that majorizes −R instead of fitting a dictionary."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ CURVATURE = 9 / 4
 
 
 class ProxMM(nn.Module):
-    r"""One majorisation step on λ‖A‖₁ − R in a learned frame, A ≥ 0.
+    r"""One majorization step on λ‖A‖₁ − R in a learned frame, A ≥ 0.
 
     .. math::
 
         A = \mathrm{ReLU}\Big(\big(1 + \tfrac{4}{9(1 + \alpha)}\big) Z D - \tfrac{4\lambda}{9\alpha}\Big),
         \qquad \alpha = \tfrac{4}{9\eta}
 
-    α = d/(nε²) is written through the step η = 4/(9α) of the majoriser, so that ηλ is the threshold as it
-    is in :class:`srr.nn.ISTA`. D starts orthogonal and is free afterwards.
+    α = d/(nε²) is written through the step η = 4/(9α) of the majorizer, so that ηλ is the threshold as it
+    is in :class:`srr.nn.ISTA`. D starts orthogonal and is free afterward.
 
     Args:
         dim: width d of a token; D is d × d.

@@ -83,7 +83,7 @@ def keep_orthonormal(block: nn.Module) -> nn.Module:
         block: a layer whose ``attention.projection`` is a parameter with heads·head_dim ≤ dim.
 
     Returns:
-        The same layer, its projection parametrised on the Stiefel manifold.
+        The same layer, its projection parametrized on the Stiefel manifold.
 
     Raises:
         ValueError: the bases do not fit in the token space.

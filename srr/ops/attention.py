@@ -1,4 +1,4 @@
-"""Layer normalisation, the map that keeps tokens on a sphere between the layers of a network."""
+"""Layer normalization, the map that keeps tokens on a sphere between the layers of a network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array
         xp: array namespace; looked up when None.
 
     Returns:
-        Array of shape (..., n, d): the normalisation of torch's LayerNorm without its weight and bias. Rows have
+        Array of shape (..., n, d): the normalization of torch's LayerNorm without its weight and bias. Rows have
         norm √d, not 1, as far as δ is small; a constant token becomes zero.
 
     Raises:
@@ -47,9 +47,9 @@ def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array
     xp = namespace(Z, xp=xp)
     check_tokens(Z, xp=xp)
     offset = check_nonnegative(offset, "offset")
-    centred = Z - xp.mean(Z, axis=-1, keepdims=True)
-    variance = xp.mean(centred**2, axis=-1, keepdims=True) + offset
-    return centred / xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
+    centered = Z - xp.mean(Z, axis=-1, keepdims=True)
+    variance = xp.mean(centered**2, axis=-1, keepdims=True) + offset
+    return centered / xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
 
 
 # --- srr.ops.attention
@@ -416,7 +416,7 @@ def tssa_heads(
 ) -> Array:
     r"""Token-statistics attention inside the heads, as the released networks run it.
 
-    Tokens are normalised over the token axis, the membership is a softmax over heads, the factor 1/n is dropped:
+    Tokens are normalized over the token axis, the membership is a softmax over heads, the factor 1/n is dropped:
 
     .. math:: -\Pi \odot V \oslash (1 + m),\qquad
               m_k = \frac{\sum_i \Pi_{ki} V_{ki}^{\circ 2}}{\sum_i \Pi_{ki} + 10^{-8}}
@@ -425,7 +425,7 @@ def tssa_heads(
         V: coordinates of shape (..., K, n, p).
         temperature: one number per head, of shape (K, 1).
         causal: replace every sum over tokens by a running sum, so token i depends on tokens j ≤ i only.
-        offset: numbers of shape (K, n, 1) added to the normalised squares, causal networks only.
+        offset: numbers of shape (K, n, 1) added to the normalized squares, causal networks only.
         mask: boolean of shape (..., n); False removes a token from all statistics and gives zeros there.
         xp: array namespace; looked up when None.
 

@@ -1,6 +1,6 @@
 """logdet(I + s·AᵀA) and the resolvent (I + s·AᵀA)⁻¹, always on the smaller side of A.
 
-One factorisation serves the value, the gradient and the Hessian products of every rate. The fast one is a Cholesky
+One factorization serves the value, the gradient and the Hessian products of every rate. The fast one is a Cholesky
 factor of the smaller Gram matrix. It squares the condition of A, so its own pivots are asked how many digits they
 lost; where they lost too many (rank-deficient tokens at a tiny distortion, tokens near zero) the singular values of
 A take over, which keep full relative accuracy.
@@ -33,7 +33,7 @@ _BLOCKED_FROM = 512  # columns from which the blocked form wins on a CPU; it los
 
 
 class GramFactor(Protocol):
-    """A factorisation of I + s·AᵀA: what every rate needs of it."""
+    """A factorization of I + s·AᵀA: what every rate needs of it."""
 
     def logdet(self) -> Array:
         """Log-determinant, shape (...)."""
@@ -49,7 +49,7 @@ def gram(A: Array, *, xp: Namespace = None) -> Array:
     r"""Gram matrix :math:`A^\top A` of the columns of A.
 
     Wide torch matrices on a CPU are multiplied in column panels and mirrored, which skips 6 of 16 blocks;
-    NumPy recognises the product as symmetric by itself.
+    NumPy recognizes the product as symmetric by itself.
 
     Args:
         A: matrices of shape (..., n, d).
@@ -152,7 +152,7 @@ def shifted_gram(A: Array, scale: Array | float, *, xp: Namespace) -> Array:
 
 
 def gram_factor(A: Array, scale: Array | float, *, rtol: float | None = None, xp: Namespace = None) -> GramFactor:
-    r"""Factorise :math:`I + s A^\top A` on the smaller side of A.
+    r"""Factorize :math:`I + s A^\top A` on the smaller side of A.
 
     Args:
         A: matrices of shape (..., n, d).

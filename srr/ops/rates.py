@@ -138,7 +138,7 @@ def coding_rate_grad(
 def coding_rate_value_and_grad(
     Z: Array, *, eps: float, weights: Array | None = None, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[Array, Array]:
-    """Value and gradient of :func:`coding_rate` from one Gram matrix and one factorisation.
+    """Value and gradient of :func:`coding_rate` from one Gram matrix and one factorization.
 
     Args:
         Z: tokens of shape (..., n, d).
@@ -260,7 +260,7 @@ def subspace_coding_rate_grad(
 def subspace_coding_rate_value_and_grad(
     Z: Array, U: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[Array, Array]:
-    """Value and gradient of :func:`subspace_coding_rate` from one factorisation per head.
+    """Value and gradient of :func:`subspace_coding_rate` from one factorization per head.
 
     Args:
         Z: tokens of shape (..., n, d).
@@ -363,7 +363,7 @@ def sparse_rate_reduction_grad(
 def sparse_rate_reduction_value_and_grad(
     Z: Array, U: Array, *, eps: float, lam: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[Array, Array]:
-    """Value of :func:`sparse_rate_reduction` and gradient of its smooth part, from one factorisation of each rate.
+    """Value of :func:`sparse_rate_reduction` and gradient of its smooth part, from one factorization of each rate.
 
     Args:
         Z: tokens of shape (..., n, d).
@@ -548,7 +548,7 @@ def partition_coding_rate_grad(
 def partition_coding_rate_value_and_grad(
     Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[Array, Array]:
-    """Value and gradient of :func:`partition_coding_rate` from one factorisation per class.
+    """Value and gradient of :func:`partition_coding_rate` from one factorization per class.
 
     Args:
         Z: tokens of shape (..., n, d).
@@ -573,9 +573,9 @@ def _partition(Z: Array, Pi: Array, eps: float, core_dtype: DType, xp: Namespace
     """Value, and gradient when asked for (None otherwise)."""
     check_tokens(Z, xp=xp)
     eps = check_positive(eps, "eps")
-    labelled = check_partition(Pi, Z, xp)
+    labeled = check_partition(Pi, Z, xp)
     A = core_cast(Z, core_dtype, xp)
-    form = _from_labels if labelled else _from_membership
+    form = _from_labels if labeled else _from_membership
     value, slope = form(A, Pi, eps, core_tolerance(Z, A, xp), xp, grad)
     return xp.astype(value, Z.dtype, copy=False), xp.astype(slope, Z.dtype, copy=False) if grad else None
 
@@ -689,7 +689,7 @@ def rate_reduction_grad(Z: Array, Pi: Array, *, eps: float, core_dtype: DType = 
 def rate_reduction_value_and_grad(
     Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[Array, Array]:
-    """Value and gradient of :func:`rate_reduction` from one factorisation per class and one of the whole.
+    """Value and gradient of :func:`rate_reduction` from one factorization per class and one of the whole.
 
     Args:
         Z: tokens of shape (..., n, d).

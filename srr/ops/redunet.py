@@ -2,7 +2,7 @@ r"""ReduNet: expansion and compression operators and one increment; vectors, and
 
 With ``shift_axes=0`` tokens are vectors, ``Z`` of shape (..., n, d). With ``shift_axes`` = 1 or 2 they are
 signals of shape (..., n, C, T) or (..., n, C, H, W), and every circular shift of a signal belongs to its class:
-the operators are then block-circulant, each frequency has its own C×C block, and nothing larger is factorised.
+the operators are then block-circulant, each frequency has its own C×C block, and nothing larger is factorized.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ReduNetOperators(NamedTuple):
 def redunet_operators(
     Z: Array, Pi: Array, *, eps: float, shift_axes: int = 0, core_dtype: DType = None, xp: Namespace = None
 ) -> ReduNetOperators:
-    r"""Expansion and compression operators of tokens with their classes, from one factorisation each.
+    r"""Expansion and compression operators of tokens with their classes, from one factorization each.
 
     .. math:: E = \alpha \bigl(I + \alpha Z^\top Z\bigr)^{-1},\quad
               C_k = \alpha_k \bigl(I + \alpha_k Z^\top \Pi_k Z\bigr)^{-1},\quad
@@ -146,13 +146,13 @@ def compression_operators(
 def _class_grams(V: Array, Pi: Array, core: Array, xp: Namespace) -> tuple[Array, Array]:
     """Gram matrices (..., F, K, C, C) and token counts (..., K) of the classes of a spectrum (..., F, n, C)."""
     if check_partition(Pi, V, xp):
-        return _labelled_grams(V, Pi, core, xp)
+        return _labeled_grams(V, Pi, core, xp)
     weights = xp.astype(Pi, core.dtype, copy=False).mT  # (..., K, n)
     rows = xp.sqrt(weights)[..., None, :, :, None] * V[..., None, :, :]  # (..., F, K, n, C)
     return adjoint(rows, xp) @ rows, xp.sum(weights, axis=-1)
 
 
-def _labelled_grams(V: Array, labels: Array, core: Array, xp: Namespace) -> tuple[Array, Array]:
+def _labeled_grams(V: Array, labels: Array, core: Array, xp: Namespace) -> tuple[Array, Array]:
     segments = Segments.of(labels[..., None, :], V, xp)  # one batch item per frequency
     grams, counts = [], []
     for rows, count in segments.buckets(V, xp):  # classes of similar size, padded by zero rows
@@ -230,7 +230,7 @@ def redunet_increment(
     check_nonnegative(sharpness, "sharpness")
     E, C = _per_frequency(operators, shift_axes)
     if Pi is not None and check_partition(Pi, V, xp):
-        moved = V @ E - _compress_labelled(V, C, operators.proportions, Pi, xp)
+        moved = V @ E - _compress_labeled(V, C, operators.proportions, Pi, xp)
         return from_spectrum(moved, signal_sizes(Z, shift_axes), xp=xp)
     stack = _side_by_side(E, C, xp)
     weights = spectrum_weights(signal_sizes(Z, shift_axes), Z, xp=xp)
@@ -345,7 +345,7 @@ def _membership(P: Array, weights: Array, sharpness: float, xp: Namespace) -> Ar
     return softmax(-sharpness * _norms(P[..., 1:, :], weights, xp), axis=-1, xp=xp)
 
 
-def _compress_labelled(V: Array, C: Array, proportions: Array, labels: Array, xp: Namespace) -> Array:
+def _compress_labeled(V: Array, C: Array, proportions: Array, labels: Array, xp: Namespace) -> Array:
     """γ_k C_k z for the class k of every token: one product per class, and never one for another class."""
     segments = Segments.of(labels[..., None, :], V, xp)
     K, d = segments.table.shape[-1], V.shape[-1]

@@ -7,7 +7,7 @@ from srr._array.namespace import Array, Namespace, any_true, device, eye, is_con
 
 
 def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
-    r"""Proximal operator of :math:`t \lVert \cdot \rVert_1`: shrink every entry towards zero by t.
+    r"""Proximal operator of :math:`t \lVert \cdot \rVert_1`: shrink every entry toward zero by t.
 
     .. math:: \operatorname{sign}(z) \max(|z| - t, 0)
 
@@ -103,7 +103,7 @@ def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = N
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1` on the unit sphere, row by row.
 
     It is the soft-thresholded row put back to unit length, or, where nothing survives the threshold, the
-    signed unit vector of the row's largest entry. Both are exact minimisers of
+    signed unit vector of the row's largest entry. Both are exact minimizers of
     :math:`\tfrac12 \lVert x - z \rVert^2 + t \lVert x \rVert_1` over :math:`\lVert x \rVert_2 = 1`.
 
     Args:
@@ -119,7 +119,7 @@ def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = N
         TypeError: Z is not a real floating array.
         ValueError: threshold negative, Z without axes, NaN or infinity.
 
-    Source: first-order conditions on the sphere; the normalisation of [MCR2] with the ℓ1 term of [CRATE] (1).
+    Source: first-order conditions on the sphere; the normalization of [MCR2] with the ℓ1 term of [CRATE] (1).
 
     Example:
         >>> import numpy as np, srr
@@ -348,7 +348,7 @@ def prox_mm_step(
     curvature: float = 2.25,
     xp: Namespace = None,
 ) -> Array:
-    r"""Sparsify step that majorises −R instead of fitting a dictionary.
+    r"""Sparsify step that majorizes −R instead of fitting a dictionary.
 
     .. math:: \max\Bigl(\bigl(1 + \tfrac{1}{c(1+\alpha)}\bigr) Z D - \tfrac{\lambda}{c\,\alpha},\ 0\Bigr)
 
@@ -357,7 +357,7 @@ def prox_mm_step(
         D: orthogonal frame of shape (d, m) in which codes are sparse; the standard basis by default.
         alpha: α = d/(n ε²) > 0.
         lam: sparsity weight λ ≥ 0.
-        curvature: c > 0, the curvature bound of −R in units of α: 9/4 in the paper; 1/8 already majorises −R, whose
+        curvature: c > 0, the curvature bound of −R in units of α: 9/4 in the paper; 1/8 already majorizes −R, whose
             Hessian is at most α/8.
         xp: array namespace; looked up when None.
 

@@ -1,4 +1,4 @@
-"""Pictures of what a model looks at: attention of the class token over an image, and tokens as colours."""
+"""Pictures of what a model looks at: attention of the class token over an image, and tokens as colors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from srr._array.checks import check_array
 from srr._array.namespace import Array, to_numpy
 
-__all__ = ["plot_attention", "token_colours"]
+__all__ = ["plot_attention", "token_colors"]
 
 
-def token_colours(tokens: Array) -> Any:
-    """Colours of tokens: their first three principal components, each stretched to [0, 1].
+def token_colors(tokens: Array) -> Any:
+    """Colors of tokens: their first three principal components, each stretched to [0, 1].
 
     The sign of a component is the one in which its largest coordinate is positive, so that pictures repeat.
 
@@ -28,7 +28,7 @@ def token_colours(tokens: Array) -> Any:
         ValueError: Fewer than two axes, or a value that is not finite.
 
     Example:
-        >>> token_colours(np.asarray([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]))[:, 0].tolist()
+        >>> token_colors(np.asarray([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]))[:, 0].tolist()
         [0.0, 0.5, 1.0]
     """
     check_array(tokens, "tokens", ndim=2)
@@ -39,13 +39,13 @@ def token_colours(tokens: Array) -> Any:
     span = scores.max(axis=0) - scores.min(axis=0)
     real = span > 1e-12 * max(values[0], 1e-300)
     stretched = (scores - scores.min(axis=0)) / np.where(real, span, 1.0)
-    colours = np.full((len(Z), 3), 0.5)
-    colours[:, : scores.shape[1]] = np.where(real, stretched, 0.5)
-    return colours
+    colors = np.full((len(Z), 3), 0.5)
+    colors[:, : scores.shape[1]] = np.where(real, stretched, 0.5)
+    return colors
 
 
 def plot_attention(image: Array, maps: Array, tokens: Array, *, grid: tuple[int, int], figure: Any = None) -> Any:
-    """Draw an image, each head's attention over its patches, and its patch tokens as colours.
+    """Draw an image, each head's attention over its patches, and its patch tokens as colors.
 
     Args:
         image: Picture of shape (height, width) or (height, width, 3), in [0, 1].
@@ -74,7 +74,7 @@ def plot_attention(image: Array, maps: Array, tokens: Array, *, grid: tuple[int,
         axis.axis("off")
     extent = (0, picture.shape[1], picture.shape[0], 0)
     _show(axes[0], picture, extent, "image")
-    _show(axes[1], token_colours(tokens).reshape(*grid, 3), extent, "tokens (first three PCs)")
+    _show(axes[1], token_colors(tokens).reshape(*grid, 3), extent, "tokens (first three PCs)")
     for head, axis in enumerate(axes[2:panels]):
         _show(axis, picture, extent, f"head {head}: {weights[head].sum():.0%} on patches")
         axis.imshow(weights[head].reshape(grid), extent=extent, cmap="inferno", alpha=0.75, interpolation="nearest")

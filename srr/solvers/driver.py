@@ -113,7 +113,7 @@ class State(Protocol):
 
     @property
     def objective(self) -> Array:
-        """Value being minimised at the current iterate, shape (...)."""
+        """Value being minimized at the current iterate, shape (...)."""
 
     @property
     def residual(self) -> Array:
@@ -182,7 +182,7 @@ def minimize(
     callbacks: Sequence[Callback] = (),
     throw: bool = False,
 ) -> Solution:
-    r"""Minimise `problem` from `Z0` with `solver`, and say per batch item why it stopped.
+    r"""Minimize `problem` from `Z0` with `solver`, and say per batch item why it stopped.
 
     .. math:: \min_Z f(Z) + g(Z)
 

@@ -180,7 +180,7 @@ class IstaSparsification:
 
 @dataclass(frozen=True, eq=False)
 class MajorizedSparsification:
-    r"""Sparsify by majorising -R: a scaled soft threshold, without a dictionary to fit.
+    r"""Sparsify by majorizing -R: a scaled soft threshold, without a dictionary to fit.
 
     Args:
         lam: sparsity weight λ ≥ 0, in nats per unit of Z.

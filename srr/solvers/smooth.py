@@ -40,7 +40,7 @@ class LBFGS:
         ValueError: memory or inner is below 1.
         TypeError: the problem's penalty has no gradient.
 
-    Source: Liu and Nocedal (1989); used on the regularised MCR² objective by [GEOM].
+    Source: Liu and Nocedal (1989); used on the regularized MCR² objective by [GEOM].
     """
 
     memory: int = 20

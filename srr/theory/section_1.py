@@ -68,7 +68,7 @@ def partition_coding_rate(lab: Lab, p: Problem) -> float:
     return truth.error(lab.ops.partition_coding_rate(p.Z, p.Pi, eps=p.eps), mass @ terms / (2 * n))
 
 
-def _labelled(rng: np.random.Generator) -> Problem:
+def _labeled(rng: np.random.Generator) -> Problem:
     p = draws.partition(rng)
     return Problem(Z=p.Z, eps=p.eps, labels=rng.integers(0, 3, size=len(p.Z)))
 
@@ -82,11 +82,11 @@ def _labelled(rng: np.random.Generator) -> Problem:
     source="MCR2 (10)",
     kind="identity",
     assumes="Labels are memberships with one entry per row; empty classes count zero.",
-    inside=_labelled,
+    inside=_labeled,
     quantity="error relative to R",
 )
 def rate_reduction(lab: Lab, p: Problem) -> float:
-    """Definition: the labelled form sorts tokens into segments, the truth multiplies by a one-hot membership."""
+    """Definition: the labeled form sorts tokens into segments, the truth multiplies by a one-hot membership."""
     one_hot = np.eye(4)[p.labels]
     want = truth.rate(p.Z, p.eps) - truth.partition_rate(p.Z, one_hot, p.eps)
     got = [lab.ops.rate_reduction(p.Z, Pi, eps=p.eps) for Pi in (p.labels, one_hot)]

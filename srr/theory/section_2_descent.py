@@ -82,7 +82,7 @@ def compression_descent(lab: Lab, p: Problem) -> float:
     rounding=1e5,
 )
 def srr_descent(lab: Lab, p: Problem) -> float:
-    """The prox minimises a quadratic upper model of −F that touches it at Z."""
+    """The prox minimizes a quadratic upper model of −F that touches it at Z."""
     lam, worst, Z = 0.1, -np.inf, p.Z
     step = getattr(p, "stretch", 1.0) / lab.ops.sparse_rate_reduction_smoothness(Z, p.U, eps=p.eps)
 

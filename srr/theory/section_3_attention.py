@@ -150,7 +150,7 @@ def network_step(lab: Lab, p: Problem) -> Refutation:
     scalar = lab.ops.mssa(np.ones((1, 1)), np.ones((1, 1, 1)))[0, 0]
     witness = (
         f"Z = U = 1 gives Z + MSSA = {1 + scalar:g}; ε = 1 / 0.5 / 0.1: raw {_listed(raw)}, "
-        f"normalised {_listed(unit)}, negated and normalised {_listed(negated)} nats"
+        f"normalized {_listed(unit)}, negated and normalized {_listed(negated)} nats"
     )
     worst = max(0.0, *unit, *(-change for change in negated))
     return Refutation(min(raw), worst, witness)
@@ -173,7 +173,7 @@ def network_step(lab: Lab, p: Problem) -> Refutation:
 def decompression(lab: Lab, p: Problem) -> Refutation:
     """The same numbers read the other way: both claims are right, on two measures. A trace must report both."""
     raw, unit = _changes(lab, p)
-    witness = f"ε = 1 / 0.5 / 0.1: normalised {_listed(unit)}, raw {_listed(raw)} nats"
+    witness = f"ε = 1 / 0.5 / 0.1: normalized {_listed(unit)}, raw {_listed(raw)} nats"
     return Refutation(-min(unit), max(0.0, -min(raw)), witness)
 
 

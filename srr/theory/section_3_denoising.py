@@ -90,7 +90,7 @@ def _line_token(rng: np.random.Generator) -> Problem:
     samples=10,
 )
 def monte_carlo(lab: Lab, p: Problem) -> float:
-    """Draws of z weighted by the likelihood of x; the standard error of the ratio is that of its linearisation."""
+    """Draws of z weighted by the likelihood of x; the standard error of the ratio is that of its linearization."""
     weight = np.exp(-np.sum((p.x - p.z) ** 2, axis=1) / (2 * p.t**2))
     mean = weight @ p.z / weight.sum()
     spread = np.sqrt(weight**2 @ (p.z - mean) ** 2) / weight.sum()

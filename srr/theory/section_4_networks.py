@@ -10,7 +10,7 @@ from srr.theory.statement import Problem, statement
 
 
 def _kaiming(rng: np.random.Generator, step: float = 0.1) -> Problem:
-    """A d×d dictionary as the networks are initialised, with positive codes and tokens to fit."""
+    """A d×d dictionary as the networks are initialized, with positive codes and tokens to fit."""
     d = 384
     D = rng.uniform(-1.0, 1.0, size=(d, d)) * np.sqrt(6.0 / d)
     A = np.abs(rng.standard_normal((2, d)))
@@ -25,12 +25,12 @@ def _long_kaiming(rng: np.random.Generator) -> Problem:
     label="kaiming-norm",
     item="18",
     section=4,
-    title="At initialisation η = 0.1 is a safe step",
+    title="At initialization η = 0.1 is a safe step",
     formula=r"D_{ij} \sim U(\pm\sqrt{6/d}): \quad 7.4 \leq \Vert D\Vert_2^2 \leq 8.2 \;\Rightarrow\; "
     r"0.1 < 1/\Vert D\Vert_2^2, \; 0.5 > 2/\Vert D\Vert_2^2",
     source="CRATE, Section 3 (η = 0.1) and Table 7 (η = 0.5)",
     kind="inequality",
-    assumes="Kaiming-uniform initialisation, d = 384, η = 0.1.",
+    assumes="Kaiming-uniform initialization, d = 384, η = 0.1.",
     inside=_kaiming,
     outside=_long_kaiming,
     breaks="the ablation's η = 0.5, beyond 2/‖D‖²: twenty steps blow the objective up",
@@ -65,7 +65,7 @@ def _stretched(rng: np.random.Generator) -> Problem:
     label="crate-92",
     item="19",
     section=4,
-    title="Majorising −R instead of fitting a dictionary",
+    title="Majorizing −R instead of fitting a dictionary",
     formula=r"\mathrm{argmin}_{Y \geq 0} \; Q(Y \mid Z) + \lambda\Vert Y\Vert_1 = "
     r"\mathrm{ReLU}\left(\left(1 + \frac{4}{9(1 + \alpha)}\right) Z - \frac{4\lambda}{9\alpha}\right)",
     source="CRATE, Appendix A.3 (92)",
@@ -76,7 +76,7 @@ def _stretched(rng: np.random.Generator) -> Problem:
     breaks="tokens with ZᵀZ = 9I: the gradient is then α/(1 + 9α) Z",
 )
 def prox_mm(lab: Lab, p: Problem) -> float:
-    """Q is minimised by a proximal step of length 4/(9α) on −R, and ∇R = α/(1 + α) Z where ZᵀZ = I. In a frame D the
+    """Q is minimized by a proximal step of length 4/(9α) on −R, and ∇R = α/(1 + α) Z where ZᵀZ = I. In a frame D the
     codes ZD take the place of Z, as R does not see the rotation. The truth takes the gradient by the complex step.
     """
     alpha = p.Z.shape[1] / (len(p.Z) * p.eps**2)
@@ -108,10 +108,10 @@ def _too_flat(rng: np.random.Generator) -> Problem:
 
 
 @statement(
-    label="rate-majoriser",
+    label="rate-majorizer",
     item="19b",
     section=4,
-    title="α/8 is enough curvature to majorise −R",
+    title="α/8 is enough curvature to majorize −R",
     formula=r"-R(Y) \leq -R(Z) - \langle \nabla R(Z), Y - Z\rangle + \frac{c\alpha}{2}\Vert Y - Z\Vert^2, \quad "
     r"c = \frac{1}{8}",
     source="sharpens CRATE, Appendix A.3 (c = 9/4)",
@@ -123,7 +123,7 @@ def _too_flat(rng: np.random.Generator) -> Problem:
     quantity="excess over the model, over α‖Y − Z‖²",
     bound=1e-9,
 )
-def majoriser(lab: Lab, p: Problem) -> float:
+def majorizer(lab: Lab, p: Problem) -> float:
     """Taylor with the lower end −α/8 of the Hessian's spectrum (statement 4)."""
     alpha = lab.ops.coding_rate_smoothness(p.Z, eps=p.eps)
     slope, move = lab.ops.coding_rate_grad(p.Z, eps=p.eps), p.Y - p.Z

@@ -116,8 +116,8 @@ def _sphere_grid(d: int) -> Any:
     bound=1e-12,
 )
 def sphere_prox(lab: Lab, p: Problem) -> float:
-    """On the sphere ½‖x − v‖² is a constant minus ⟨v, x⟩: maximise ⟨|v| − t, |x|⟩. With a positive part, Cauchy and
-    Schwarz give its normalisation; with none, the least bad is to put all weight on the largest |v|.
+    """On the sphere ½‖x − v‖² is a constant minus ⟨v, x⟩: maximize ⟨|v| − t, |x|⟩. With a positive part, Cauchy and
+    Schwarz give its normalization; with none, the least bad is to put all weight on the largest |v|.
     """
     got = lab.ops.unit_soft_threshold(p.V, threshold=p.t)
     off = float(np.max(np.abs(np.linalg.norm(got, axis=1) - 1)))
@@ -132,7 +132,7 @@ def sphere_prox(lab: Lab, p: Problem) -> float:
     label="prox-sphere-clipped",
     item="20d",
     section=4,
-    title="Normalising alone fails where everything is thresholded",
+    title="Normalizing alone fails where everything is thresholded",
     formula=r"\mathrm{prox}(v) = \mathrm{soft}(v, t)/\Vert\mathrm{soft}(v, t)\Vert \;\mathrm{for\;every}\; v",
     corrected=r"\mathrm{prox}(v) = \mathrm{sign}(v_j) e_j, \; j = \mathrm{argmax}|v| \;\mathrm{where}\; \max|v| \leq t",
     source="this project",
@@ -144,7 +144,7 @@ def sphere_prox(lab: Lab, p: Problem) -> float:
     bound=1e-12,
 )
 def clipped_prox(lab: Lab, p: Problem) -> Refutation:
-    """The direction of v itself is what a careless normalisation with a small constant gives; the axis is cheaper."""
+    """The direction of v itself is what a careless normalization with a small constant gives; the axis is cheaper."""
     grid, naive = _sphere_grid(2), p.v / np.linalg.norm(p.v)
 
     def cost(x: Any) -> Any:

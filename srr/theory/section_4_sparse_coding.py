@@ -87,7 +87,7 @@ def _long_step(rng: np.random.Generator) -> Problem:
     rounding=1e3,
 )
 def ista_descent(lab: Lab, p: Problem) -> float:
-    """The prox minimises a model that touches F at A and lies above it; strong convexity
+    """The prox minimizes a model that touches F at A and lies above it; strong convexity
     of the model adds the square.
     """
     after = lab.ops.ista_step(p.A, p.Z, p.D, step=p.step, lam=p.lam)

@@ -102,7 +102,7 @@ def _ridge(rng: np.random.Generator) -> Problem:
     label="geom-optimum",
     item="24",
     section=5,
-    title="Maximisers of the regularised rate reduction in closed form",
+    title="Maximizers of the regularized rate reduction in closed form",
     formula=r"\lambda(1 + \alpha s_k^2)(1 + \alpha_k s_k^2) = \alpha(\alpha_k - \alpha)s_k^2, \quad "
     r"Z_k = s_k V_k U_k^\top, \; U_k^\top U_l = 0",
     source="GEOM, Theorem 3.1",
@@ -151,7 +151,7 @@ def _any_sizes(rng: np.random.Generator) -> Problem:
 )
 def ridge_existence(lab: Lab, p: Problem) -> float:
     """The slope per unit of energy of class k is h(x) = α(α_k − α)x/((1 + αx)(1 + α_kx)), largest at x = 1/√(αα_k).
-    The truth maximises it numerically; the slope itself is read off the operator's gradient on one scaled token.
+    The truth maximizes it numerically; the slope itself is read off the operator's gradient on one scaled token.
     """
     alpha, own = _scales(p)
     k, n = int(np.argmax(p.sizes)), sum(p.sizes)
@@ -164,8 +164,8 @@ def ridge_existence(lab: Lab, p: Problem) -> float:
         one_hot = np.eye(len(p.sizes))[_labels(p)]
         return float(lab.ops.rate_reduction_grad(Z, one_hot, eps=p.eps)[row, 0] / Z[row, 0])
 
-    centre = -np.log(alpha * own[k]) / 2
-    best = optimize.minimize_scalar(lambda x: -slope(x), bounds=(centre - 3, centre + 2), method="bounded")
+    center = -np.log(alpha * own[k]) / 2
+    best = optimize.minimize_scalar(lambda x: -slope(x), bounds=(center - 3, center + 2), method="bounded")
     return truth.error(-best.fun, alpha * (ratio - 1) / (ratio + 1))
 
 

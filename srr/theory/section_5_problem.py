@@ -1,4 +1,4 @@
-"""§5 The sparse rate reduction as an optimisation problem, run through the solvers."""
+"""§5 The sparse rate reduction as an optimization problem, run through the solvers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def degenerate(lab: Lab, p: Problem) -> Refutation:
     samples=2,
 )
 def sphere_monotone(lab: Lab, p: Problem) -> float:
-    """The prox over the sphere is exact, so each step minimises a model above the cost that touches it at Z; that the
+    """The prox over the sphere is exact, so each step minimizes a model above the cost that touches it at Z; that the
     sphere is not convex does not matter for descent. The final objective is recomputed from the definitions.
     """
     solution = _solve(lab, p, UnitL1(LAM))

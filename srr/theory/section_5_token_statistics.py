@@ -97,7 +97,7 @@ def _coordinates(rng: np.random.Generator) -> Problem:
     label="tost-released",
     item="26c",
     section=5,
-    title="The released form normalises over tokens and drops 1/n",
+    title="The released form normalizes over tokens and drops 1/n",
     formula=r"-\Pi \circ V \oslash (1 + m), \quad \Pi = \mathrm{softmax}_k\left(T_k \Vert \hat V_{ki}\Vert^2\right), "
     r"\; m_k = \frac{\sum_i \Pi_{ki} V_{ki}^{\circ 2}}{\sum_i \Pi_{ki}}",
     source="TOST, released vision networks",

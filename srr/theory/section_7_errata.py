@@ -52,7 +52,7 @@ def _softmax_head(V: Any) -> Any:
 
 
 def _ista_error(lab: Lab, p: Problem, *, half: float = 0.5, sign: float = 1.0) -> Refutation:
-    """ISTA as printed and as the operator runs it, against the minimiser of the model of ½‖Z − ADᵀ‖² + λ‖A‖₁."""
+    """ISTA as printed and as the operator runs it, against the minimizer of the model of ½‖Z − ADᵀ‖² + λ‖A‖₁."""
     forward = truth.gradient(lambda A: 0.5 * np.sum((p.Z - A @ p.D.T) ** 2), p.A)
     want = np.maximum(p.A - p.step * (forward + p.lam), 0.0)
     printed = np.maximum(p.A - p.step * (forward * half / 0.5 + sign * p.lam), 0.0)
@@ -96,7 +96,7 @@ def missing_half(lab: Lab, p: Problem) -> Refutation:
     quantity="error of the step, relative",
 )
 def threshold_sign(lab: Lab, p: Problem) -> Refutation:
-    """+ηλ is the proximal step of −λ‖A‖₁: it makes codes denser. Checked against the minimiser of the model."""
+    """+ηλ is the proximal step of −λ‖A‖₁: it makes codes denser. Checked against the minimizer of the model."""
     found = _ista_error(lab, p, sign=-1.0)
     return found._replace(witness=f"with + the codes differ by {found.printed:.2f} of their size")
 
@@ -153,9 +153,9 @@ def layer_norm(lab: Lab, p: Problem) -> Refutation:
     """The standard deviation is the norm over √d: the two forms are √d apart, and a rate or a threshold tuned for one
     is wrong for the other by that factor.
     """
-    centred = p.Z - p.Z.mean(axis=1, keepdims=True)
-    want = np.stack([row / np.std(row) for row in centred])
-    printed = draws.unit_rows(centred)
+    centered = p.Z - p.Z.mean(axis=1, keepdims=True)
+    want = np.stack([row / np.std(row) for row in centered])
+    printed = draws.unit_rows(centered)
     factor = float(np.linalg.norm(want) / np.linalg.norm(printed))
     got = lab.ops.layer_norm(p.Z, offset=0.0)
     return Refutation(truth.error(printed, want), truth.error(got, want), f"factor {factor:g} = √16")

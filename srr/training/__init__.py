@@ -1,4 +1,4 @@
-"""Training of the networks on Lightning: data, objectives, optimisers, checkpoints that survive a crash."""
+"""Training of the networks on Lightning: data, objectives, optimizers, checkpoints that survive a crash."""
 
 from srr.training.baseline import Baseline, nearest_subspace
 from srr.training.checkpoint import read_checkpoint, resumable

@@ -58,9 +58,9 @@ def erase(x: Tensor, *, probability: float) -> Tensor:
     area = torch.empty(B, device=x.device).uniform_(0.02, 0.33)
     ratio = torch.exp(torch.empty(B, device=x.device).uniform_(math.log(0.3), math.log(1 / 0.3)))
     half = torch.stack([(area / ratio).sqrt() * H, (area * ratio).sqrt() * W]) / 2  # (2, B)
-    centre = torch.rand(2, B, device=x.device) * torch.tensor([[H], [W]], device=x.device)
-    rows = (torch.arange(H, device=x.device)[None] + 0.5 - centre[0][:, None]).abs() < half[0][:, None]
-    columns = (torch.arange(W, device=x.device)[None] + 0.5 - centre[1][:, None]).abs() < half[1][:, None]
+    center = torch.rand(2, B, device=x.device) * torch.tensor([[H], [W]], device=x.device)
+    rows = (torch.arange(H, device=x.device)[None] + 0.5 - center[0][:, None]).abs() < half[0][:, None]
+    columns = (torch.arange(W, device=x.device)[None] + 0.5 - center[1][:, None]).abs() < half[1][:, None]
     chosen = torch.rand(B, device=x.device) < probability
     inside = (rows[:, :, None] & columns[:, None, :] & chosen[:, None, None])[:, None]
     return torch.where(inside, torch.rand_like(x), x)

@@ -48,7 +48,7 @@ def model_options(config: ModelConfig, spec: DataSpec) -> dict[str, Any]:
 
 
 def build_model(config: ModelConfig, spec: DataSpec, *, seed: int) -> nn.Module:
-    """The network of a run, initialised from the seed, or from ``model.pretrained`` when that is given."""
+    """The network of a run, initialized from the seed, or from ``model.pretrained`` when that is given."""
     torch.manual_seed(seed)
     model: nn.Module = create_model(config.preset, **model_options(config, spec))
     if config.pretrained:

@@ -25,7 +25,7 @@ class KeepCheckpoints(Checkpoint):
 
     Args:
         run: folder of the run.
-        every: optimiser steps between two writes of the last one, 0 for epochs alone.
+        every: optimizer steps between two writes of the last one, 0 for epochs alone.
         metric: name of the metric of the best one.
         larger: whether a larger metric is better.
     """
@@ -41,7 +41,7 @@ class KeepCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / LAST)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        """Write every few optimiser steps, not at the end of an epoch, which has its own write."""
+        """Write every few optimizer steps, not at the end of an epoch, which has its own write."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         stepped = progress.current.ready % trainer.accumulate_grad_batches == 0
         due = self.every and stepped and trainer.global_step % self.every == 0
@@ -95,7 +95,7 @@ class StopOnSignal(pl.Callback):
         self.asked = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        """Save and leave, between optimiser steps and at a point a run can begin again from."""
+        """Save and leave, between optimizer steps and at a point a run can begin again from."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         between = progress.current.ready % trainer.accumulate_grad_batches == 0 and not progress.is_last_batch
         if between and any_rank(self.asked, pl_module.device):

@@ -53,7 +53,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised: ``cross_entropy``, ``mcr2``, ``masked`` or ``next_token``, plus λ·SRR on chosen layers.
+    """What is minimized: ``cross_entropy``, ``mcr2``, ``masked`` or ``next_token``, plus λ·SRR on chosen layers.
 
     ``srr_scope`` is ``image`` (the tokens of one image form one set) or ``batch`` (one set across all ranks).
     """
@@ -99,7 +99,7 @@ class TrainerConfig:
     """How long, on what and how carefully.
 
     ``max_steps`` (−1: no limit) ends a run before ``max_epochs``; ``ema`` is the decay of the averaged weights
-    (0: none); a checkpoint is written every ``checkpoint_every`` optimiser steps (0: only after each epoch).
+    (0: none); a checkpoint is written every ``checkpoint_every`` optimizer steps (0: only after each epoch).
     """
 
     max_epochs: int = 40
@@ -127,9 +127,9 @@ class Config:
     Args:
         data: which data, and how they are read.
         model: preset and its overrides, or a folder of weights to begin from.
-        objective: what is minimised.
+        objective: what is minimized.
         augment: what happens to training images.
-        optim: optimiser and schedule.
+        optim: optimizer and schedule.
         trainer: how long, on what and how carefully.
         seed: seed of weights, order and augmentation.
         out: folder of the run.

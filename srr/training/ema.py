@@ -14,7 +14,7 @@ AVERAGE = "WeightAverage"
 
 
 class WeightAverage(pl.Callback):
-    r"""Exponential moving average :math:`\bar w \leftarrow \delta \bar w + (1-\delta) w` after every optimiser step.
+    r"""Exponential moving average :math:`\bar w \leftarrow \delta \bar w + (1-\delta) w` after every optimizer step.
 
     The decay rises as (1 + t)/(10 + t) until it reaches the one asked for. The average is part of every checkpoint, and
     validation runs on it.
@@ -41,7 +41,7 @@ class WeightAverage(pl.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        """Move the average once an optimiser step has been made."""
+        """Move the average once an optimizer step has been made."""
         if trainer.global_step == self.steps:
             return
         self.steps = trainer.global_step

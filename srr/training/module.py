@@ -1,4 +1,4 @@
-"""The Lightning module: a model, the data it saw, an objective and an optimiser."""
+"""The Lightning module: a model, the data it saw, an objective and an optimizer."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TrainingModule(pl.LightningModule):
             self.log(f"val_{name}", value / max(count, 1.0), prog_bar=name == "accuracy", rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and schedule, one schedule step an optimiser step."""
+        """Optimizer and schedule, one schedule step an optimizer step."""
         trainer: Any = self.trainer
         total = trainer.datamodule.steps(self.config.trainer)
         epochs = max(1, self.config.trainer.max_epochs)

@@ -1,4 +1,4 @@
-"""What a step minimises: each objective is a frozen value, called with the model and one prepared batch."""
+"""What a step minimizes: each objective is a frozen value, called with the model and one prepared batch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class WithSparseRateReduction:
     tokens of each image are one set and the mean over images is taken; with ``scope="batch"`` all tokens of
     all ranks are one set, whose moments are summed over the ranks.
 
-    Source: the regulariser of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
+    Source: the regularizer of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
     """
 
     base: Objective
@@ -76,7 +76,7 @@ class WithSparseRateReduction:
     scope: str
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
-        """The other losses, the regulariser as ``srr``, and their sum as ``loss``."""
+        """The other losses, the regularizer as ``srr``, and their sum as ``loss``."""
         with layer_outputs(model, self.layers) as outputs:
             losses = self.base(model, x, y)
         blocks = list(model.blocks)  # type: ignore[arg-type]

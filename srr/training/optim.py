@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule: AdamW of torch, Lion and Muon written from their update rules."""
+"""Optimizers and the learning-rate schedule: AdamW of torch, Lion and Muon written from their update rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lion(Optimizer):
         weight_decay: ω.
 
     Source:
-        Chen et al. 2023 (arXiv 2302.06675), algorithm 2; the optimiser of [CRATE]'s pre-training.
+        Chen et al. 2023 (arXiv 2302.06675), algorithm 2; the optimizer of [CRATE]'s pre-training.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> Groups:
         weight_decay: decay of the first two groups.
 
     Returns:
-        Groups for an optimiser, empty ones left out; ``orthogonal`` marks the first.
+        Groups for an optimizer, empty ones left out; ``orthogonal`` marks the first.
     """
     kinds: dict[str, list[nn.Parameter]] = {"layer": [], "other": [], "plain": []}
     for name, parameter in model.named_parameters():
@@ -194,7 +194,7 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimiser a config names, over :func:`parameter_groups` of a model.
+    """The optimizer a config names, over :func:`parameter_groups` of a model.
 
     Raises:
         ValueError: an unknown name, or betas that are not two numbers.

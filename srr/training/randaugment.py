@@ -40,7 +40,7 @@ def _rotate(s: Tensor) -> tuple[Tensor, ...]:
 
 
 def _blend(base: Callable[[Tensor], Tensor]) -> Change:
-    """Mix with a degenerate image: strength 0 keeps the image, 1 and −1 move it 0.9 away from or towards the base."""
+    """Mix with a degenerate image: strength 0 keeps the image, 1 and −1 move it 0.9 away from or toward the base."""
 
     def change(x: Tensor, s: Tensor) -> Tensor:
         other = base(x)

@@ -32,7 +32,7 @@ CONFIG, METRICS, DATA, MODEL = "config.yaml", "metrics.json", "data.json", "mode
 
 
 class Parts(NamedTuple):
-    """The callbacks a run asks about afterwards."""
+    """The callbacks a run asks about afterward."""
 
     checkpoints: KeepCheckpoints
     throughput: Throughput

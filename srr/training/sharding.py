@@ -1,4 +1,4 @@
-"""FSDP2: parameters, gradients and optimiser state cut into one shard a rank; the engine is torch's and Lightning's."""
+"""FSDP2: parameters, gradients and optimizer state cut into one shard a rank; the engine is torch's and Lightning's."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_one_layer(benchmark, form) -> None:
 
 
 def table(rounds: int = 11) -> None:
-    """Seconds of 50 layers and ratios, for labelled and estimated memberships in both precisions."""
+    """Seconds of 50 layers and ratios, for labeled and estimated memberships in both precisions."""
     for dtype in (np.float64, np.float32):
         Z, labels = tokens(dtype)
         for estimated in (False, True):

@@ -30,7 +30,7 @@ TABLE = [
 
 
 def step_and_floor(n: int, d: int, K: int, p: int) -> dict[str, Any]:
-    """A step of ProximalGradient on the unit sphere, and the factorisations it cannot do without."""
+    """A step of ProximalGradient on the unit sphere, and the factorizations it cannot do without."""
     mix = srr.subspace_mixture(n=n, d=d, K=K, p=p, noise=0.3, seed=0)
     problem = srr.SparseRateReduction(mix.U, 0.5, srr.UnitL1(0.1 / n))
     solver = srr.ProximalGradient(srr.FixedStep())
@@ -58,7 +58,7 @@ def test_solver_step(benchmark, form):
 
 
 def test_the_floor_is_the_work_of_the_step():
-    """The factorisations timed as the floor give the gradient that the step uses."""
+    """The factorizations timed as the floor give the gradient that the step uses."""
     mix = srr.subspace_mixture(n=300, d=12, K=3, p=4, noise=0.3, seed=0)
     problem = srr.SparseRateReduction(mix.U, 0.5, srr.UnitL1())
     Z = problem.start(mix.Z)

@@ -155,7 +155,7 @@ def test_the_classifier_is_the_network(digits: list[np.ndarray]) -> None:
     assert model.score(test, truth + 3) >= 0.97
 
 
-def test_the_classifier_recognises_shifted_images(digits: list[np.ndarray]) -> None:
+def test_the_classifier_recognizes_shifted_images(digits: list[np.ndarray]) -> None:
     """Digits on a torus, shifted at random: the same answers exactly, where pixels know nothing of shifts."""
     images = [np.pad(X.reshape(-1, 1, 8, 8), [(0, 0), (0, 0), (0, 4), (0, 4)]) for X in digits[:2]]
     rng = np.random.default_rng(0)

@@ -115,8 +115,8 @@ def random_weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Weights
 
 
 def norm(w: Weights, name: str, x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+    centered = x - x.mean(-1, keepdim=True)
+    scaled = centered / (centered.square().mean(-1, keepdim=True) + eps).sqrt()
     return scaled * w[name + ".weight"] + w[name + ".bias"]
 
 

@@ -32,8 +32,8 @@ def weights(layer: torch.nn.Module) -> dict[str, Array]:
 
 
 def norm(w: dict[str, Array], name: str, Z: Array) -> Array:
-    centred = Z - Z.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    centered = Z - Z.mean(-1, keepdims=True)
+    scaled = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
     return scaled * w[name + ".weight"] + w[name + ".bias"]
 
 
@@ -92,7 +92,7 @@ def step(w: dict[str, Array], Z: Array) -> Array:
     return srr.ista_step(Z, Z, w["dictionary.D"], step=0.1, lam=0.1)
 
 
-def majorised(w: dict[str, Array], Z: Array) -> Array:
+def majorized(w: dict[str, Array], Z: Array) -> Array:
     alpha = 4 / (9 * 0.1)
     return srr.ops.prox_mm_step(Z, w["dictionary.D"], alpha=alpha, lam=0.1)
 
@@ -120,7 +120,7 @@ FORMULAS: dict[str, tuple[Half, float, Half | None, float]] = {
     "crate_t": (transposed, 1, step, 0),
     "crate_fix": (free, 1, step, 0),
     "crate_strict": (strict, 1, step, 0),
-    "crate_prox_mm": (free, 1, majorised, 0),
+    "crate_prox_mm": (free, 1, majorized, 0),
     "alpha": (free, 1, overcomplete, 1),
     "attention_only": (free, 1, None, 1),
     "tssa": (statistics, 1, step, 0),

@@ -98,12 +98,12 @@ def test_evaluation_equals_training(block: str) -> None:
 
 def test_orthonormal_bases_stay_orthonormal() -> None:
     model = small(orthogonal=True)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     before = model.blocks[0].attention.U.detach().clone()
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(images()).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
     P = model.blocks[0].attention.projection
     torch.testing.assert_close(P @ P.T, torch.eye(16), rtol=0, atol=1e-5)
     assert not torch.allclose(model.blocks[0].attention.U, before)

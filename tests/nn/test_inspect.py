@@ -1,4 +1,4 @@
-"""Maps, colours and the two commands that look at one image."""
+"""Maps, colors and the two commands that look at one image."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 from srr.cli import app
 from srr.cli._image import read_image
 from srr.nn import attention_maps, create_model, layer_tokens
-from srr.plots import plot_attention, token_colours
+from srr.plots import plot_attention, token_colors
 
 SMALL = {"depth": 2, "dim": 16, "heads": 4, "head_dim": 4, "channels": 3, "image_size": 8, "patch_size": 2}
 
@@ -46,16 +46,16 @@ def test_layers_without_pairwise_attention_are_refused() -> None:
         attention_maps(create_model("crate_micro", **SMALL), torch.zeros(1, 3, 8, 8), layer=2)
 
 
-def test_colours_are_principal_components() -> None:
+def test_colors_are_principal_components() -> None:
     generator = np.random.default_rng(0)
     axes = np.linalg.qr(generator.normal(size=(6, 3)))[0]
     scores = generator.normal(size=(50, 3)) * [9.0, 3.0, 1.0]
-    colours = token_colours(scores @ axes.T + 5.0)
-    assert colours.min() == 0.0
-    assert colours.max() == 1.0
+    colors = token_colors(scores @ axes.T + 5.0)
+    assert colors.min() == 0.0
+    assert colors.max() == 1.0
     for i in range(3):
-        assert abs(np.corrcoef(colours[:, i], scores[:, i])[0, 1]) > 0.95
-    np.testing.assert_allclose(token_colours(np.ones((4, 2))), 0.5)
+        assert abs(np.corrcoef(colors[:, i], scores[:, i])[0, 1]) > 0.95
+    np.testing.assert_allclose(token_colors(np.ones((4, 2))), 0.5)
 
 
 def test_the_picture_has_a_panel_for_each_head() -> None:

@@ -90,7 +90,7 @@ def test_a_changed_dictionary_is_seen(change: Callable[[ISTA], None]) -> None:
 
 
 @torch.no_grad()
-def test_an_optimiser_step_is_seen() -> None:
+def test_an_optimizer_step_is_seen() -> None:
     layer, Z = layer_and_tokens()
     layer.eval()
     layer(Z)

@@ -1,4 +1,4 @@
-"""Rate losses: gradients of both orders, one factorisation, precisions, and the regulariser on a model."""
+"""Rate losses: gradients of both orders, one factorization, precisions, and the regularizer on a model."""
 
 import pytest
 import torch
@@ -229,12 +229,12 @@ def test_tokens_that_are_not_finite_are_refused():
 def test_mcr2_training_separates_classes():
     """From random features, gradient descent reaches orthogonal classes on the sphere."""
     Z, y = draw(40, 6).requires_grad_(), labels_of(40, 2)
-    optimiser = torch.optim.Adam([Z], lr=0.05)
+    optimizer = torch.optim.Adam([Z], lr=0.05)
     for _ in range(150):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = mcr2_loss(Z, y, eps=0.5)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     units = functional.normalize(Z.detach(), dim=-1)
     across = units[y == 0] @ units[y == 1].T
     assert float(across.abs().max()) < 0.05

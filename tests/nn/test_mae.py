@@ -67,13 +67,13 @@ def test_every_trained_parameter_receives_a_gradient() -> None:
 def test_a_few_steps_lower_the_loss() -> None:
     net = model().float()
     hidden, pictures = net.draw_mask(3, seed=0), images().float()
-    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = net.loss(pictures, hidden)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
 

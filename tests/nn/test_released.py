@@ -228,7 +228,7 @@ def test_positions_are_interpolated_for_another_image_size() -> None:
     load_released(model, weights)
     positions = model.embed.positions.detach()
     torch.testing.assert_close(positions[:, 0], weights["pos_embedding"][:, 0])
-    # between patch centres a ramp stays a ramp: at (i, j) of 8 x 8 the old coordinate is (i + 1/2)/2 - 1/2
+    # between patch centers a ramp stays a ramp: at (i, j) of 8 x 8 the old coordinate is (i + 1/2)/2 - 1/2
     inner = positions[0, 1:].reshape(8, 8, 16)[3:5, 3:5]
     wanted = torch.tensor([[2 * a + 3 * b for b in (1.25, 1.75)] for a in (1.25, 1.75)]).double()
     torch.testing.assert_close(inner, wanted[..., None].expand(2, 2, 16))

@@ -47,7 +47,7 @@ def test_mssa_causal_equals_prefixes(rng: np.random.Generator, library: Backend)
 
 
 def test_boolean_mask_with_rows_that_see_nothing(heads: np.ndarray, rng: np.random.Generator, backend: Backend) -> None:
-    """A token that may attend to nothing receives zero: no NaN, and no neighbour is disturbed."""
+    """A token that may attend to nothing receives zero: no NaN, and no neighbor is disturbed."""
     mask = rng.uniform(size=(8, 8)) < 0.5
     mask[2] = False
     mask[:, 2] = False

@@ -78,7 +78,7 @@ def test_symmetries_of_attention(seed: int) -> None:
 
 
 @given(seed=SEEDS, eps=EPSILONS)
-def test_class_order_and_relabelling_leave_the_reduction_alone(seed: int, eps: float) -> None:
+def test_class_order_and_relabeling_leave_the_reduction_alone(seed: int, eps: float) -> None:
     rng = np.random.default_rng(seed)
     Z, labels, order = tokens(seed, 9, 4), rng.integers(0, 3, 9), rng.permutation(9)
     truth = float(srr.partition_coding_rate(Z, labels, eps=eps))

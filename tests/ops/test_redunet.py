@@ -157,14 +157,14 @@ def test_signals_are_vectors_with_all_their_shifts(
     backend.close(srr.ops.compression_norms(signals, made.C, shift_axes=axes), norms)
 
 
-@given(sizes=st.sampled_from(SHAPES), seed=st.integers(0, 2**32 - 1), labelled=st.booleans())
-def test_shifted_signals_give_shifted_increments(sizes: tuple[int, ...], seed: int, labelled: bool) -> None:
+@given(sizes=st.sampled_from(SHAPES), seed=st.integers(0, 2**32 - 1), labeled=st.booleans())
+def test_shifted_signals_give_shifted_increments(sizes: tuple[int, ...], seed: int, labeled: bool) -> None:
     rng, axes = np.random.default_rng(seed), len(sizes)
     X, labels = rng.standard_normal((6, 2, *sizes)), np.asarray([0, 1, 1, 0, 1, 1])
     made = srr.ops.redunet_operators(X, labels, eps=EPS, shift_axes=axes)
     shift = tuple(int(rng.integers(0, s)) for s in sizes)
     around = tuple(range(-axes, 0))
-    pi = labels if labelled else None
+    pi = labels if labeled else None
     moved = srr.ops.redunet_increment(np.roll(X, shift, around), made, pi, shift_axes=axes)
     straight = np.roll(srr.ops.redunet_increment(X, made, pi, shift_axes=axes), shift, around)
     np.testing.assert_allclose(moved, straight, rtol=0, atol=1e-12)

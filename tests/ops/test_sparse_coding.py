@@ -1,4 +1,4 @@
-"""ISTA, its folded form, FISTA, the majorised sparsifier: against the definition and against long runs."""
+"""ISTA, its folded form, FISTA, the majorized sparsifier: against the definition and against long runs."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def coding(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def lasso_descent(Z: np.ndarray, D: np.ndarray, lam: float, *, nonnegative: bool) -> np.ndarray:
-    """Coordinate descent to convergence, one code entry at a time: another algorithm for the same minimiser."""
+    """Coordinate descent to convergence, one code entry at a time: another algorithm for the same minimizer."""
     A = np.zeros((len(Z), D.shape[1]))
     squared = np.sum(D**2, axis=0)
     for _ in range(3000):
@@ -40,7 +40,7 @@ def safe_step(D: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("nonnegative", [True, False])
-def test_the_minimiser_is_a_fixed_point(coding: tuple, nonnegative: bool) -> None:
+def test_the_minimizer_is_a_fixed_point(coding: tuple, nonnegative: bool) -> None:
     _, Z, D = coding
     A = lasso_descent(Z, D, LAM, nonnegative=nonnegative)
     moved = srr.ista_step(A, Z, D, step=safe_step(D), lam=LAM, nonnegative=nonnegative)
@@ -170,7 +170,7 @@ def test_codes_broadcast_over_a_shared_dictionary_and_a_batch_of_dictionaries(rn
     NUMPY.close(srr.ista_step(A, Z, D, step=0.1, lam=LAM), np.stack(expected))
 
 
-# --------------------------------------------------------------------------- the majorised sparsifier
+# --------------------------------------------------------------------------- the majorized sparsifier
 
 
 def test_prox_mm_is_the_printed_formula(rng: np.random.Generator, backend: Backend) -> None:

@@ -95,8 +95,8 @@ def test_float32_tokens_are_summed_in_float64():
     np.testing.assert_allclose(moment.moment, truth.astype(np.float64), rtol=1e-13)
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_dask_blocks(labelled):
+@pytest.mark.parametrize("labeled", [False, True])
+def test_dask_blocks(labeled):
     da = pytest.importorskip("dask.array")
     Z, labels, weights, _ = problem()
     chunks = (100, 90, 50)
@@ -105,9 +105,9 @@ def test_dask_blocks(labelled):
         da.from_array(weights, (chunks,)),
         da.from_array(labels, (chunks,)),
     )
-    found = srr.ops.SecondMoment.from_dask(Zd, wd, ld if labelled else None, classes=4 if labelled else None, fan_in=2)
-    wanted = srr.ops.SecondMoment.zeros(7, like=Z, classes=4 if labelled else None)
-    wanted = wanted.update(Z, weights, labels if labelled else None)
+    found = srr.ops.SecondMoment.from_dask(Zd, wd, ld if labeled else None, classes=4 if labeled else None, fan_in=2)
+    wanted = srr.ops.SecondMoment.zeros(7, like=Z, classes=4 if labeled else None)
+    wanted = wanted.update(Z, weights, labels if labeled else None)
     np.testing.assert_allclose(found.moment, wanted.moment, rtol=1e-12)
     np.testing.assert_allclose(found.count, wanted.count, rtol=1e-12)
     with pytest.raises(ValueError, match="whole rows"):

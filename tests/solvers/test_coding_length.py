@@ -71,7 +71,7 @@ def test_a_given_number_of_clusters(clusters: int) -> None:
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.3, 3.0])
-def test_the_length_of_a_labelling_is_its_definition(eps: float) -> None:
+def test_the_length_of_a_labeling_is_its_definition(eps: float) -> None:
     rng = np.random.default_rng(0)
     Z, labels = rng.standard_normal((30, 5)), rng.integers(3, 7, 30)
     truth = sum(naive_cluster_length(Z[labels == k], 30, eps) for k in np.unique(labels))

@@ -65,7 +65,7 @@ def test_published_singular_values(lam):
 
 
 @pytest.mark.parametrize(("d", "sizes", "eps", "lam"), CASES)
-def test_twenty_random_starts_end_at_closed_form_maximisers(d, sizes, eps, lam):
+def test_twenty_random_starts_end_at_closed_form_maximizers(d, sizes, eps, lam):
     """Equal singular values to 1e-8, orthogonal classes to 1e-7, the objective to 1e-8, from all 20 starts at once."""
     Z0 = np.random.default_rng(0).standard_normal((20, sum(sizes), d))
     problem = srr.RateReduction(labels_of(sizes), eps, srr.Ridge(lam))
@@ -76,7 +76,7 @@ def test_twenty_random_starts_end_at_closed_form_maximisers(d, sizes, eps, lam):
     assert cross_cosine(solution.Z, sizes) < 1e-7
     wanted = closed_form_objective(d, sizes, eps, lam, ranks)
     np.testing.assert_allclose(solution.objective, wanted, rtol=1e-8)
-    # The maximisers are global exactly when the ranks fill min(n, d), smaller classes first. Ranks do fill it here.
+    # The maximizers are global exactly when the ranks fill min(n, d), smaller classes first. Ranks do fill it here.
     assert set(np.sum(ranks, axis=0)) == {min(d, sum(sizes))}
     best = closed_form_objective(d, sizes, eps, lam, _smaller_first(d, sizes))
     assert np.all(solution.objective >= best * (1 + 1e-12))
@@ -92,14 +92,14 @@ def _smaller_first(d, sizes):
     return ranks
 
 
-def test_unequal_classes_have_local_maximisers_that_are_not_global():
+def test_unequal_classes_have_local_maximizers_that_are_not_global():
     d, sizes, eps, lam = OTHERS[0]
     Z0 = np.random.default_rng(0).standard_normal((20, sum(sizes), d))
     problem = srr.RateReduction(labels_of(sizes), eps, srr.Ridge(lam))
     solution = srr.minimize(problem, Z0, BB, tol=1e-10, max_steps=500)
     best = closed_form_objective(d, sizes, eps, lam, _smaller_first(d, sizes))
     assert best < np.min(solution.objective) < np.max(solution.objective) - 0.1
-    # from the optimum's own neighbourhood it is found
+    # from the optimum's own neighborhood it is found
     rng = np.random.default_rng(1)
     Z = 0.05 * rng.standard_normal((sum(sizes), d))
     Z[:16] += 3 * np.linalg.qr(rng.standard_normal((16, 16)))[0]

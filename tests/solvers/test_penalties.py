@@ -109,7 +109,7 @@ def test_sphere_distance_matches_bounded_least_squares(seed):
 
 @pytest.mark.parametrize("penalty", ALL, ids=name)
 def test_distance_vanishes_at_a_prox(penalty):
-    """The prox of V minimises ‖Z - V‖²/(2t) + g: its distance to optimality for that problem is zero."""
+    """The prox of V minimizes ‖Z - V‖²/(2t) + g: its distance to optimality for that problem is zero."""
     V = RNG.standard_normal((5, 4))
     X = penalty.prox(V, step=0.5)
     assert penalty.distance(X, (X - V) / 0.5) < 1e-13

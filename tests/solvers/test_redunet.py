@@ -19,9 +19,9 @@ def gaussians_on_the_sphere(
 ) -> tuple[np.ndarray, np.ndarray]:
     """K Gaussians around orthogonal directions, each token divided by its norm."""
     rng = np.random.default_rng(seed)
-    centres = np.linalg.qr(rng.standard_normal((d, d)))[0][:K]
+    centers = np.linalg.qr(rng.standard_normal((d, d)))[0][:K]
     labels = np.arange(n) % K
-    Z = centres[labels] + spread * rng.standard_normal((n, d))
+    Z = centers[labels] + spread * rng.standard_normal((n, d))
     return Z / np.linalg.norm(Z, axis=1, keepdims=True), labels
 
 
@@ -29,7 +29,7 @@ def gaussians_on_the_sphere(
 @pytest.mark.parametrize("seed", range(3))
 def test_gaussians_on_the_sphere_are_told_apart_without_error(K: int, seed: int) -> None:
     Z, labels = gaussians_on_the_sphere(K, 300, seed)
-    test, truth = gaussians_on_the_sphere(K, 600, seed)  # the same centres, since they are drawn first
+    test, truth = gaussians_on_the_sphere(K, 600, seed)  # the same centers, since they are drawn first
     test, truth = test[300:], truth[300:]
     assert not np.isin(test, Z).all(axis=1).any()
     network = srr.fits.build_redunet(Z, labels, eps=0.5, depth=15)
@@ -72,7 +72,7 @@ def test_a_step_far_beyond_the_safe_one_can_lower_it() -> None:
 
 
 def test_the_ascent_ends_at_the_optimum_of_a_general_solver() -> None:
-    """The same problem by L-BFGS over unnormalised tokens, best of five starts."""
+    """The same problem by L-BFGS over unnormalized tokens, best of five starts."""
     rng = np.random.default_rng(3)
     Z, labels = to_sphere(rng.standard_normal((12, 4))), np.arange(12) % 2
     problem = srr.fits.SphereRateReduction(labels, 0.5)

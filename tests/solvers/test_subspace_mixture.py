@@ -67,8 +67,8 @@ def test_expectation_is_the_softmax_membership_of_the_attention_model() -> None:
     )
 
 
-def test_maximization_beats_every_neighbour() -> None:
-    """The closed form against the expected log-likelihood it maximises, at 200 random perturbations."""
+def test_maximization_beats_every_neighbor() -> None:
+    """The closed form against the expected log-likelihood it maximizes, at 200 random perturbations."""
     rng = np.random.default_rng(2)
     Z, r = rng.standard_normal((50, 5)) @ np.diag([3, 2, 1, 0.5, 0.3]), rng.dirichlet(np.ones(3), 50)
 

@@ -220,7 +220,7 @@ MUTANTS = [
     Mutant("gram-of-rows", "ista_matrix", wrong_gram),
     Mutant("folded-threshold-without-step", "folded_ista_step", with_option(step=lambda step: 1.0)),
     Mutant("momentum-forgotten", "fista_step", with_option(momentum=lambda m: 0.0)),
-    Mutant("majoriser-without-one", "prox_mm_step", simpler_growth),
+    Mutant("majorizer-without-one", "prox_mm_step", simpler_growth),
     Mutant("membership-over-tokens", "subspace_membership", membership_over_tokens),
     Mutant("temperature-without-two", "subspace_membership", with_option(temperature=lambda t: t / 2)),
     Mutant("norm-instead-of-deviation", "layer_norm", norm_instead_of_deviation),

@@ -133,7 +133,7 @@ def test_a_quarter_turn_is_exact():
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_strength_zero_keeps_geometry_and_colour(name):
+def test_strength_zero_keeps_geometry_and_color(name):
     x = images(n=4)
     y = OPERATIONS[name](x, torch.zeros(4))
     assert y.shape == x.shape

@@ -89,7 +89,7 @@ def image_folder(root, classes=("ant", "bee"), each=4):
             Image.fromarray(pixels).save(root / name / f"{i}.png")
 
 
-def test_image_folders_keep_class_names_and_crop_the_centre(tmp_path):
+def test_image_folders_keep_class_names_and_crop_the_center(tmp_path):
     image_folder(tmp_path / "train")
     image_folder(tmp_path / "val", each=1)
     source = load_data(DataConfig(name=f"folder:{tmp_path}", image_size=16))

@@ -1,4 +1,4 @@
-"""Optimisers and schedule against their rules written out in NumPy."""
+"""Optimizers and schedule against their rules written out in NumPy."""
 
 import math
 
@@ -88,6 +88,6 @@ def test_warmup_then_cosine():
 @pytest.mark.parametrize(
     ("change", "words"), [({"name": "sgd"}, "adamw, lion, muon"), ({"betas": (0.9,)}, "two numbers")]
 )
-def test_bad_optimisers(change, words):
+def test_bad_optimizers(change, words):
     with pytest.raises(ValueError, match=words):
         build_optimizer(create_model("crate_micro"), OptimConfig(**change))

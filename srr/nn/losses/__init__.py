@@ -1,4 +1,4 @@
-"""Rate losses for training: values and gradients in closed form from one factorisation."""
+"""Rate losses for training: values and gradients in closed form from one factorization."""
 
 from srr.nn.losses.objectives import mcr2_loss, total_coding_rate_regularizer
 from srr.nn.losses.rates import coding_rate, rate_reduction, subspace_coding_rate

@@ -1,4 +1,4 @@
-"""What a network minimises: MCR², and the total coding rate that keeps features from collapsing."""
+"""What a network minimizes: MCR², and the total coding rate that keeps features from collapsing."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Pair = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class _FusedRate(torch.autograd.Function):
-    """A rate of tokens whose gradient comes from the factorisation that gave its value."""
+    """A rate of tokens whose gradient comes from the factorization that gave its value."""
 
     @staticmethod
     def forward(ctx: Any, Z: Tensor, pair: Pair) -> Tensor:
@@ -150,7 +150,7 @@ def rate_reduction(Z: Tensor, Pi: Tensor, *, eps: float, core_dtype: torch.dtype
         tensor([0.1667, 0.1667])
     """
     _refuse_gradient(Pi, "Pi")
-    reduce = _labelled if not Pi.is_floating_point() else _reduce
+    reduce = _labeled if not Pi.is_floating_point() else _reduce
     return reduce(Z, Pi, eps, core_dtype)
 
 
@@ -161,7 +161,7 @@ def _reduce(Z: Tensor, Pi: Tensor, eps: float, core_dtype: torch.dtype | None) -
     return _rate(Z, partial(ops.rate_reduction, **options), partial(ops.rate_reduction_value_and_grad, **options))
 
 
-_labelled: Callable[..., Tensor] = torch.compiler.disable(_reduce)  # type: ignore[no-untyped-call]
+_labeled: Callable[..., Tensor] = torch.compiler.disable(_reduce)  # type: ignore[no-untyped-call]
 
 
 def _refuse_gradient(constant: Tensor | None, name: str) -> None:

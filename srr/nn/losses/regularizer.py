@@ -53,7 +53,7 @@ def srr_regularizer(
             negative; or the term asked for before any forward pass.
 
     Source:
-        The regulariser of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
+        The regularizer of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
 
     Example:
         >>> from srr.nn import create_model

@@ -59,7 +59,7 @@ class ImageSamples:
 
 
 def decode(image: Any, size: int) -> torch.Tensor:
-    """Shorter side to ``size``, centre square, RGB, as uint8 (3, size, size)."""
+    """Shorter side to ``size``, center square, RGB, as uint8 (3, size, size)."""
     image = image.convert("RGB")
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)

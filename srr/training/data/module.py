@@ -116,7 +116,7 @@ class DataModule(pl.LightningDataModule):
         self._position = (state_dict["epoch"], state_dict["batch"])
 
     def steps(self, config: TrainerConfig) -> int:
-        """Optimiser steps of a whole run, known before any loader exists: a sharded run restores its position late."""
+        """Optimizer steps of a whole run, known before any loader exists: a sharded run restores its position late."""
         batches = len(self._order())
         total = math.ceil(batches / config.accumulate) * config.max_epochs
         return total if config.max_steps < 0 else min(total, config.max_steps)

@@ -80,7 +80,7 @@ class EvalOrder(Sampler[list[int]]):
 
 
 def mix(*numbers: int) -> int:
-    """One 63-bit seed from several integers (splitmix64 rounds), so that neighbouring inputs share no stream."""
+    """One 63-bit seed from several integers (splitmix64 rounds), so that neighboring inputs share no stream."""
     state = 0
     for number in numbers:
         state = (state ^ (number & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF

@@ -25,9 +25,11 @@ install: $(DEV) ## Create .venv with everything needed for development
 doctest: $(DEV) ## Run the examples in the docstrings
 	$(BIN)/python -m pytest -q srr
 
-lint: $(DEV) ## Check style and format
+lint: $(DEV) ## Check style, format, spelling and the form of docstrings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python .ci/docstrings.py
 
 format: $(DEV) ## Rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .

@@ -97,8 +97,7 @@ def layer_trace(
     Raises:
         ValueError: bases missing or not wanted, no layers, or eps not positive.
 
-    Source:
-        The measurement of [CRATE] figures 3-4, without its fixed choice of scale; theory of the two measures, (12).
+    Source: The measurement of [CRATE] figures 3-4, without its fixed choice of scale; theory of the two measures, (12).
 
     Example:
         >>> import numpy as np, srr

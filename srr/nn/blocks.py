@@ -38,8 +38,7 @@ class CrateBlock(nn.Module):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
 
-    Source:
-        [CRATE] (18) and (17).
+    Source: [CRATE] (18) and (17).
 
     Example:
         >>> import torch
@@ -113,8 +112,7 @@ class AlphaBlock(CrateBlock):
 
     Objective step: the second half is two proximal steps on ½‖Z − A Dᵀ‖² + λ‖A‖₁, A ≥ 0, from A = 0.
 
-    Source:
-        [ALPHA].
+    Source: [ALPHA].
 
     Example:
         >>> import torch
@@ -139,8 +137,7 @@ class AttentionOnlyBlock(CrateBlock):
 
     Objective step: one denoising step of a mixture of low-rank Gaussians; there is no sparsity term.
 
-    Source:
-        [AOT].
+    Source: [AOT].
 
     Example:
         >>> import torch

@@ -83,8 +83,7 @@ class CausalCRATE(PretrainedModel):
         symbols ``(B, n)`` to scores of the next symbol ``(B, n, vocabulary)``; ``mask`` is ``(B, n)``, True
         at real symbols.
 
-    Source:
-        [CRATE] (17)-(18) under a causal mask.
+    Source: [CRATE] (17)-(18) under a causal mask.
 
     Example:
         >>> from srr.nn import create_model

@@ -39,8 +39,7 @@ class CBSA(MSSA):
     Raises:
         ValueError: ``causal`` is true.
 
-    Source:
-        [CBSA].
+    Source: [CBSA].
 
     Example:
         >>> import torch
@@ -91,8 +90,7 @@ class ContractBroadcastBlock(CrateBlock):
     Objective step: the first half compresses the representatives of every subspace and moves each token by its share
     of their motion; the second half is the sparse-coding step of :class:`srr.nn.CrateBlock`.
 
-    Source:
-        [CBSA] for the first half, [CRATE] (17) for the second.
+    Source: [CBSA] for the first half, [CRATE] (17) for the second.
 
     Example:
         >>> import torch

@@ -35,8 +35,7 @@ def load_released(
     Raises:
         ValueError: one sentence that lists every missing, unexpected and misshapen name.
 
-    Source:
-        names and shapes of the files published with [CRATE], [ALPHA] and [MAE].
+    Source: names and shapes of the files published with [CRATE], [ALPHA] and [MAE].
 
     Example:
         >>> from srr.nn import create_model, to_released

@@ -54,8 +54,7 @@ class CRATE(PretrainedModel):
         images ``(B, channels, height, width)`` to scores ``(B, num_classes)``; ``mask`` is ``(B,
         patches)``, True at real patches, for batches of padded images.
 
-    Source:
-        [CRATE] section 2.4, sizes of its Table 4.
+    Source: [CRATE] section 2.4, sizes of its Table 4.
 
     Example:
         >>> import torch

@@ -30,8 +30,7 @@ class DecoderBlock(nn.Module):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
 
-    Source:
-        [MAE], decoder layer.
+    Source: [MAE], decoder layer.
 
     Example:
         >>> DecoderBlock(dim=8, heads=2, head_dim=4)(torch.zeros(3, 5, 8)).shape

@@ -70,8 +70,7 @@ class PatchEmbedding(nn.Module):
     Shapes:
         ``(B, channels, height, width)`` to ``(B, 1 + patches, dim)``.
 
-    Source:
-        released CRATE network; without norms, the strided convolution of CRATE-α.
+    Source: released CRATE network; without norms, the strided convolution of CRATE-α.
 
     Example:
         >>> PatchEmbedding(32, 4, channels=3, dim=16)(torch.zeros(2, 3, 32, 32)).shape

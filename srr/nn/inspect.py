@@ -67,8 +67,7 @@ def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tens
     Raises:
         ValueError: no such layer, or one without pairwise attention.
 
-    Source:
-        [CRATE] (11), the softmax.
+    Source: [CRATE] (11), the softmax.
 
     Example:
         >>> from srr.nn import create_model

@@ -21,8 +21,7 @@ class TiedBlock(CrateBlock):
     Objective step: the softmax form of a step on R^c(Z; U) as derived; raw R^c may rise and R^c of unit
     tokens fall, see the measurement of both in :func:`srr.layer_trace`.
 
-    Source:
-        CRATE-C of [INDEPTH].
+    Source: CRATE-C of [INDEPTH].
 
     Example:
         >>> import torch
@@ -43,8 +42,7 @@ class NegatedBlock(TiedBlock):
     Objective step: the sign that lowers raw R^c(Z; U). With a free output map the sign would be absorbed,
     so the map is tied to U.
 
-    Source:
-        CRATE-N of [INDEPTH].
+    Source: CRATE-N of [INDEPTH].
 
     Example:
         >>> import torch
@@ -66,8 +64,7 @@ class TransposedBlock(CrateBlock):
 
     Objective step: none is exact; it keeps the parameters of CRATE-C and leaves the descent direction.
 
-    Source:
-        CRATE-T of [INDEPTH].
+    Source: CRATE-T of [INDEPTH].
 
     Example:
         >>> import torch
@@ -83,8 +80,7 @@ class FixedBlock(CrateBlock):
 
     Objective step: as :class:`CrateBlock`, for an R^c(Z; U) that is the same all through training.
 
-    Source:
-        CRATE-Fix of [INDEPTH].
+    Source: CRATE-Fix of [INDEPTH].
 
     Example:
         >>> import torch
@@ -104,8 +100,7 @@ class StrictBlock(CrateBlock):
 
     Objective step: the step on R^c(Z; U) of (10) with κβ = 1 in front of attention and 1 in front of Z.
 
-    Source:
-        [CRATE] (11)-(12) in (18); its ablation of the attention block.
+    Source: [CRATE] (11)-(12) in (18); its ablation of the attention block.
 
     Example:
         >>> import torch
@@ -121,8 +116,7 @@ class ProxMMBlock(CrateBlock):
 
     Objective step: the second half is a proximal step on λ‖A‖₁ − R, A ≥ 0, of a quadratic majorizer of −R.
 
-    Source:
-        [CRATE] appendix A.3, (92); its ablation of the sparsifying block.
+    Source: [CRATE] appendix A.3, (92); its ablation of the sparsifying block.
 
     Example:
         >>> import torch

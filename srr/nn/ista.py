@@ -69,8 +69,7 @@ class ISTA(nn.Module):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``, non-negative.
 
-    Source:
-        [CRATE] (17), from the warm start A = Z of the network.
+    Source: [CRATE] (17), from the warm start A = Z of the network.
 
     Example:
         >>> import torch

@@ -81,13 +81,11 @@ class CrateMAE(PretrainedModel):
         predicted patches ``(B, patches, patch_dim)`` in the order of :func:`srr.nn.patchify`; ``mask`` is
         ``(B, patches)``, True at real patches of padded images.
 
-    Notes:
-        The released files carry a second position table and a linear map that no computation reads. They
-        are kept as frozen parameters in ``unread``, so that such a file loads and saves without loss and
-        the parameter count is the published one.
+    The released files carry a second position table and a linear map that no computation reads. They are kept as frozen
+    parameters in ``unread``, so that such a file loads and saves without loss and the parameter count is the published
+    one.
 
-    Source:
-        [MAE].
+    Source: [MAE].
 
     Example:
         >>> from srr.nn import create_model
@@ -218,8 +216,7 @@ def reconstruction_loss(predicted: Tensor, targets: Tensor, hidden: Tensor) -> T
     Returns:
         One number; NaN when no patch is hidden.
 
-    Source:
-        [MAE], training objective.
+    Source: [MAE], training objective.
 
     Example:
         >>> reconstruction_loss(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False]]))

@@ -40,8 +40,7 @@ class MSSA(nn.Module):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
 
-    Source:
-        [CRATE] (11)-(12) with the output map and scale p^{-1/2} of the released network.
+    Source: [CRATE] (11)-(12) with the output map and scale p^{-1/2} of the released network.
 
     Example:
         >>> import torch

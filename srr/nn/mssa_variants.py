@@ -17,8 +17,7 @@ class TiedMSSA(MSSA):
 
         \mathrm{MSSA}(Z) = \sum_k \mathrm{softmax}(p^{-1/2} V_k V_k^\top)\, V_k U_k^\top
 
-    Source:
-        CRATE-C of [INDEPTH]; [CRATE] (12) up to its constant.
+    Source: CRATE-C of [INDEPTH]; [CRATE] (12) up to its constant.
 
     Example:
         >>> import torch
@@ -41,8 +40,7 @@ class StrictMSSA(TiedMSSA):
     The constant β = p/(nε²) of (12) is left to the step in front of it: (10) and (12) together would count
     it twice.
 
-    Source:
-        [CRATE] (11)-(12).
+    Source: [CRATE] (11)-(12).
 
     Example:
         >>> StrictMSSA(dim=8, heads=2, head_dim=4).scale
@@ -64,8 +62,7 @@ class TransposedMSSA(TiedMSSA):
     Raises:
         ValueError: ``heads * head_dim`` differs from ``dim``.
 
-    Source:
-        CRATE-T of [INDEPTH].
+    Source: CRATE-T of [INDEPTH].
 
     Example:
         >>> import torch
@@ -93,8 +90,7 @@ class FixedMSSA(MSSA):
     U is drawn once, uniformly among orthonormal frames (orthonormal over all heads when heads·head_dim ≤ dim,
     else within each head), and kept as a buffer.
 
-    Source:
-        CRATE-Fix of [INDEPTH].
+    Source: CRATE-Fix of [INDEPTH].
 
     Example:
         >>> import torch

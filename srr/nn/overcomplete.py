@@ -31,8 +31,7 @@ class OvercompleteISTA(nn.Module):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; D and D1 are (dim, expansion · dim).
 
-    Source:
-        [ALPHA], overcomplete and decoupled form.
+    Source: [ALPHA], overcomplete and decoupled form.
 
     Example:
         >>> layer = OvercompleteISTA(dim=8)

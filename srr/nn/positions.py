@@ -24,8 +24,7 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     Raises:
         ValueError: dim is no multiple of four.
 
-    Source:
-        [MAE], positions of encoder and decoder.
+    Source: [MAE], positions of encoder and decoder.
 
     Example:
         >>> sincos_positions((2, 3), 8).shape

@@ -33,8 +33,7 @@ class ProxMM(nn.Module):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``, non-negative.
 
-    Source:
-        [CRATE] appendix A.3, (92).
+    Source: [CRATE] appendix A.3, (92).
 
     Example:
         >>> import torch

@@ -34,8 +34,7 @@ class TSSA(MSSA):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
 
-    Source:
-        [TOST], vision and causal forms as released.
+    Source: [TOST], vision and causal forms as released.
 
     Example:
         >>> import torch
@@ -101,8 +100,7 @@ class TokenStatisticsBlock(CrateBlock):
     Objective step: the first half is a gradient step on the variational upper bound of the compression
     term, the second the sparse-coding step of :class:`srr.nn.CrateBlock`.
 
-    Source:
-        [TOST] for the first half, [CRATE] (17) for the second.
+    Source: [TOST] for the first half, [CRATE] (17) for the second.
 
     Example:
         >>> import torch
@@ -123,8 +121,7 @@ class TostBlock(CrateBlock):
 
     Objective step: the first half as in :class:`TokenStatisticsBlock`; the second half has none.
 
-    Source:
-        [TOST].
+    Source: [TOST].
 
     Example:
         >>> import torch

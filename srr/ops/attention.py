@@ -626,8 +626,8 @@ def neumann_grad(Z: Array, U: Array, *, eps: float, terms: int = 1, xp: Namespac
 
     Source: [CRATE] (10); the error is at most β³ (Σ‖V_k‖₂⁸‖V_k‖_F²)^½ for J = 1 and mutually orthogonal heads.
 
-    Notes: of use only where :func:`neumann_validity` is below one; beyond, more terms make it worse and the
-        first-order form need not even be a descent direction.
+    Of use only where :func:`neumann_validity` is below one; beyond, more terms make it worse and the first-order form
+    need not even be a descent direction.
     """
     xp = namespace(Z, U, xp=xp)
     check_count(terms, "terms", least=0)

@@ -29,8 +29,7 @@ class SecondMoment:
         moment: (d, d), or (K, d, d) with classes.
         count: (), or (K,) with classes.
 
-    Source:
-        R of [CRATE] (7) and [MCR2] (8) written in ZᵀZ.
+    Source: R of [CRATE] (7) and [MCR2] (8) written in ZᵀZ.
 
     Example:
         >>> import numpy as np, srr

@@ -31,8 +31,7 @@ class Lion(Optimizer):
         betas: β₁ of the update and β₂ of the momentum.
         weight_decay: ω.
 
-    Source:
-        Chen et al. 2023 (arXiv 2302.06675), algorithm 2; the optimizer of [CRATE]'s pre-training.
+    Source: Chen et al. 2023 (arXiv 2302.06675), algorithm 2; the optimizer of [CRATE]'s pre-training.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Lion(Optimizer):
 
 
 class Muon(Optimizer):
-    r"""Orthogonalised momentum for the matrices of the layers, AdamW for everything else.
+    r"""Orthogonalized momentum for the matrices of the layers, AdamW for everything else.
 
     .. math::
 
@@ -77,8 +76,7 @@ class Muon(Optimizer):
         betas: those of the AdamW half.
         weight_decay: ω.
 
-    Source:
-        Jordan et al. 2024 (Muon), with the scale of Liu et al. 2025 (arXiv 2502.16982).
+    Source: Jordan et al. 2024 (Muon), with the scale of Liu et al. 2025 (arXiv 2502.16982).
     """
 
     def __init__(
@@ -136,8 +134,7 @@ def orthogonal_factor(G: Tensor, *, steps: int = 5) -> Tensor:
     Returns:
         (..., r, c), with the singular vectors of G.
 
-    Source:
-        Jordan et al. 2024, with their coefficients a, b, c = 3.4445, −4.7750, 2.0315.
+    Source: Jordan et al. 2024, with their coefficients a, b, c = 3.4445, −4.7750, 2.0315.
     """
     X = G.to(torch.float32)
     wide = X.shape[-2] <= X.shape[-1]

@@ -193,7 +193,7 @@ def test_proximal_gradient_with_step_one_over_l_is_monotone(seed: int, size: flo
 
 
 @given(seed=SEEDS, size=SIZES, eps=EPSILONS)
-def test_majorisation_by_the_tight_and_by_the_printed_constant(seed: int, size: float, eps: float) -> None:
+def test_majorization_by_the_tight_and_by_the_printed_constant(seed: int, size: float, eps: float) -> None:
     """Statements 4 and 19: −R(Y) ≤ −R(Z) − ⟨∇R, Y − Z⟩ + (c α/2)‖Y − Z‖² with c = 9/4, already with c = 1/8."""
     rng = np.random.default_rng(seed)
     Z = tokens(seed, 5, 4, size)

@@ -181,7 +181,7 @@ def test_prox_mm_is_the_printed_formula(rng: np.random.Generator, backend: Backe
     backend.close(srr.ops.prox_mm_step(backend.asarray(Z), alpha=alpha, lam=0.2), expected)
 
 
-def test_prox_mm_is_a_majorised_step_for_isotropic_tokens(rng: np.random.Generator) -> None:
+def test_prox_mm_is_a_majorized_step_for_isotropic_tokens(rng: np.random.Generator) -> None:
     """With ZᵀZ = I the approximation of its derivation is exact: prox of (λ/L)‖·‖₁ at Z + ∇R/L, L = 9α/4."""
     Z = np.linalg.qr(rng.standard_normal((12, 5)))[0]
     eps = 0.5

@@ -31,8 +31,7 @@ def mcr2_loss(
         TypeError: Z is not a floating tensor.
         ValueError: as :func:`srr.nn.losses.rate_reduction`.
 
-    Source:
-        [MCR2] (11).
+    Source: [MCR2] (11).
 
     Example:
         >>> round(float(mcr2_loss(3.0 * torch.eye(2), torch.tensor([0, 1]))), 4)
@@ -61,8 +60,7 @@ def total_coding_rate_regularizer(
         TypeError: Z is not a floating tensor.
         ValueError: as :func:`srr.nn.losses.coding_rate`.
 
-    Source:
-        [SIMDINO], its expansion term.
+    Source: [SIMDINO], its expansion term.
 
     Example:
         >>> collapsed = torch.ones(8, 4)

@@ -71,8 +71,7 @@ def coding_rate(
         TypeError: Z is not a floating tensor.
         ValueError: too few axes, NaN or infinity, eps not positive, weights that ask for a gradient.
 
-    Source:
-        [CRATE] (7), [MCR2] (1).
+    Source: [CRATE] (7), [MCR2] (1).
 
     Example:
         >>> Z = torch.eye(4, requires_grad=True)
@@ -104,8 +103,7 @@ def subspace_coding_rate(Z: Tensor, U: Tensor, *, eps: float, core_dtype: torch.
         TypeError: Z or U is not a floating tensor.
         ValueError: U does not have shape (K, d, p) with the d of Z, NaN or infinity, eps not positive.
 
-    Source:
-        [CRATE] (8)-(9).
+    Source: [CRATE] (8)-(9).
 
     Example:
         >>> U = torch.eye(4).reshape(4, 2, 2).transpose(0, 1)
@@ -140,8 +138,7 @@ def rate_reduction(Z: Tensor, Pi: Tensor, *, eps: float, core_dtype: torch.dtype
         TypeError: Z is not a floating tensor.
         ValueError: labels or memberships of another length, negative, or asking for a gradient; eps not positive.
 
-    Source:
-        [MCR2] (9).
+    Source: [MCR2] (9).
 
     Example:
         >>> Z = torch.eye(2, requires_grad=True)

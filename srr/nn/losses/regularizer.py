@@ -52,8 +52,7 @@ def srr_regularizer(
         ValueError: a layer the model does not have or one without bases, no layer at all, eps not positive, lam
             negative; or the term asked for before any forward pass.
 
-    Source:
-        The regularizer of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
+    Source: The regularizer of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
 
     Example:
         >>> from srr.nn import create_model

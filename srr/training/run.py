@@ -100,17 +100,11 @@ def _checkpoint(run: Path, console: Console) -> tuple[Path | None, int]:
         return None, 0
     for note in notes:
         console.print(f"[yellow]{note}[/yellow]", highlight=False)
+    if path.is_dir():
+        from srr.training.sharding import read_sharded
     found = read_checkpoint(path) if path.is_file() else read_sharded(path)
     console.print(f"resuming from {path.name} at step {found['global_step']}", highlight=False)
     return path, int(found["global_step"])
-
-
-def read_sharded(path: Path) -> dict[str, Any]:
-    """The plain values beside a folder of shards."""
-    import torch
-
-    found: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
-    return found
 
 
 def check_free(run: Path) -> None:

@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 
-from srr._array.namespace import Array, Namespace, is_concrete, is_cupy, is_floating, is_jax, is_numpy, is_torch
+from srr._array.namespace import ArrayT, Namespace, is_concrete, is_cupy, is_floating, is_jax, is_numpy, is_torch
 
 
-def cholesky(M: Array, xp: Namespace) -> Array | None:
+def cholesky(M: ArrayT, xp: Namespace) -> ArrayT | None:
     """Lower Cholesky factor of a batch of symmetric matrices; None where the library finds one of them not positive."""
     try:
         return xp.linalg.cholesky(M)
@@ -19,7 +19,7 @@ def cholesky(M: Array, xp: Namespace) -> Array | None:
         return None
 
 
-def cholesky_solve(L: Array, B: Array, xp: Namespace) -> Array:
+def cholesky_solve(L: ArrayT, B: ArrayT, xp: Namespace) -> ArrayT:
     """X with L Lᵀ X = B, by the triangular solver of the library where the standard has none."""
     if is_torch(L):
         return sys.modules["torch"].cholesky_solve(B, L)
@@ -28,7 +28,7 @@ def cholesky_solve(L: Array, B: Array, xp: Namespace) -> Array:
     if is_numpy(L):
         from scipy.linalg import cho_solve
 
-        return cho_solve((L, True), B, check_finite=False) if B.size else B
+        return cho_solve((L, True), B, check_finite=False) if 0 not in B.shape else B
     if is_cupy(L) and L.ndim == B.ndim == 2:
         from cupyx.scipy.linalg import solve_triangular
 

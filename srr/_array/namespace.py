@@ -6,24 +6,85 @@ Every other file speaks the Python array API standard and asks this one for its 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, Self, TypeAlias, TypeGuard, TypeVar
 
 import array_api_compat
 import numpy as np
 
-Array = Any
-"""An array of any supported library: NumPy, torch, JAX, CuPy, array-api-strict."""
-Namespace = Any
-"""A module that follows the Python array API standard."""
-DType = Any
-"""A dtype object of such a module."""
+DType: TypeAlias = Any
+"""A dtype object of an array library."""
+Device: TypeAlias = Any
+"""A device in an array library's own words."""
+Namespace: TypeAlias = Any
+"""A module that follows the Python array API standard; its functions give arrays that the checker does not follow."""
 
-is_jax = array_api_compat.is_jax_array
+
+class Array(Protocol):  # noqa: PLW1641
+    """An array of any supported library: NumPy, torch, JAX, CuPy, Dask, array-api-strict.
+
+    What every one of them offers and a formula may use; a misspelt attribute is an error of the type checker.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def mT(self) -> Self: ...
+
+    def __getitem__(self, key: Any, /) -> Self: ...
+    def __setitem__(self, key: Any, value: Any, /) -> None: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __int__(self) -> int: ...
+    def __float__(self) -> float: ...
+    def __index__(self) -> int: ...
+
+    def __neg__(self) -> Self: ...
+    def __abs__(self) -> Self: ...
+    def __invert__(self) -> Self: ...
+    def __add__(self, other: Any, /) -> Self: ...
+    def __radd__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __rsub__(self, other: Any, /) -> Self: ...
+    def __mul__(self, other: Any, /) -> Self: ...
+    def __rmul__(self, other: Any, /) -> Self: ...
+    def __truediv__(self, other: Any, /) -> Self: ...
+    def __rtruediv__(self, other: Any, /) -> Self: ...
+    def __floordiv__(self, other: Any, /) -> Self: ...
+    def __pow__(self, other: Any, /) -> Self: ...
+    def __matmul__(self, other: Any, /) -> Self: ...
+    def __and__(self, other: Any, /) -> Self: ...
+    def __or__(self, other: Any, /) -> Self: ...
+    def __lt__(self, other: Any, /) -> Array: ...
+    def __le__(self, other: Any, /) -> Array: ...
+    def __gt__(self, other: Any, /) -> Array: ...
+    def __ge__(self, other: Any, /) -> Array: ...
+    def __eq__(self, other: Any, /) -> Array: ...  # type: ignore[override]  # elementwise, not object's
+    def __ne__(self, other: Any, /) -> Array: ...  # type: ignore[override]  # elementwise, not object's
+
+
+ArrayT = TypeVar("ArrayT", bound=Array)
+
 is_numpy = array_api_compat.is_numpy_array
-is_cupy = array_api_compat.is_cupy_array
 
 
-def is_torch(x: object) -> bool:
+def is_jax(x: object) -> TypeGuard[Any]:
+    """Whether x is a JAX array, traced or not."""
+    return bool(array_api_compat.is_jax_array(x))
+
+
+def is_cupy(x: object) -> TypeGuard[Any]:
+    """Whether x is a CuPy array."""
+    return bool(array_api_compat.is_cupy_array(x))
+
+
+def is_torch(x: object) -> TypeGuard[Any]:
     """Whether x is a torch tensor, without importing torch and in a form ``torch.compile`` can follow."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
@@ -96,18 +157,18 @@ def is_floating(x: Array, xp: Namespace) -> bool:
     return bool(xp.isdtype(x.dtype, "real floating"))
 
 
-def asarray_like(values: Any, like: Array, *, dtype: DType = None, xp: Namespace = None) -> Array:
+def asarray_like(values: Any, like: ArrayT, *, dtype: DType = None, xp: Namespace = None) -> ArrayT:
     """Bring host values to the library, device and (unless given) dtype of ``like``."""
     xp = namespace(like, xp=xp)
     return xp.asarray(values, dtype=like.dtype if dtype is None else dtype, device=device(like))
 
 
-def eye(n: int, like: Array, xp: Namespace) -> Array:
+def eye(n: int, like: ArrayT, xp: Namespace) -> ArrayT:
     """Identity of size n with the dtype and device of ``like``."""
     return xp.eye(n, dtype=like.dtype, device=device(like))
 
 
-def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+def to_numpy(x: Array | Sequence[Any]) -> np.ndarray[Any, Any]:
     """Copy or view an array of any library as NumPy on the host."""
     if is_torch(x):
         return np.asarray(x.detach().cpu().numpy())
@@ -121,7 +182,7 @@ def epsilon(dtype: DType, xp: Namespace) -> float:
     return float(xp.finfo(dtype).eps)
 
 
-def core_cast(Z: Array, core_dtype: DType, xp: Namespace) -> Array:
+def core_cast(Z: ArrayT, core_dtype: DType, xp: Namespace) -> ArrayT:
     """Tokens in the dtype of the core: float64 unless asked otherwise, or unless there is none (JAX without x64)."""
     if core_dtype is None:
         core_dtype = xp.float64 if _has_float64(Z, xp) else Z.dtype
@@ -134,20 +195,20 @@ def _has_float64(Z: Array, xp: Namespace) -> bool:
     return not (is_torch(Z) and Z.device.type == "mps")
 
 
-def positive_part(x: Array, xp: Namespace) -> Array:
+def positive_part(x: ArrayT, xp: Namespace) -> ArrayT:
     """Entries where positive, zero elsewhere, of an array that is the caller's own: torch overwrites it."""
     if is_torch(x):
         return x.relu_()
     return xp.maximum(x, xp.zeros_like(x))
 
 
-def root(x: Array, xp: Namespace) -> Array:
+def root(x: ArrayT, xp: Namespace) -> ArrayT:
     """Square root of numbers ≥ 0 whose derivative at zero is zero, where that of the root is infinite."""
     positive = x > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, x, xp.ones_like(x))), xp.zeros_like(x))
 
 
-def softmax(scores: Array, *, axis: int, xp: Namespace) -> Array:
+def softmax(scores: ArrayT, *, axis: int, xp: Namespace) -> ArrayT:
     """Softmax along an axis; a slice of only −∞ gives zeros."""
     top = xp.max(scores, axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
@@ -156,7 +217,7 @@ def softmax(scores: Array, *, axis: int, xp: Namespace) -> Array:
     return mass / xp.where(total > 0, total, xp.ones_like(total))
 
 
-def scaled_dot_product_attention(Q: Array, V: Array, *, scale: float, causal: bool, mask: Array | None) -> Array:
+def scaled_dot_product_attention(Q: ArrayT, V: ArrayT, *, scale: float, causal: bool, mask: ArrayT | None) -> ArrayT:
     """Softmax attention of torch with key = value = V, on whichever fused kernel torch has for the case."""
     functional = sys.modules["torch"].nn.functional
     return functional.scaled_dot_product_attention(Q, V, V, attn_mask=mask, is_causal=causal, scale=scale)

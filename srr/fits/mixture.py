@@ -192,7 +192,7 @@ def maximization(Z: Array, membership: Array, p: int) -> MixtureParameters:
 
 def _weighted_grams(Z: Array, membership: Array, xp: Namespace) -> Array:
     """Σ_i r_ik z_i z_iᵀ of shape (K, d, d), a chunk of tokens at a time."""
-    total = 0.0
+    total: Any = 0.0
     for start in range(0, Z.shape[0], _CHUNK):
         end = min(start + _CHUNK, Z.shape[0])
         rows = Z[start:end, :]

@@ -81,7 +81,7 @@ class CrateBlock(nn.Module):
 
     def sparsify(self, Z: Tensor) -> Tensor:
         """Second half: Z^{ℓ+1} from Z^{ℓ+1/2}."""
-        return self.dictionary(self.dictionary_norm(Z))  # type: ignore[no-any-return]
+        return self.dictionary(self.dictionary_norm(Z))
 
     def move(self, Z: Tensor, attended: Tensor) -> Tensor:
         """Tokens moved by what attention returned."""

@@ -41,7 +41,7 @@ class ClassifierHead(nn.Module):
 
     def forward(self, token: Tensor) -> Tensor:
         """Class scores, unnormalized."""
-        return self.linear(self.norm(token))  # type: ignore[no-any-return]
+        return self.linear(self.norm(token))
 
 
 class CRATE(PretrainedModel):
@@ -86,7 +86,7 @@ class CRATE(PretrainedModel):
         Z = self.embed(images)  # (B, C, H, W) -> (B, 1 + n, d)
         mask = with_class_token(mask)
         Z = unroll(self.steps(mask), Z)
-        return self.head(self.pool(Z, mask))  # type: ignore[no-any-return]  # (B, 1 + n, d) -> (B, classes)
+        return self.head(self.pool(Z, mask))
 
     def steps(self, mask: Tensor | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
         """The layers as functions of the tokens alone, recomputed in the backward pass if so configured.
@@ -119,7 +119,7 @@ def layer_steps(
 
 def call(block: nn.Module, Z: Tensor, **options: Any) -> Tensor:
     """A layer applied as it is."""
-    return block(Z, **options)  # type: ignore[no-any-return]
+    return block(Z, **options)
 
 
 def is_watched(block: nn.Module) -> bool:

@@ -48,4 +48,4 @@ class DecoderBlock(nn.Module):
     def forward(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Both halves."""
         Y = self.dictionary_norm(Z) @ self.D.mT
-        return Y - self.attention(self.attention_norm(Y), mask)  # type: ignore[no-any-return]
+        return Y - self.attention(self.attention_norm(Y), mask)

@@ -84,4 +84,4 @@ def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tens
     Z = layer_tokens(model, inputs)[layer % depth]
     with evaluating(model):
         V = attention.coordinates(block.attention_norm(Z))  # (B, n, d) -> (B, K, n, p)
-        return attention_weights(V, scale=attention.scale, causal=attention.causal)  # type: ignore[no-any-return]
+        return attention_weights(V, scale=attention.scale, causal=attention.causal)

@@ -34,7 +34,7 @@ class _ColumnGram(torch.autograd.Function):
 
     @staticmethod
     def forward(D: Tensor) -> Tensor:
-        return gram(D)  # type: ignore[no-any-return]
+        return gram(D)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -43,7 +43,7 @@ class _ColumnGram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> Tensor:
         (D,) = ctx.saved_tensors
-        return D @ (G + G.mT).to(D.dtype)  # type: ignore[no-any-return]
+        return D @ (G + G.mT).to(D.dtype)
 
 
 class ISTA(nn.Module):
@@ -94,20 +94,20 @@ class ISTA(nn.Module):
             return self._folded_step(Z, self._kept_matrix(is_half(Z)))
         if Z.numel() // Z.shape[-1] > self.D.shape[0]:
             return self._folded_step(Z, self._matrix(Z))
-        return ista_step(Z, Z, self.D, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
+        return ista_step(Z, Z, self.D, step=self.step, lam=self.lam)
 
     def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
         """The step by M, or by M − I where the product is taken in half precision."""
         if is_half(Z):
             return (Z + Z @ M - self.step * self.lam).relu_()
-        return folded_ista_step(Z, M, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
+        return folded_ista_step(Z, M, step=self.step, lam=self.lam)
 
     def _matrix(self, Z: Tensor) -> Tensor:
         """M, or M − I, of D in its own precision, whose backward pass costs one product in place of two."""
         D, half = self.D, is_half(Z)
         with torch.autocast(D.device.type, enabled=False):
             change = self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-untyped-call]
-            return change if half else change + identity_like(D)  # type: ignore[no-any-return]
+            return change if half else change + identity_like(D)
 
     def _may_keep(self) -> bool:
         """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""
@@ -128,7 +128,7 @@ class ISTA(nn.Module):
         D = self.D.detach()
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(D.device.type, enabled=False):
             M = ista_matrix(D, step=self.step)
-            return M - identity_like(D) if half else M  # type: ignore[no-any-return]
+            return M - identity_like(D) if half else M
 
     def train(self, mode: bool = True) -> ISTA:
         """Set the mode and drop the kept matrix."""

@@ -140,12 +140,12 @@ class CrateMAE(PretrainedModel):
     def encode(self, images: Tensor, hidden: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Features of the images after the encoder norm: (B, C, H, W) to (B, 1 + n, d), class token first."""
         Z = self.embed(images, hidden)
-        return self.norm(unroll(self._steps(self.blocks, mask), Z))  # type: ignore[no-any-return]
+        return self.norm(unroll(self._steps(self.blocks, mask), Z))
 
     def decode(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Predicted patches from features: (B, 1 + n, d) to (B, n, patch_dim)."""
         Z = self.decoder_norm(unroll(self._steps(self.decoder_blocks, mask), Z))
-        return self.predict(Z)[:, 1:]  # type: ignore[no-any-return]  # (B, 1 + n, d) -> (B, n, patch_dim)
+        return self.predict(Z)[:, 1:]
 
     def forward(self, images: Tensor, hidden: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Predicted patches of the images, some of them hidden."""

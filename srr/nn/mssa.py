@@ -90,8 +90,8 @@ class MSSA(nn.Module):
         """Attended tokens, without the residual; only the first ``rows`` of them where that is a number."""
         seen: Any = {"scale": self.scale, "causal": self.causal, "mask": attend_real(mask), "rows": rows}
         if not self.lifted:
-            return ssa(Z @ self.projection.mT, **seen)  # type: ignore[no-any-return]
-        return mssa(Z, self.U, out=self.out, bias=self.bias, **seen)  # type: ignore[no-any-return]
+            return ssa(Z @ self.projection.mT, **seen)
+        return mssa(Z, self.U, out=self.out, bias=self.bias, **seen)
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attended tokens for the newest of a causal sequence, and the coordinates of the whole of it.
@@ -117,11 +117,11 @@ class MSSA(nn.Module):
 
     def coordinates(self, Z: Tensor) -> Tensor:
         """Coordinates of tokens in every head: (..., n, d) to (..., K, n, p)."""
-        return project(Z, self.U)  # type: ignore[no-any-return]
+        return project(Z, self.U)
 
     def attend_newest(self, V: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
         """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""
-        return ssa_newest(V, count=count, scale=self.scale, mask=attend_real(mask))  # type: ignore[no-any-return]
+        return ssa_newest(V, count=count, scale=self.scale, mask=attend_real(mask))
 
     def restore(self, V: Tensor) -> Tensor:
         """Tokens from attended coordinates: (..., K, n, p) to (..., n, d)."""
@@ -129,7 +129,7 @@ class MSSA(nn.Module):
             return V.squeeze(-3)  # (..., 1, n, d) -> (..., n, d)
         out = self.out
         lifted = lift(V, self.U if out is None else out)
-        return lifted if self.bias is None else lifted + self.bias  # type: ignore[no-any-return]
+        return lifted if self.bias is None else lifted + self.bias
 
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""

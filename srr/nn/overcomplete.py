@@ -54,7 +54,7 @@ class OvercompleteISTA(nn.Module):
     def codes(self, Z: Tensor) -> Tensor:
         """Sparse codes A₂ of the tokens: (..., n, d) to (..., n, m)."""
         A = folded_ista_step(Z, self.step * self.D, step=self.step, lam=self.lam)  # (..., n, d) -> (..., n, m)
-        return ista_step(A, Z, self.D, step=self.step, lam=self.lam)  # type: ignore[no-any-return]
+        return ista_step(A, Z, self.D, step=self.step, lam=self.lam)
 
     def forward(self, Z: Tensor) -> Tensor:
         """Tokens rebuilt from their codes."""

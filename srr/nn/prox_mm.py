@@ -52,7 +52,7 @@ class ProxMM(nn.Module):
     def forward(self, Z: Tensor) -> Tensor:
         """Sparse codes of the tokens."""
         alpha = 1.0 / (CURVATURE * self.step)
-        return prox_mm_step(Z, self.D, alpha=alpha, lam=self.lam, curvature=CURVATURE)  # type: ignore[no-any-return]
+        return prox_mm_step(Z, self.D, alpha=alpha, lam=self.lam, curvature=CURVATURE)
 
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""

@@ -84,9 +84,7 @@ class TSSA(MSSA):
 
     def _attend(self, V: Tensor, mask: Tensor | None = None) -> Tensor:
         offset = None if self.offset is None else self.offset[:, : V.shape[-2]]
-        return tssa_heads(  # type: ignore[no-any-return]
-            V, self.temperature, causal=self.causal, offset=offset, mask=mask
-        )
+        return tssa_heads(V, self.temperature, causal=self.causal, offset=offset, mask=mask)
 
 
 class TokenStatisticsBlock(CrateBlock):
@@ -137,4 +135,4 @@ class TostBlock(CrateBlock):
 
     def sparsify(self, Z: Tensor) -> Tensor:
         """Second half: the perceptron with its residual."""
-        return Z + self.mlp(self.dictionary_norm(Z))  # type: ignore[no-any-return]
+        return Z + self.mlp(self.dictionary_norm(Z))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from srr._array.checks import check_array, check_bases, check_count, check_nonnegative, check_positive, check_tokens
 from srr._array.namespace import (
     Array,
+    ArrayT,
     Namespace,
     asarray_like,
     device,
@@ -19,7 +20,7 @@ from srr.ops.rates import rate_scale, subspace_coding_rate_grad
 from srr.ops.subspaces import lift, lift_unchecked, project, subspace_membership
 
 
-def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array:
+def layer_norm(Z: ArrayT, *, offset: float = 1e-5, xp: Namespace = None) -> ArrayT:
     r"""Tokens with their mean removed and divided by their standard deviation.
 
     .. math:: \frac{z - \bar z}{\sqrt{\overline{(z - \bar z)^2} + \delta}}
@@ -57,14 +58,14 @@ def layer_norm(Z: Array, *, offset: float = 1e-5, xp: Namespace = None) -> Array
 
 
 def ssa(
-    V: Array,
+    V: ArrayT,
     *,
     scale: float = 1.0,
     causal: bool = False,
-    mask: Array | None = None,
+    mask: ArrayT | None = None,
     rows: int | None = None,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Subspace self-attention: every token becomes a softmax-weighted mean of the tokens of its head.
 
     .. math:: \mathrm{SSA}(V) = \operatorname{softmax}_{\text{rows}}(s\, V V^\top)\, V
@@ -100,7 +101,7 @@ def ssa(
     return _attend(V, scale, causal, mask, rows, xp)
 
 
-def _attend(V: Array, scale: float, causal: bool, mask: Array | None, rows: int | None, xp: Namespace) -> Array:
+def _attend(V: ArrayT, scale: float, causal: bool, mask: ArrayT | None, rows: int | None, xp: Namespace) -> ArrayT:
     """The one branch by library: torch has fused kernels for attention, the others get the formula."""
     Q = V[..., :rows, :]
     if mask is not None:
@@ -113,8 +114,8 @@ def _attend(V: Array, scale: float, causal: bool, mask: Array | None, rows: int 
 
 
 def attention_weights(
-    V: Array, *, scale: float = 1.0, causal: bool = False, mask: Array | None = None, xp: Namespace = None
-) -> Array:
+    V: ArrayT, *, scale: float = 1.0, causal: bool = False, mask: ArrayT | None = None, xp: Namespace = None
+) -> ArrayT:
     r"""Attention matrix :math:`\operatorname{softmax}_{\text{rows}}(s\, V V^\top)` that :func:`ssa` applies.
 
     Args:
@@ -140,7 +141,7 @@ def attention_weights(
     return _weights(V, V, scale, causal, mask, xp)
 
 
-def _weights(Q: Array, V: Array, scale: float, causal: bool, mask: Array | None, xp: Namespace) -> Array:
+def _weights(Q: ArrayT, V: ArrayT, scale: float, causal: bool, mask: ArrayT | None, xp: Namespace) -> ArrayT:
     scores = (Q @ V.mT) * scale
     if causal:
         mask = _lower(Q, V, xp) if mask is None else mask & _lower(Q, V, xp)
@@ -149,7 +150,7 @@ def _weights(Q: Array, V: Array, scale: float, causal: bool, mask: Array | None,
     return softmax(scores, axis=-1, xp=xp)
 
 
-def _lower(Q: Array, V: Array, xp: Namespace) -> Array:
+def _lower(Q: ArrayT, V: ArrayT, xp: Namespace) -> ArrayT:
     """Lower triangle: row i sees tokens j ≤ i."""
     place = xp.arange(V.shape[-2], device=device(V))
     return place[: Q.shape[-2], None] >= place[None, :]
@@ -173,17 +174,17 @@ def _check_mask(mask: Array | None, n: int, xp: Namespace) -> None:
 
 
 def mssa(
-    Z: Array,
-    U: Array,
+    Z: ArrayT,
+    U: ArrayT,
     *,
-    out: Array | None = None,
-    bias: Array | None = None,
+    out: ArrayT | None = None,
+    bias: ArrayT | None = None,
     scale: float = 1.0,
     causal: bool = False,
-    mask: Array | None = None,
+    mask: ArrayT | None = None,
     rows: int | None = None,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Multi-head subspace self-attention.
 
     .. math:: \mathrm{MSSA}(Z) = \sum_k \mathrm{SSA}(Z U_k)\, W_k^\top + b,\qquad W = U,\ b = 0 \text{ in the theory}
@@ -239,12 +240,12 @@ def _check_output(out: Array | None, bias: Array | None, U: Array, xp: Namespace
             raise ValueError(f"bias must have shape (d,) with d={U.shape[-2]}; got {tuple(bias.shape)}")
 
 
-def over_heads(mask: Array | None) -> Array | None:
+def over_heads(mask: ArrayT | None) -> ArrayT | None:
     """Insert the head axis into a mask of shape (..., n, n)."""
     return mask if mask is None or mask.ndim < 3 else mask[..., None, :, :]
 
 
-def thresholded_ssa(V: Array, *, threshold: float, scale: float = 1.0, xp: Namespace = None) -> Array:
+def thresholded_ssa(V: ArrayT, *, threshold: float, scale: float = 1.0, xp: Namespace = None) -> ArrayT:
     r"""Subspace attention that is all or nothing: :math:`h_\tau(\operatorname{softmax}(s V V^\top)) V`.
 
     Args:
@@ -269,7 +270,7 @@ def thresholded_ssa(V: Array, *, threshold: float, scale: float = 1.0, xp: Names
     return xp.where(weights > threshold, level, xp.zeros_like(weights)) @ V
 
 
-def thresholded_mssa(Z: Array, U: Array, *, threshold: float, scale: float = 1.0, xp: Namespace = None) -> Array:
+def thresholded_mssa(Z: ArrayT, U: ArrayT, *, threshold: float, scale: float = 1.0, xp: Namespace = None) -> ArrayT:
     r"""Multi-head form of :func:`thresholded_ssa`; :math:`Z + \eta\,` of it denoises a mixture of subspaces.
 
     Args:
@@ -297,7 +298,9 @@ def thresholded_mssa(Z: Array, U: Array, *, threshold: float, scale: float = 1.0
 # Attention of the newest tokens of a sequence: what a causal network computes one symbol at a time.
 
 
-def ssa_newest(V: Array, *, count: int, scale: float = 1.0, mask: Array | None = None, xp: Namespace = None) -> Array:
+def ssa_newest(
+    V: ArrayT, *, count: int, scale: float = 1.0, mask: ArrayT | None = None, xp: Namespace = None
+) -> ArrayT:
     r"""Last rows of causal subspace self-attention, at the cost of those rows alone.
 
     .. math:: \operatorname{softmax}(s\, V_{\text{new}} V^\top)\, V, \qquad V_{\text{new}} = \text{last rows of } V
@@ -360,19 +363,19 @@ _FLOOR = 1e-12  # of the squared norms over tokens
 _EMPTY = 1e-8  # added to the mass of a head
 
 
-def log_slope(x: Array) -> Array:
+def log_slope(x: ArrayT) -> ArrayT:
     """Slope 1/(1 + x) of f(x) = log(1 + x), the one of the released networks."""
     return 1.0 / (1.0 + x)
 
 
 def tssa(
-    Z: Array,
-    U: Array,
+    Z: ArrayT,
+    U: ArrayT,
     *,
     temperature: float = 1.0,
-    slope: Callable[[Array], Array] = log_slope,
+    slope: Callable[[ArrayT], ArrayT] = log_slope,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Token-statistics self-attention, the gradient step of the variational compression bound.
 
     .. math:: -\tfrac1n \sum_k \operatorname{diag}(\pi_k) V_k D_k U_k^\top,\qquad
@@ -406,14 +409,14 @@ def tssa(
 
 
 def tssa_heads(
-    V: Array,
-    temperature: Array,
+    V: ArrayT,
+    temperature: ArrayT,
     *,
     causal: bool = False,
-    offset: Array | None = None,
-    mask: Array | None = None,
+    offset: ArrayT | None = None,
+    mask: ArrayT | None = None,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Token-statistics attention inside the heads, as the released networks run it.
 
     Tokens are normalized over the token axis, the membership is a softmax over heads, the factor 1/n is dropped:
@@ -465,7 +468,7 @@ def _check_columns(x: Array | None, name: str, V: Array, n: int, xp: Namespace) 
         raise ValueError(f"{name} must have shape {wanted}; got {tuple(x.shape)}")
 
 
-def _keep(mask: Array | None, V: Array, xp: Namespace) -> Array | None:
+def _keep(mask: ArrayT | None, V: ArrayT, xp: Namespace) -> ArrayT | None:
     """Mask of shape (..., n) as numbers (..., 1, n, 1)."""
     if mask is None:
         return None
@@ -476,11 +479,11 @@ def _keep(mask: Array | None, V: Array, xp: Namespace) -> Array | None:
     return xp.astype(mask, V.dtype)[..., None, :, None]
 
 
-def _total(x: Array, xp: Namespace) -> Array:
+def _total(x: ArrayT, xp: Namespace) -> ArrayT:
     return xp.sum(x, axis=-2, keepdims=True)
 
 
-def _running_sum(x: Array, xp: Namespace) -> Array:
+def _running_sum(x: ArrayT, xp: Namespace) -> ArrayT:
     return xp.cumulative_sum(x, axis=-2)
 
 
@@ -488,7 +491,7 @@ def _running_sum(x: Array, xp: Namespace) -> Array:
 # Contract-and-broadcast attention: compress a few representatives, then tell every token what came of it.
 
 
-def stretch_means(V: Array, *, count: int, mask: Array | None = None, xp: Namespace = None) -> Array:
+def stretch_means(V: ArrayT, *, count: int, mask: ArrayT | None = None, xp: Namespace = None) -> ArrayT:
     r"""Means of ``count`` equal stretches of a sequence of tokens.
 
     Token i of n falls into stretch ⌊i · count / n⌋; padding tokens do not count. A stretch without tokens is zero.
@@ -533,14 +536,14 @@ def stretch_means(V: Array, *, count: int, mask: Array | None = None, xp: Namesp
 
 
 def contract_broadcast(
-    V: Array,
-    representatives: Array,
+    V: ArrayT,
+    representatives: ArrayT,
     *,
-    step: Array | float = 1.0,
+    step: ArrayT | float = 1.0,
     scale: float = 1.0,
-    mask: Array | None = None,
+    mask: ArrayT | None = None,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Contract-and-broadcast attention inside the heads, linear in the number of tokens.
 
     .. math:: A = \operatorname{softmax}_{\text{rows}}(s\, Q V^\top), \qquad
@@ -582,7 +585,7 @@ def contract_broadcast(
 # Compression of tokens: the exact gradient step on R^c, and its Neumann series.
 
 
-def compression_step(Z: Array, U: Array, *, step: float, eps: float, xp: Namespace = None) -> Array:
+def compression_step(Z: ArrayT, U: ArrayT, *, step: float, eps: float, xp: Namespace = None) -> ArrayT:
     r"""Exact gradient step that compresses tokens: :math:`Z - \kappa \nabla R^c(Z; U)`.
 
     Args:
@@ -605,7 +608,7 @@ def compression_step(Z: Array, U: Array, *, step: float, eps: float, xp: Namespa
     return Z - step * subspace_coding_rate_grad(Z, U, eps=eps, xp=xp)
 
 
-def neumann_grad(Z: Array, U: Array, *, eps: float, terms: int = 1, xp: Namespace = None) -> Array:
+def neumann_grad(Z: ArrayT, U: ArrayT, *, eps: float, terms: int = 1, xp: Namespace = None) -> ArrayT:
     r"""Gradient of R^c with the inverse replaced by its Neumann series.
 
     .. math:: \beta \sum_k \sum_{j=0}^{J} V_k (-\beta V_k^\top V_k)^j U_k^\top
@@ -642,7 +645,7 @@ def neumann_grad(Z: Array, U: Array, *, eps: float, terms: int = 1, xp: Namespac
     return beta * lift(total, U, xp=xp)
 
 
-def neumann_step(Z: Array, U: Array, *, step: float, eps: float, terms: int = 1, xp: Namespace = None) -> Array:
+def neumann_step(Z: ArrayT, U: ArrayT, *, step: float, eps: float, terms: int = 1, xp: Namespace = None) -> ArrayT:
     r"""Compression step with the Neumann gradient, :math:`Z - \kappa \widehat{\nabla R^c}`.
 
     Args:
@@ -666,7 +669,7 @@ def neumann_step(Z: Array, U: Array, *, step: float, eps: float, terms: int = 1,
     return Z - step * neumann_grad(Z, U, eps=eps, terms=terms, xp=xp)
 
 
-def neumann_validity(Z: Array, U: Array, *, eps: float, xp: Namespace = None) -> Array:
+def neumann_validity(Z: ArrayT, U: ArrayT, *, eps: float, xp: Namespace = None) -> ArrayT:
     r"""Number that must be below one for the Neumann series to converge: :math:`\beta \max_k \lVert V_k \rVert_2^2`.
 
     Args:

@@ -17,6 +17,7 @@ from srr._array.checks import check_array
 from srr._array.linalg import cholesky, cholesky_solve
 from srr._array.namespace import (
     Array,
+    ArrayT,
     Namespace,
     any_true,
     asarray_like,
@@ -45,7 +46,7 @@ class GramFactor(Protocol):
         """X (I + s·AᵀA)⁻¹ for rows X of shape (..., k, d)."""
 
 
-def gram(A: Array, *, xp: Namespace = None) -> Array:
+def gram(A: ArrayT, *, xp: Namespace = None) -> ArrayT:
     r"""Gram matrix :math:`A^\top A` of the columns of A.
 
     Wide torch matrices on a CPU are multiplied in column panels and mirrored, which skips 6 of 16 blocks;
@@ -124,12 +125,12 @@ class _SpectralFactor:
         return X - ((X @ Vh.mT) * (gain / (1.0 + gain))[..., None, :]) @ Vh
 
 
-def logdet_of_factor(L: Array, xp: Namespace) -> Array:
+def logdet_of_factor(L: ArrayT, xp: Namespace) -> ArrayT:
     """Log-determinant of L Lᵀ, shape (...)."""
     return 2.0 * xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
 
 
-def inverse_of_factor(L: Array, xp: Namespace) -> Array:
+def inverse_of_factor(L: ArrayT, xp: Namespace) -> ArrayT:
     """(L Lᵀ)⁻¹ by triangular solves with the identity, to be multiplied with many tokens at once.
 
     A product runs at five to ten times the speed of triangular solves with as many right sides, and the factor keeps
@@ -146,7 +147,7 @@ def pivots_are_trusted(M: Array, L: Array, rtol: float, xp: Namespace) -> bool:
     return not any_true(~(epsilon(M.dtype, xp) * lost <= rtol * logdet_of_factor(L, xp)), xp)
 
 
-def shifted_gram(A: Array, scale: Array | float, *, xp: Namespace) -> Array:
+def shifted_gram(A: ArrayT, scale: ArrayT | float, *, xp: Namespace) -> ArrayT:
     """I + s·AᵀA of shape (..., d, d), whichever side is smaller."""
     return eye(A.shape[-1], A, xp) + _column(scale, A, xp) * gram(A, xp=xp)
 
@@ -181,14 +182,14 @@ def gram_factor(A: Array, scale: Array | float, *, rtol: float | None = None, xp
     return _CholeskyFactor(A, _column(scale, A, xp), L, xp)
 
 
-def _column(scale: Array | float, A: Array, xp: Namespace) -> Array:
+def _column(scale: ArrayT | float, A: ArrayT, xp: Namespace) -> ArrayT:
     """Scale as an array that broadcasts against (..., n, d)."""
     if not hasattr(scale, "ndim"):
         return xp.full((1, 1), scale, dtype=A.dtype, device=device(A))
     return asarray_like(scale, A, xp=xp)[..., None, None]
 
 
-def gram_logdet(A: Array, scale: Array | float, *, xp: Namespace = None) -> Array:
+def gram_logdet(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) -> ArrayT:
     r"""Log-determinant :math:`\log\det(I + s A^\top A)`.
 
     Args:
@@ -213,7 +214,7 @@ def gram_logdet(A: Array, scale: Array | float, *, xp: Namespace = None) -> Arra
     return gram_factor(A, scale, xp=xp).logdet()
 
 
-def gram_resolvent(A: Array, scale: Array | float, *, xp: Namespace = None) -> Array:
+def gram_resolvent(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) -> ArrayT:
     r"""Resolvent product :math:`A (I + s A^\top A)^{-1} = (I + s A A^\top)^{-1} A`.
 
     Args:

@@ -26,6 +26,7 @@ from srr._array.checks import (
 from srr._array.linalg import cholesky
 from srr._array.namespace import (
     Array,
+    ArrayT,
     DType,
     Namespace,
     any_true,
@@ -43,7 +44,7 @@ from srr.ops.subspaces import flatten_heads, lift, project
 _SMALLEST = 1e-150  # its square, and that of its inverse, are ordinary float64 numbers
 
 
-def rate_scale(V: Array, *, eps: float, count: Array | None = None) -> Array | float:
+def rate_scale(V: ArrayT, *, eps: float, count: ArrayT | None = None) -> ArrayT | float:
     r"""Scale :math:`d / (n \varepsilon^2)` of a rate: the one place that squares ε.
 
     Args:
@@ -75,8 +76,8 @@ def rate_scale(V: Array, *, eps: float, count: Array | None = None) -> Array | f
 
 
 def coding_rate(
-    Z: Array, *, eps: float, weights: Array | None = None, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, *, eps: float, weights: ArrayT | None = None, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Coding rate of tokens up to distortion ε, in nats.
 
     .. math:: R(Z) = \tfrac12 \log\det\bigl(I + \alpha Z^\top W Z\bigr),\quad
@@ -109,8 +110,8 @@ def coding_rate(
 
 
 def coding_rate_grad(
-    Z: Array, *, eps: float, weights: Array | None = None, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, *, eps: float, weights: ArrayT | None = None, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Gradient of :func:`coding_rate` with respect to the tokens.
 
     .. math:: \nabla R = \alpha W Z \bigl(I + \alpha Z^\top W Z\bigr)^{-1}
@@ -136,8 +137,8 @@ def coding_rate_grad(
 
 
 def coding_rate_value_and_grad(
-    Z: Array, *, eps: float, weights: Array | None = None, core_dtype: DType = None, xp: Namespace = None
-) -> tuple[Array, Array]:
+    Z: ArrayT, *, eps: float, weights: ArrayT | None = None, core_dtype: DType = None, xp: Namespace = None
+) -> tuple[ArrayT, ArrayT]:
     """Value and gradient of :func:`coding_rate` from one Gram matrix and one factorization.
 
     Args:
@@ -165,8 +166,8 @@ def coding_rate_value_and_grad(
 
 
 def _coding_factor(
-    Z: Array, eps: float, weights: Array | None, core_dtype: DType, xp: Namespace
-) -> tuple[GramFactor, Array | float]:
+    Z: ArrayT, eps: float, weights: ArrayT | None, core_dtype: DType, xp: Namespace
+) -> tuple[GramFactor, ArrayT | float]:
     """Factor of I + α ZᵀWZ, and α."""
     check_tokens(Z, xp=xp)
     eps = check_positive(eps, "eps")
@@ -180,7 +181,7 @@ def _coding_factor(
     return gram_factor(A, scale, rtol=core_tolerance(Z, A, xp), xp=xp), scale
 
 
-def _root(weights: Array, dtype: DType, xp: Namespace) -> Array:
+def _root(weights: ArrayT, dtype: DType, xp: Namespace) -> ArrayT:
     return root(xp.astype(weights, dtype), xp)[..., None]
 
 
@@ -198,7 +199,7 @@ def as_column(scale: Array | float) -> Array | float:
 # Coding rate under subspace codebooks, and the sparse rate reduction that CRATE ascends, with their gradients.
 
 
-def subspace_coding_rate(Z: Array, U: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> Array:
+def subspace_coding_rate(Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
     r"""Coding rate of tokens under K subspace codebooks, in nats.
 
     .. math:: R^c(Z; U) = \tfrac12 \sum_k \log\det\bigl(I_p + \beta V_k^\top V_k\bigr),\quad
@@ -232,8 +233,8 @@ def subspace_coding_rate(Z: Array, U: Array, *, eps: float, core_dtype: DType = 
 
 
 def subspace_coding_rate_grad(
-    Z: Array, U: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Gradient of :func:`subspace_coding_rate` with respect to the tokens: one p×p solve per head.
 
     .. math:: \nabla R^c = \beta \sum_k V_k \bigl(I_p + \beta V_k^\top V_k\bigr)^{-1} U_k^\top
@@ -258,8 +259,8 @@ def subspace_coding_rate_grad(
 
 
 def subspace_coding_rate_value_and_grad(
-    Z: Array, U: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
-) -> tuple[Array, Array]:
+    Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> tuple[ArrayT, ArrayT]:
     """Value and gradient of :func:`subspace_coding_rate` from one factorization per head.
 
     Args:
@@ -286,8 +287,8 @@ def subspace_coding_rate_value_and_grad(
 
 
 def _subspace_factor(
-    Z: Array, U: Array, eps: float, core_dtype: DType, xp: Namespace
-) -> tuple[GramFactor, Array | float, Array]:
+    Z: ArrayT, U: ArrayT, eps: float, core_dtype: DType, xp: Namespace
+) -> tuple[GramFactor, ArrayT | float, ArrayT]:
     """Factors of I + β VₖᵀVₖ for every head, β, and the bases in the dtype of the core."""
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
@@ -300,8 +301,8 @@ def _subspace_factor(
 
 
 def sparse_rate_reduction(
-    Z: Array, U: Array, *, eps: float, lam: float, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, U: ArrayT, *, eps: float, lam: float, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Sparse rate reduction, the objective that CRATE's layers ascend, in nats.
 
     .. math:: R(Z) - R^c(Z; U) - \lambda \lVert Z \rVert_1
@@ -336,8 +337,8 @@ def sparse_rate_reduction(
 
 
 def sparse_rate_reduction_grad(
-    Z: Array, U: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Gradient of the smooth part of :func:`sparse_rate_reduction`: :math:`\nabla R - \nabla R^c`.
 
     Args:
@@ -361,8 +362,8 @@ def sparse_rate_reduction_grad(
 
 
 def sparse_rate_reduction_value_and_grad(
-    Z: Array, U: Array, *, eps: float, lam: float, core_dtype: DType = None, xp: Namespace = None
-) -> tuple[Array, Array]:
+    Z: ArrayT, U: ArrayT, *, eps: float, lam: float, core_dtype: DType = None, xp: Namespace = None
+) -> tuple[ArrayT, ArrayT]:
     """Value of :func:`sparse_rate_reduction` and gradient of its smooth part, from one factorization of each rate.
 
     Args:
@@ -485,7 +486,9 @@ class Segments:
 # Coding rate of a partition, from soft memberships or from labels.
 
 
-def partition_coding_rate(Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> Array:
+def partition_coding_rate(
+    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Coding rate of tokens class by class, in nats.
 
     .. math:: R^c(Z \mid \Pi) = \sum_k \frac{\operatorname{tr}\Pi_k}{2n}
@@ -519,8 +522,8 @@ def partition_coding_rate(Z: Array, Pi: Array, *, eps: float, core_dtype: DType 
 
 
 def partition_coding_rate_grad(
-    Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Gradient of :func:`partition_coding_rate` with respect to the tokens.
 
     .. math:: \sum_k \frac{\operatorname{tr}\Pi_k}{n} \alpha_k \Pi_k Z (I + \alpha_k Z^\top \Pi_k Z)^{-1},\quad
@@ -546,8 +549,8 @@ def partition_coding_rate_grad(
 
 
 def partition_coding_rate_value_and_grad(
-    Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
-) -> tuple[Array, Array]:
+    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> tuple[ArrayT, ArrayT]:
     """Value and gradient of :func:`partition_coding_rate` from one factorization per class.
 
     Args:
@@ -569,7 +572,9 @@ def partition_coding_rate_value_and_grad(
     return _partition(Z, Pi, eps, core_dtype, namespace(Z, Pi, xp=xp), grad=True)
 
 
-def _partition(Z: Array, Pi: Array, eps: float, core_dtype: DType, xp: Namespace, *, grad: bool) -> tuple[Array, Array]:
+def _partition(
+    Z: ArrayT, Pi: ArrayT, eps: float, core_dtype: DType, xp: Namespace, *, grad: bool
+) -> tuple[ArrayT, ArrayT]:
     """Value, and gradient when asked for (None otherwise)."""
     check_tokens(Z, xp=xp)
     eps = check_positive(eps, "eps")
@@ -596,7 +601,9 @@ def check_partition(Pi: Array, Z: Array, xp: Namespace) -> bool:
     return False
 
 
-def _from_membership(A: Array, Pi: Array, eps: float, rtol: float, xp: Namespace, grad: bool) -> tuple[Array, Array]:
+def _from_membership(
+    A: ArrayT, Pi: ArrayT, eps: float, rtol: float, xp: Namespace, grad: bool
+) -> tuple[ArrayT, ArrayT]:
     weights = xp.astype(Pi, A.dtype, copy=False).mT  # (..., K, n)
     count = xp.sum(weights, axis=-1)  # (..., K)
     total = xp.sum(count, axis=-1)
@@ -610,7 +617,9 @@ def _from_membership(A: Array, Pi: Array, eps: float, rtol: float, xp: Namespace
     return value, as_column(rate_scale(A, eps=eps, count=total)) * slope
 
 
-def _from_labels(A: Array, labels: Array, eps: float, rtol: float, xp: Namespace, grad: bool) -> tuple[Array, Array]:
+def _from_labels(
+    A: ArrayT, labels: ArrayT, eps: float, rtol: float, xp: Namespace, grad: bool
+) -> tuple[ArrayT, ArrayT]:
     segments = Segments.of(labels, A, xp)
     n = A.shape[-2]
     if not segments.members:  # a batch of no token sets
@@ -629,7 +638,7 @@ def _from_labels(A: Array, labels: Array, eps: float, rtol: float, xp: Namespace
 # Rate reduction, the objective of MCR²: the rate of the whole less the rate of its parts.
 
 
-def rate_reduction(Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> Array:
+def rate_reduction(Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
     r"""Rate reduction, the objective of MCR², in nats.
 
     .. math:: \Delta R(Z \mid \Pi) = R(Z) - R^c(Z \mid \Pi) \ge 0
@@ -664,7 +673,7 @@ def rate_reduction(Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None,
     return coding_rate(Z, eps=eps, weights=_token_weights(Pi, xp), core_dtype=core_dtype, xp=xp) - compressed
 
 
-def rate_reduction_grad(Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> Array:
+def rate_reduction_grad(Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
     r"""Gradient of :func:`rate_reduction`: :math:`\nabla R - \nabla R^c`, expansion less compression.
 
     Args:
@@ -687,8 +696,8 @@ def rate_reduction_grad(Z: Array, Pi: Array, *, eps: float, core_dtype: DType = 
 
 
 def rate_reduction_value_and_grad(
-    Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
-) -> tuple[Array, Array]:
+    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> tuple[ArrayT, ArrayT]:
     """Value and gradient of :func:`rate_reduction` from one factorization per class and one of the whole.
 
     Args:
@@ -717,7 +726,7 @@ def rate_reduction_value_and_grad(
     return expanded - compressed, expand - compress
 
 
-def _token_weights(Pi: Array, xp: Namespace) -> Array | None:
+def _token_weights(Pi: ArrayT, xp: Namespace) -> ArrayT | None:
     """Total membership of every token; None for labels, where it is one."""
     return None if xp.isdtype(Pi.dtype, "integral") else xp.sum(Pi, axis=-1)
 
@@ -746,8 +755,8 @@ class _Part(NamedTuple):
 
 
 def shared_reduction(
-    Z: Array, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace
-) -> tuple[Array, Array] | None:
+    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace
+) -> tuple[ArrayT, ArrayT] | None:
     """Value and gradient of the rate reduction, or None where the general form is the better or the safer one.
 
     That is: memberships instead of labels, a batch of token sets, classes of fewer than 3d/4 tokens on average, and
@@ -783,7 +792,7 @@ def shared_reduction(
     return _reduce(Z, A, segments, eps, xp)
 
 
-def _reduce(Z: Array, A: Array, segments: Segments, eps: float, xp: Namespace) -> tuple[Array, Array] | None:
+def _reduce(Z: ArrayT, A: ArrayT, segments: Segments, eps: float, xp: Namespace) -> tuple[ArrayT, ArrayT] | None:
     n, rtol = A.shape[-2], core_tolerance(Z, A, xp)
     whole, parts = xp.zeros_like(A[:1, :1]), []
     for tokens, count in segments.buckets(A, xp):
@@ -802,14 +811,14 @@ def _reduce(Z: Array, A: Array, segments: Segments, eps: float, xp: Namespace) -
     return xp.astype(value, Z.dtype, copy=False), xp.astype(grad, Z.dtype, copy=False)
 
 
-def _trusted_factor(M: Array, rtol: float, xp: Namespace) -> Array | None:
+def _trusted_factor(M: ArrayT, rtol: float, xp: Namespace) -> ArrayT | None:
     L = cholesky(M, xp)
     if L is None or (is_concrete(M) and not pivots_are_trusted(M, L, rtol, xp)):
         return None
     return L
 
 
-def _slopes(L: Array, parts: list[_Part], alpha: float, xp: Namespace) -> list[Array]:
+def _slopes(L: ArrayT, parts: list[_Part], alpha: float, xp: Namespace) -> list[ArrayT]:
     """Gradient at the padded tokens of every part; parts are used up so that their memory can go."""
     expand, rows = alpha * inverse_of_factor(L, xp), []
     while parts:
@@ -848,7 +857,7 @@ def coding_rate_smoothness(Z: Array, *, eps: float, xp: Namespace = None) -> flo
     return float(rate_scale(Z, eps=eps))
 
 
-def subspace_coding_rate_smoothness(Z: Array, U: Array, *, eps: float, xp: Namespace = None) -> Array:
+def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Namespace = None) -> ArrayT:
     r"""Lipschitz constant of the gradient of :math:`R^c(\cdot; U)`.
 
     .. math:: L_c = \beta \Bigl\lVert \sum_k U_k U_k^\top \Bigr\rVert_2
@@ -878,7 +887,7 @@ def subspace_coding_rate_smoothness(Z: Array, U: Array, *, eps: float, xp: Names
     return beta * xp.linalg.svdvals(wide)[..., 0] ** 2
 
 
-def sparse_rate_reduction_smoothness(Z: Array, U: Array, *, eps: float, xp: Namespace = None) -> Array:
+def sparse_rate_reduction_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Namespace = None) -> ArrayT:
     r"""Upper curvature of the smooth SRR cost :math:`R^c - R`: :math:`L = L_c + \alpha/8`.
 
     Args:
@@ -900,7 +909,7 @@ def sparse_rate_reduction_smoothness(Z: Array, U: Array, *, eps: float, xp: Name
     return subspace_coding_rate_smoothness(Z, U, eps=eps, xp=xp) + expansion
 
 
-def coding_rate_hvp(Z: Array, V: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> Array:
+def coding_rate_hvp(Z: ArrayT, V: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
     r"""Hessian of R at Z applied to a direction V.
 
     .. math:: \alpha V S - \alpha^2 Z S (V^\top Z + Z^\top V) S,\quad S = (I + \alpha Z^\top Z)^{-1}
@@ -930,8 +939,8 @@ def coding_rate_hvp(Z: Array, V: Array, *, eps: float, core_dtype: DType = None,
 
 
 def subspace_coding_rate_hvp(
-    Z: Array, V: Array, U: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, V: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Hessian of :math:`R^c(\cdot; U)` at Z applied to a direction V: head by head, in the coordinates of the heads.
 
     Args:
@@ -971,7 +980,7 @@ def _check_direction(Z: Array, V: Array, xp: Namespace) -> None:
         raise ValueError(f"V must have the shape of Z, {tuple(Z.shape)}; got {tuple(V.shape)}")
 
 
-def _hvp(A: Array, dA: Array, scale: float, rtol: float, xp: Namespace) -> Array:
+def _hvp(A: ArrayT, dA: ArrayT, scale: float, rtol: float, xp: Namespace) -> ArrayT:
     """Hessian of ½ logdet(I + s·AᵀA) applied to dA, with n×n products where n < d."""
     factor = gram_factor(A, scale, rtol=rtol, xp=xp)
     P = factor.resolvent()  # A S

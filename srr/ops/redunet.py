@@ -14,7 +14,18 @@ import numpy as np
 
 from srr._array.checks import check_array, check_nonnegative, check_positive
 from srr._array.linalg import cholesky_solve
-from srr._array.namespace import Array, DType, Namespace, asarray_like, core_cast, eye, is_floating, namespace, softmax
+from srr._array.namespace import (
+    Array,
+    ArrayT,
+    DType,
+    Namespace,
+    asarray_like,
+    core_cast,
+    eye,
+    is_floating,
+    namespace,
+    softmax,
+)
 from srr.ops.rates import Segments, check_partition, rate_scale
 
 
@@ -75,8 +86,8 @@ def redunet_operators(
     V = to_spectrum(core, shift_axes, xp=xp)  # (..., F, n, C)
     grams, counts = _class_grams(V, Pi, core, xp)  # (..., F, K, C, C), (..., K)
     total = xp.sum(counts, axis=-1)
-    whole: Array = rate_scale(V, eps=eps, count=total)
-    parts: Array = rate_scale(V, eps=eps, count=counts)
+    whole = rate_scale(V, eps=eps, count=total)
+    parts = rate_scale(V, eps=eps, count=counts)
     E, expanded = _scaled_resolvent(xp.sum(grams, axis=-3), whole[..., None, None, None], xp)
     C, compressed = _scaled_resolvent(grams, parts[..., None, :, None, None], xp)
     weights = spectrum_weights(signal_sizes(Z, shift_axes), core, xp=xp)
@@ -90,8 +101,8 @@ def redunet_operators(
 
 
 def expansion_operator(
-    Z: Array, *, eps: float, shift_axes: int = 0, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, *, eps: float, shift_axes: int = 0, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Expansion operator :math:`E = \alpha (I + \alpha Z^\top Z)^{-1}`; ``Z @ E`` is the gradient of R.
 
     Args:
@@ -119,8 +130,8 @@ def expansion_operator(
 
 
 def compression_operators(
-    Z: Array, Pi: Array, *, eps: float, shift_axes: int = 0, core_dtype: DType = None, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, Pi: ArrayT, *, eps: float, shift_axes: int = 0, core_dtype: DType = None, xp: Namespace = None
+) -> ArrayT:
     r"""Compression operators :math:`C_k = \alpha_k (I + \alpha_k Z^\top \Pi_k Z)^{-1}` of every class.
 
     Args:
@@ -143,7 +154,7 @@ def compression_operators(
     return redunet_operators(Z, Pi, eps=eps, shift_axes=shift_axes, core_dtype=core_dtype, xp=xp).C
 
 
-def _class_grams(V: Array, Pi: Array, core: Array, xp: Namespace) -> tuple[Array, Array]:
+def _class_grams(V: ArrayT, Pi: ArrayT, core: ArrayT, xp: Namespace) -> tuple[ArrayT, ArrayT]:
     """Gram matrices (..., F, K, C, C) and token counts (..., K) of the classes of a spectrum (..., F, n, C)."""
     if check_partition(Pi, V, xp):
         return _labeled_grams(V, Pi, core, xp)
@@ -152,7 +163,7 @@ def _class_grams(V: Array, Pi: Array, core: Array, xp: Namespace) -> tuple[Array
     return adjoint(rows, xp) @ rows, xp.sum(weights, axis=-1)
 
 
-def _labeled_grams(V: Array, labels: Array, core: Array, xp: Namespace) -> tuple[Array, Array]:
+def _labeled_grams(V: ArrayT, labels: ArrayT, core: ArrayT, xp: Namespace) -> tuple[ArrayT, ArrayT]:
     segments = Segments.of(labels[..., None, :], V, xp)  # one batch item per frequency
     grams, counts = [], []
     for rows, count in segments.buckets(V, xp):  # classes of similar size, padded by zero rows
@@ -167,7 +178,7 @@ def _labeled_grams(V: Array, labels: Array, core: Array, xp: Namespace) -> tuple
     return xp.reshape(xp.take(flat, table, axis=0), (*V.shape[:-2], K, C, C)), sizes
 
 
-def _scaled_resolvent(gram: Array, scale: Array | float, xp: Namespace) -> tuple[Array, Array]:
+def _scaled_resolvent(gram: ArrayT, scale: ArrayT | float, xp: Namespace) -> tuple[ArrayT, ArrayT]:
     """Operator s (I + s·G)⁻¹ of a Hermitian G, formed because it is applied to other tokens; logdet(I + s·G)."""
     identity = eye(gram.shape[-1], gram, xp)
     M = identity + scale * gram
@@ -178,7 +189,7 @@ def _scaled_resolvent(gram: Array, scale: Array | float, xp: Namespace) -> tuple
     return scale * inverse, 2.0 * xp.sum(xp.log(diagonal), axis=-1)
 
 
-def _cast(A: Array, Z: Array, xp: Namespace) -> Array:
+def _cast(A: ArrayT, Z: ArrayT, xp: Namespace) -> ArrayT:
     """Result in the dtype of the tokens, or in the complex dtype of their spectrum."""
     if is_floating(A, xp):
         return xp.astype(A, Z.dtype, copy=False)
@@ -193,14 +204,14 @@ _CHUNK = 512  # rows whose (K + 1)·d responses are held at once, so that they s
 
 
 def redunet_increment(
-    Z: Array,
+    Z: ArrayT,
     operators: ReduNetOperators,
-    Pi: Array | None = None,
+    Pi: ArrayT | None = None,
     *,
     sharpness: float = 100.0,
     shift_axes: int = 0,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Direction in which a ReduNet layer moves tokens: expansion of all, compression of each class.
 
     .. math:: E z - \sum_k \gamma_k \pi_k C_k z
@@ -243,7 +254,7 @@ def redunet_increment(
     return from_spectrum(xp.concat(moved, axis=-2), signal_sizes(Z, shift_axes), xp=xp)
 
 
-def compression_norms(Z: Array, C: Array, *, shift_axes: int = 0, xp: Namespace = None) -> Array:
+def compression_norms(Z: ArrayT, C: ArrayT, *, shift_axes: int = 0, xp: Namespace = None) -> ArrayT:
     r"""How little of each token the classes explain, :math:`\lVert C_k z \rVert_2`.
 
     Args:
@@ -271,8 +282,8 @@ def compression_norms(Z: Array, C: Array, *, shift_axes: int = 0, xp: Namespace 
 
 
 def estimated_membership(
-    Z: Array, C: Array, *, sharpness: float = 100.0, shift_axes: int = 0, xp: Namespace = None
-) -> Array:
+    Z: ArrayT, C: ArrayT, *, sharpness: float = 100.0, shift_axes: int = 0, xp: Namespace = None
+) -> ArrayT:
     r"""Membership that needs no label: tokens belong to the class whose operator suppresses them most.
 
     .. math:: \hat\pi_k = \operatorname{softmax}_k\bigl(-\lambda \lVert C_k z \rVert_2\bigr)
@@ -302,7 +313,7 @@ def _chunks(n: int) -> list[slice]:
     return [slice(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
 
 
-def _spectrum(Z: Array, C: Array, shift_axes: int, xp: Namespace) -> Array:
+def _spectrum(Z: ArrayT, C: ArrayT, shift_axes: int, xp: Namespace) -> ArrayT:
     """Spectrum of the tokens once their size is known to fit the operators."""
     check_signals(Z, shift_axes, xp=xp)
     if C.ndim < 3 + (shift_axes > 0) or C.shape[-1] != Z.shape[Z.ndim - shift_axes - 1]:
@@ -320,32 +331,32 @@ def _per_frequency(operators: ReduNetOperators, shift_axes: int) -> tuple[Array,
     return operators.E[..., None, :, :], operators.C[..., None, :, :, :]
 
 
-def _flat_columns(C: Array, xp: Namespace) -> Array:
+def _flat_columns(C: ArrayT, xp: Namespace) -> ArrayT:
     """Operators (..., K, d, d) side by side as (..., d, K·d), so that one product serves them all."""
     C = move_axis(C, -3, -2, xp)
     return xp.reshape(C, (*C.shape[:-2], -1))
 
 
-def _side_by_side(E: Array, C: Array, xp: Namespace) -> Array:
+def _side_by_side(E: ArrayT, C: ArrayT, xp: Namespace) -> ArrayT:
     return xp.concat([E, _flat_columns(C, xp)], axis=-1)
 
 
-def _responses(V: Array, stack: Array, xp: Namespace) -> Array:
+def _responses(V: ArrayT, stack: ArrayT, xp: Namespace) -> ArrayT:
     """Rows under every operator of the stack, (..., F, c, K, C)."""
     P = V @ stack
     return xp.reshape(P, (*P.shape[:-1], -1, V.shape[-1]))
 
 
-def _norms(P: Array, weights: Array, xp: Namespace) -> Array:
+def _norms(P: ArrayT, weights: ArrayT, xp: Namespace) -> ArrayT:
     """Norms (..., c, K) of responses, by Parseval over the frequencies."""
     return xp.sqrt(xp.sum(weights[:, None, None] * xp.sum(energy(P, xp), axis=-1), axis=-3))
 
 
-def _membership(P: Array, weights: Array, sharpness: float, xp: Namespace) -> Array:
+def _membership(P: ArrayT, weights: ArrayT, sharpness: float, xp: Namespace) -> ArrayT:
     return softmax(-sharpness * _norms(P[..., 1:, :], weights, xp), axis=-1, xp=xp)
 
 
-def _compress_labeled(V: Array, C: Array, proportions: Array, labels: Array, xp: Namespace) -> Array:
+def _compress_labeled(V: ArrayT, C: ArrayT, proportions: ArrayT, labels: ArrayT, xp: Namespace) -> ArrayT:
     """γ_k C_k z for the class k of every token: one product per class, and never one for another class."""
     segments = Segments.of(labels[..., None, :], V, xp)
     K, d = segments.table.shape[-1], V.shape[-1]
@@ -375,7 +386,7 @@ def check_signals(Z: Array, shift_axes: int, name: str = "Z", *, xp: Namespace =
     check_array(Z, name, ndim=2 + shift_axes, xp=xp)
 
 
-def to_spectrum(Z: Array, shift_axes: int, *, xp: Namespace = None) -> Array:
+def to_spectrum(Z: ArrayT, shift_axes: int, *, xp: Namespace = None) -> ArrayT:
     """Signals (..., n, C, *S) as (..., F, n, C): rows of channels at every frequency of the half spectrum.
 
     Vectors (``shift_axes`` = 0) have one frequency and stay real.
@@ -388,7 +399,7 @@ def to_spectrum(Z: Array, shift_axes: int, *, xp: Namespace = None) -> Array:
     return move_axis(V, -1, -3, xp)
 
 
-def from_spectrum(V: Array, sizes: tuple[int, ...], *, xp: Namespace = None) -> Array:
+def from_spectrum(V: ArrayT, sizes: tuple[int, ...], *, xp: Namespace = None) -> ArrayT:
     """Signals (..., n, C, *S) from their spectrum, S being ``sizes``: the inverse of :func:`to_spectrum`."""
     xp = namespace(V, xp=xp)
     if not sizes:
@@ -398,7 +409,7 @@ def from_spectrum(V: Array, sizes: tuple[int, ...], *, xp: Namespace = None) -> 
     return xp.fft.irfftn(V, s=sizes, axes=tuple(range(-len(sizes), 0)))
 
 
-def spectrum_weights(sizes: tuple[int, ...], like: Array, *, xp: Namespace = None) -> Array:
+def spectrum_weights(sizes: tuple[int, ...], like: ArrayT, *, xp: Namespace = None) -> ArrayT:
     """Weights (F,) with which a sum over the half spectrum is the mean over the whole one; they sum to one.
 
     By Parseval they also give the squared norm of a signal from the squared moduli of its spectrum.
@@ -411,7 +422,7 @@ def spectrum_weights(sizes: tuple[int, ...], like: Array, *, xp: Namespace = Non
     return asarray_like(half * math.prod(sizes[:-1]), like, xp=xp) / math.prod(sizes)
 
 
-def move_axis(A: Array, source: int, target: int, xp: Namespace) -> Array:
+def move_axis(A: ArrayT, source: int, target: int, xp: Namespace) -> ArrayT:
     """Move one axis, as a permutation: torch can trace and batch that."""
     order = list(range(A.ndim))
     order.insert(target % A.ndim, order.pop(source % A.ndim))
@@ -423,17 +434,17 @@ def signal_sizes(Z: Array, shift_axes: int) -> tuple[int, ...]:
     return tuple(Z.shape[Z.ndim - shift_axes :])
 
 
-def adjoint(V: Array, xp: Namespace) -> Array:
+def adjoint(V: ArrayT, xp: Namespace) -> ArrayT:
     """Conjugate transpose of the last two axes of a real or complex array."""
     return V.mT if is_floating(V, xp) else xp.conj(V).mT
 
 
-def energy(V: Array, xp: Namespace) -> Array:
+def energy(V: ArrayT, xp: Namespace) -> ArrayT:
     """Squared moduli of a real or complex array."""
     return V**2 if is_floating(V, xp) else xp.real(V) ** 2 + xp.imag(V) ** 2
 
 
-def to_sphere(Z: Array, *, shift_axes: int = 0, xp: Namespace = None) -> Array:
+def to_sphere(Z: ArrayT, *, shift_axes: int = 0, xp: Namespace = None) -> ArrayT:
     """Tokens (or signals) scaled to unit norm; a zero token stays zero.
 
     Args:
@@ -457,7 +468,7 @@ def to_sphere(Z: Array, *, shift_axes: int = 0, xp: Namespace = None) -> Array:
     return Z / xp.where(norm > 0, norm, xp.ones_like(norm))
 
 
-def circular_convolution(Z: Array, filters: Array, *, xp: Namespace = None) -> Array:
+def circular_convolution(Z: ArrayT, filters: ArrayT, *, xp: Namespace = None) -> ArrayT:
     r"""Lift signals to more channels by circular convolution, through the Fourier transform.
 
     .. math:: (Z * f)_{c}(t) = \sum_{b} \sum_{s} f_{cb}(s)\, Z_b(t - s)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from srr._array.checks import check_array, check_nonnegative, check_positive, check_tokens
-from srr._array.namespace import Array, Namespace, any_true, device, eye, is_concrete, namespace, positive_part, root
+from srr._array.namespace import (
+    Array,
+    ArrayT,
+    Namespace,
+    any_true,
+    device,
+    eye,
+    is_concrete,
+    namespace,
+    positive_part,
+    root,
+)
 
 
-def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
+def soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None) -> ArrayT:
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1`: shrink every entry toward zero by t.
 
     .. math:: \operatorname{sign}(z) \max(|z| - t, 0)
@@ -34,7 +45,7 @@ def soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) 
     return positive_part(Z - threshold, xp) - positive_part(-Z - threshold, xp)
 
 
-def relu_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
+def relu_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None) -> ArrayT:
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1` on the non-negative orthant: :math:`\max(z - t, 0)`.
 
     Args:
@@ -55,7 +66,7 @@ def relu_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) 
     return positive_part(Z - threshold, xp)
 
 
-def hard_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
+def hard_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None) -> ArrayT:
     r"""Proximal operator of :math:`\tfrac12 t^2 \lVert \cdot \rVert_0`: keep entries larger than t in size.
 
     Args:
@@ -76,7 +87,7 @@ def hard_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) 
     return xp.where(xp.abs(Z) > threshold, Z, xp.zeros_like(Z))
 
 
-def group_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
+def group_soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None) -> ArrayT:
     r"""Proximal operator of :math:`t \sum_i \lVert z_i \rVert_2`: shorten every row by t, or drop it.
 
     Args:
@@ -99,7 +110,7 @@ def group_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = 
     return Z * (kept / xp.where(lengths > 0, lengths, xp.ones_like(lengths)))
 
 
-def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = None) -> Array:
+def unit_soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None) -> ArrayT:
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1` on the unit sphere, row by row.
 
     It is the soft-thresholded row put back to unit length, or, where nothing survives the threshold, the
@@ -139,7 +150,7 @@ def unit_soft_threshold(Z: Array, *, threshold: Array | float, xp: Namespace = N
     return xp.where(lengths > 0, shrunk / xp.where(lengths > 0, lengths, xp.ones_like(lengths)), corner)
 
 
-def _unit_without_corners(Z: Array, threshold: Array | float, xp: Namespace) -> Array | None:
+def _unit_without_corners(Z: ArrayT, threshold: ArrayT | float, xp: Namespace) -> ArrayT | None:
     """Soft-thresholded rows at unit length in a few passes; None where a row vanishes or its square is out of range."""
     limits = xp.finfo(Z.dtype)
     if max(float(xp.max(Z)), -float(xp.min(Z))) >= (limits.max / Z.shape[-1]) ** 0.5:
@@ -151,18 +162,18 @@ def _unit_without_corners(Z: Array, threshold: Array | float, xp: Namespace) -> 
     return shrunk / root(square, xp)
 
 
-def row_norms(Z: Array, xp: Namespace) -> Array:
+def row_norms(Z: ArrayT, xp: Namespace) -> ArrayT:
     """Length of every row, kept as an axis of one, free of overflow and underflow."""
     top = xp.max(xp.abs(Z), axis=-1, keepdims=True)
     top = xp.where(top > 0, top, xp.ones_like(top))
     return top * root(xp.sum((Z / top) ** 2, axis=-1, keepdims=True), xp)
 
 
-def _checked(Z: Array, threshold: Array | float, ndim: int, xp: Namespace) -> tuple[Array | float, Namespace]:
+def _checked(Z: ArrayT, threshold: ArrayT | float, ndim: int, xp: Namespace) -> tuple[ArrayT | float, Namespace]:
     """Threshold as a number or in the dtype of Z, and the namespace."""
     xp = namespace(Z, xp=xp)
     check_array(Z, "Z", ndim=ndim, xp=xp)
-    if getattr(threshold, "ndim", 0) == 0:
+    if isinstance(threshold, (int, float)) or getattr(threshold, "ndim", 0) == 0:
         return check_nonnegative(threshold, "threshold"), xp
     check_array(threshold, "threshold", ndim=1, xp=xp)
     if is_concrete(threshold) and any_true(threshold < 0, xp):
@@ -174,7 +185,7 @@ def _checked(Z: Array, threshold: Array | float, ndim: int, xp: Namespace) -> tu
 # Sparse coding: the lasso, its proximal gradient steps, and the one-matrix form a network runs.
 
 
-def lasso(A: Array, Z: Array, D: Array, *, lam: float, xp: Namespace = None) -> Array:
+def lasso(A: ArrayT, Z: ArrayT, D: ArrayT, *, lam: float, xp: Namespace = None) -> ArrayT:
     r"""Lasso objective :math:`\tfrac12 \lVert Z - A D^\top \rVert_F^2 + \lambda \lVert A \rVert_1`.
 
     Args:
@@ -206,8 +217,8 @@ def lasso(A: Array, Z: Array, D: Array, *, lam: float, xp: Namespace = None) -> 
 
 
 def ista_step(
-    A: Array, Z: Array, D: Array, *, step: float, lam: float, nonnegative: bool = True, xp: Namespace = None
-) -> Array:
+    A: ArrayT, Z: ArrayT, D: ArrayT, *, step: float, lam: float, nonnegative: bool = True, xp: Namespace = None
+) -> ArrayT:
     r"""One proximal gradient step on the lasso.
 
     .. math:: A^+ = \operatorname{prox}_{\eta\lambda}\bigl(A - \eta (A D^\top - Z) D\bigr)
@@ -239,7 +250,7 @@ def ista_step(
     return shrink(moved, threshold=step * lam, xp=xp)
 
 
-def ista_matrix(D: Array, *, step: float, xp: Namespace = None) -> Array:
+def ista_matrix(D: ArrayT, *, step: float, xp: Namespace = None) -> ArrayT:
     r"""The one matrix of an ISTA step that starts from A = Z: :math:`M = I + \eta (D - D^\top D)`.
 
     Args:
@@ -264,7 +275,7 @@ def ista_matrix(D: Array, *, step: float, xp: Namespace = None) -> Array:
     return eye(D.shape[-1], D, xp) + step * (D - D.mT @ D)
 
 
-def folded_ista_step(Z: Array, M: Array, *, step: float, lam: float, xp: Namespace = None) -> Array:
+def folded_ista_step(Z: ArrayT, M: ArrayT, *, step: float, lam: float, xp: Namespace = None) -> ArrayT:
     r"""ISTA step from A = Z through its one matrix: :math:`\max(Z M - \eta\lambda, 0)`.
 
     Args:
@@ -296,17 +307,17 @@ def folded_ista_step(Z: Array, M: Array, *, step: float, lam: float, xp: Namespa
 
 
 def fista_step(
-    A: Array,
-    A_previous: Array,
-    Z: Array,
-    D: Array,
+    A: ArrayT,
+    A_previous: ArrayT,
+    Z: ArrayT,
+    D: ArrayT,
     *,
     step: float,
     lam: float,
     momentum: float,
     nonnegative: bool = True,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Accelerated step: an ISTA step from the extrapolated point :math:`A + \mu (A - A_{\text{previous}})`.
 
     Args:
@@ -340,14 +351,14 @@ def fista_step(
 
 
 def prox_mm_step(
-    Z: Array,
-    D: Array | None = None,
+    Z: ArrayT,
+    D: ArrayT | None = None,
     *,
     alpha: float,
     lam: float,
     curvature: float = 2.25,
     xp: Namespace = None,
-) -> Array:
+) -> ArrayT:
     r"""Sparsify step that majorizes −R instead of fitting a dictionary.
 
     .. math:: \max\Bigl(\bigl(1 + \tfrac{1}{c(1+\alpha)}\bigr) Z D - \tfrac{\lambda}{c\,\alpha},\ 0\Bigr)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srr._array.checks import check_array, check_bases, check_count, check_positive, check_tokens, check_weights
-from srr._array.namespace import Array, DType, Namespace, core_cast, device, eye, namespace, to_numpy
+from srr._array.namespace import Array, ArrayT, DType, Namespace, core_cast, device, eye, namespace, to_numpy
 from srr.ops.gram import gram
 from srr.ops.rates import rate_scale
 
@@ -223,13 +223,13 @@ def _by_class(A: Array, weights: Array | None, labels: Array, K: int, xp: Namesp
     return SecondMoment(xp.stack([p[0] for p in parts]), xp.stack([p[1] for p in parts]))
 
 
-def _scale(M: Array, count: Array, eps: float) -> Array:
+def _scale(M: ArrayT, count: ArrayT, eps: float) -> ArrayT:
     """α = d/(n ε²) of moments (..., d, d), zero where there is no token."""
     check_positive(eps, "eps")
     return rate_scale(M, eps=eps, count=count)
 
 
-def _logdet(M: Array, scale: Array, xp: Namespace) -> Array:
+def _logdet(M: ArrayT, scale: ArrayT, xp: Namespace) -> ArrayT:
     """logdet(I + s·M) of symmetric positive semi-definite M."""
     check_array(M, "moment", xp=xp)
     L = xp.linalg.cholesky(eye(M.shape[-1], M, xp) + scale * M)

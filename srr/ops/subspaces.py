@@ -11,23 +11,23 @@ from srr._array.checks import (
     check_same_dtype,
     check_tokens,
 )
-from srr._array.namespace import Array, Namespace, asarray_like, device, namespace, softmax, to_numpy
+from srr._array.namespace import ArrayT, Namespace, asarray_like, device, namespace, softmax, to_numpy
 
 
-def swap_heads(x: Array, xp: Namespace) -> Array:
+def swap_heads(x: ArrayT, xp: Namespace) -> ArrayT:
     """Exchange axes −3 and −2: heads before tokens (..., K, n, p), or tokens before heads (..., n, K, p)."""
     last = x.ndim - 1
     return xp.permute_dims(x, (*range(last - 2), last - 1, last - 2, last))
 
 
-def flatten_heads(U: Array, *, xp: Namespace = None) -> Array:
+def flatten_heads(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     """Bases (..., K, d, p) side by side as one matrix (..., d, K·p), so that one product serves all heads."""
     xp = namespace(U, xp=xp)
     wide = swap_heads(U, xp)  # (..., d, K, p)
     return xp.reshape(wide, (*wide.shape[:-2], wide.shape[-2] * wide.shape[-1]))
 
 
-def project(Z: Array, U: Array, *, xp: Namespace = None) -> Array:
+def project(Z: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     r"""Coordinates of tokens in every subspace, :math:`V_k = Z U_k`.
 
     Args:
@@ -51,7 +51,7 @@ def project(Z: Array, U: Array, *, xp: Namespace = None) -> Array:
     return swap_heads(xp.reshape(V, (*V.shape[:-1], U.shape[-3], U.shape[-1])), xp)
 
 
-def lift(V: Array, U: Array, *, xp: Namespace = None) -> Array:
+def lift(V: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     r"""Tokens from their coordinates in every subspace, :math:`\sum_k V_k U_k^\top`.
 
     Args:
@@ -78,14 +78,14 @@ def lift(V: Array, U: Array, *, xp: Namespace = None) -> Array:
     return lift_unchecked(V, U, xp)
 
 
-def lift_unchecked(V: Array, U: Array, xp: Namespace) -> Array:
+def lift_unchecked(V: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
     """:func:`lift` of coordinates that were made from checked tokens."""
     rows = swap_heads(V, xp)  # (..., n, K, p)
     rows = xp.reshape(rows, (*rows.shape[:-2], rows.shape[-2] * rows.shape[-1]))
     return rows @ flatten_heads(U, xp=xp).mT
 
 
-def orthonormalize(U: Array, *, xp: Namespace = None) -> Array:
+def orthonormalize(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     """Orthonormal columns that span the same subspaces, by QR with a positive diagonal of R.
 
     Args:
@@ -116,7 +116,7 @@ def orthonormalize(U: Array, *, xp: Namespace = None) -> Array:
     return xp.where(flip[..., None, :], -Q, Q)
 
 
-def principal_bases(Z: Array, labels: Array, *, rank: int, xp: Namespace = None) -> Array:
+def principal_bases(Z: ArrayT, labels: ArrayT, *, rank: int, xp: Namespace = None) -> ArrayT:
     r"""Leading right singular vectors of each class: the best rank-p subspace for its tokens.
 
     Args:
@@ -155,7 +155,7 @@ def principal_bases(Z: Array, labels: Array, *, rank: int, xp: Namespace = None)
 # How tokens lie among subspaces, and subspaces among each other.
 
 
-def subspace_membership(Z: Array, U: Array, *, temperature: float = 1.0, xp: Namespace = None) -> Array:
+def subspace_membership(Z: ArrayT, U: ArrayT, *, temperature: float = 1.0, xp: Namespace = None) -> ArrayT:
     r"""Soft assignment of tokens to subspaces by the energy they have in each.
 
     .. math:: \pi_{ik} = \operatorname{softmax}_k \bigl(\lVert U_k^\top z_i \rVert^2 / (2 t)\bigr)
@@ -182,7 +182,7 @@ def subspace_membership(Z: Array, U: Array, *, temperature: float = 1.0, xp: Nam
     return softmax(energy / (2.0 * temperature), axis=-2, xp=xp).mT
 
 
-def coherence(U: Array, *, xp: Namespace = None) -> Array:
+def coherence(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     r"""Largest cosine between two subspaces, :math:`\max_{k \ne l} \lVert U_k^\top U_l \rVert_2`.
 
     Args:
@@ -207,7 +207,7 @@ def coherence(U: Array, *, xp: Namespace = None) -> Array:
     return xp.max(cosines - cosines * xp.eye(K, dtype=U.dtype, device=device(U)))
 
 
-def principal_angles(A: Array, B: Array, *, xp: Namespace = None) -> Array:
+def principal_angles(A: ArrayT, B: ArrayT, *, xp: Namespace = None) -> ArrayT:
     """Principal angles between two subspaces, in radians, accurate for small and large angles alike.
 
     Args:
@@ -236,7 +236,7 @@ def principal_angles(A: Array, B: Array, *, xp: Namespace = None) -> Array:
     return xp.atan2(sines, cosines)
 
 
-def snr(Z: Array, U: Array, labels: Array, *, xp: Namespace = None) -> Array:
+def snr(Z: ArrayT, U: ArrayT, labels: ArrayT, *, xp: Namespace = None) -> ArrayT:
     r"""Signal-to-noise ratio of each class: what lies on its subspace over what lies off it.
 
     .. math:: \mathrm{SNR}_k = \lVert Z_k U_k \rVert_F \,/\, \lVert Z_k (I - U_k U_k^\top) \rVert_F

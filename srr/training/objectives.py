@@ -123,7 +123,7 @@ class RateReduction:
     def rate_reduction(self, Z: Tensor, y: Tensor) -> Tensor:
         """ΔR of features (n, d) and labels (n,) of all ranks together, in nats."""
         moment = SecondMoment.zeros(Z.shape[-1], like=Z, classes=self.classes).update(Z, labels=y)
-        return moment.map(sum_over_ranks).rate_reduction(eps=self.eps).to(Z.dtype)  # type: ignore[no-any-return]
+        return moment.map(sum_over_ranks).rate_reduction(eps=self.eps).to(Z.dtype)
 
 
 @contextlib.contextmanager

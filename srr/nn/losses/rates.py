@@ -43,7 +43,7 @@ def _rate(Z: Tensor, value: Callable[[Tensor], Tensor], pair: Pair) -> Tensor:
     Z = Z if Z.dtype in (torch.float32, torch.float64) else Z.float()
     with torch.autocast(Z.device.type, enabled=False):
         if torch.is_grad_enabled() and Z.requires_grad:
-            return _FusedRate.apply(Z, pair)  # type: ignore[no-any-return, no-untyped-call]
+            return _FusedRate.apply(Z, pair)  # type: ignore[no-untyped-call]
         return value(Z)
 
 

@@ -52,7 +52,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _LOADED_WHEN_USED = ("estimators", "nn", "plots", "testing", "theory", "training")
 
-__all__ = [  # noqa: RUF022  by use, not by alphabet
+__all__ = [
     # rates and their gradients
     "coding_rate",
     "subspace_coding_rate",
@@ -111,4 +111,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LOADED_WHEN_USED})
+    return [*__all__, *_LOADED_WHEN_USED, "__version__"]

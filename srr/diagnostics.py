@@ -22,6 +22,8 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 POSITIONS = ("input", "compressed", "sparsified")
 """The three places of a layer: Z^ℓ, Z^{ℓ+1/2}, Z^{ℓ+1}."""
 
+__all__ = ["layer_trace", "LayerTrace"]
+
 
 class LayerTrace(NamedTuple):
     """Measures of L layers at the three places of each, Z^ℓ, Z^{ℓ+1/2} and Z^{ℓ+1}, every array (L, 3), means

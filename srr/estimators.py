@@ -19,6 +19,13 @@ from srr.ops.rates import rate_scale, sparse_rate_reduction_smoothness
 from srr.ops.redunet import circular_convolution, expansion_operator, to_sphere
 from srr.ops.sparse import unit_soft_threshold
 
+__all__ = [
+    "SparseRateReductionTransformer",
+    "ReduNetClassifier",
+    "SubspaceMixtureClustering",
+    "CodingLengthClustering",
+]
+
 Matrix = np.ndarray[Any, Any]
 FLOATS = [np.float64, np.float32]
 

@@ -9,7 +9,7 @@ from srr._array.checks import check_array, check_nonnegative
 from srr._array.namespace import Array, asarray_like, core_cast, epsilon, eye, namespace, to_numpy
 from srr.ops import relu_threshold, soft_threshold, unit_soft_threshold
 
-__all__ = ["L1", "ClassSpheres", "NonnegativeL1", "Penalty", "Ridge", "RotatedPenalty", "SmoothPenalty", "UnitL1"]
+__all__ = ["Penalty", "SmoothPenalty", "UnitL1", "L1", "NonnegativeL1", "Ridge", "ClassSpheres", "RotatedPenalty"]
 
 Step = Any
 """A number, or an array that broadcasts against (..., n, d)."""

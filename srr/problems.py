@@ -18,7 +18,7 @@ from srr.ops import (
 )
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
 
-__all__ = ["Problem", "RateReduction", "SparseCoding", "SparseRateReduction"]
+__all__ = ["Problem", "SparseRateReduction", "RateReduction", "SparseCoding"]
 
 
 class Problem(ABC):

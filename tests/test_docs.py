@@ -1,5 +1,8 @@
 """The documentation tells the truth: names are documented, commands exist, links lead somewhere."""
 
+import ast
+import importlib
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 from public_api import public_names
 
+import srr
 from srr.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -78,13 +82,46 @@ def test_python_snippets_run(page, tmp_path, monkeypatch):
         exec(compile(body, label(page), "exec"), scope)
 
 
-def test_public_names_have_pages():
-    """The reference is generated from the same list, so a public name cannot be missing from it."""
+def declared():
+    """Every name in an ``__all__`` of a file that users import from, read from the text of the file."""
+    for file in sorted((ROOT / "srr").rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if any(part.startswith("_") for part in module.split(".")) or module.startswith("srr.cli"):
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                yield from ((module, name) for name in ast.literal_eval(node.value))
+
+
+def test_the_reference_misses_no_name():
+    """The pages are compared with the files, which know nothing of the list the pages are made from."""
     from api_pages import page, room_of
 
-    for entry in public_names():
-        assert room_of(entry.source)
+    entries = list(public_names())
+    paged = {id(entry.value) for entry in entries} | {entry.name for entry in entries if entry.kind == "data"}
+    for module, name in declared():
+        value = getattr(importlib.import_module(module), name)
+        assert inspect.ismodule(value) or name.startswith("__") or {id(value), name} & paged, f"{module}.{name}"
+    for entry in entries:
+        assert entry.module == "srr" or room_of(entry.module)
         assert f":: {entry.name if entry.kind == 'data' else entry.path}\n" in page(entry.source, [entry])
+
+
+def test_the_reference_keeps_the_order_of_use():
+    """The first names appear in the order, and under the headings, of ``srr.__all__``."""
+    from api_pages import first_names
+
+    shown = re.findall(r"^- :py:\w+:`(?:srr\.)?(\w+)", first_names(), re.MULTILINE)
+    assert shown == srr.__all__
+    assert first_names().count(".. rubric::") >= 5
+
+
+def test_reference_chapters_are_listed():
+    from api_pages import ROOMS, slug
+
+    index = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
+    assert re.findall(r"<generated/([\w-]+)>", index) == ["first", *(slug(title) for title, _ in ROOMS)]
 
 
 def test_no_machine_is_named():

@@ -2,14 +2,17 @@
 
 import dataclasses
 import inspect
+import pkgutil
 import re
 from typing import Any
 
 import pytest
-from public_api import PublicName, public_modules, public_names
+from public_api import NOT_FOR_USERS, PublicName, for_users, public_modules, public_names
 
 import srr
 
+COMPANION = re.compile(r"^(?P<base>\w+?)(_value_and_grad|_grad|_hvp)$")
+FIRST_NAMES = 40
 NAMES = list(public_names())
 FUNCTIONS = [entry for entry in NAMES if inspect.isfunction(entry.value)]
 CLASSES = [entry for entry in NAMES if inspect.isclass(entry.value)]
@@ -19,6 +22,13 @@ SECTIONS = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Notes?|Example|S
 
 def path(entry: PublicName) -> str:
     return entry.path
+
+
+def companion_of(entry: PublicName) -> PublicName | None:
+    """The function whose arguments a gradient or Hessian product shares; None for every other name."""
+    found = COMPANION.match(entry.name)
+    base = found["base"] if found else None
+    return next((other for other in NAMES if other.name == base and other.source == entry.source), None)
 
 
 def parameters(function: Any) -> dict[str, inspect.Parameter]:
@@ -37,7 +47,27 @@ def section(doc: str, name: str) -> str:
 
 def test_there_is_something_to_check():
     assert len(NAMES) > 50
-    assert {"srr", "srr.nn", "srr.training"} <= {module.__name__ for module in public_modules()}
+    assert {"srr", "srr.nn", "srr.nn.losses", "srr.training"} <= {module.__name__ for module in public_modules()}
+    assert sum(companion_of(entry) is not None for entry in NAMES) > 8
+
+
+def test_every_room_says_what_is_public():
+    found = {f"srr.{info.name}" for info in pkgutil.iter_modules(srr.__path__)} - NOT_FOR_USERS
+    rooms = {name for name in found if for_users(name)}
+    assert rooms - {module.__name__ for module in public_modules()} == set()
+
+
+def test_the_first_names_are_few():
+    names = [name for name in srr.__all__ if not inspect.ismodule(getattr(srr, name))]
+    assert len(names) <= FIRST_NAMES
+
+
+def test_no_two_public_things_share_a_name():
+    """Two things of one name in two rooms are one import away from being taken for each other."""
+    paths: dict[str, list[str]] = {}
+    for entry in NAMES:
+        paths.setdefault(entry.name, []).append(entry.path)
+    assert {name: found for name, found in paths.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize("module", public_modules(), ids=lambda module: module.__name__)
@@ -73,13 +103,24 @@ def test_docstring_opens_with_one_sentence(entry):
 @pytest.mark.parametrize("entry", FUNCTIONS, ids=path)
 def test_function_is_typed_and_its_arguments_are_documented(entry):
     doc, arguments = inspect.getdoc(entry.value) or "", section(inspect.getdoc(entry.value) or "", "Args")
-    signature = inspect.signature(entry.value)
+    signature, base = inspect.signature(entry.value), companion_of(entry)
+    shared = parameters(base.value) if base and base.name in doc and not arguments else {}
     for name, parameter in signature.parameters.items():
         assert parameter.annotation is not inspect.Parameter.empty, f"{entry.path}: {name} has no type"
-        assert re.search(rf"\b{re.escape(name)}\b", arguments), f"{entry.path}: Args says nothing of {name}"
+        said = arguments or (doc if shared else "")
+        assert name in shared or re.search(rf"\b{re.escape(name)}\b", said), f"{entry.path}: nothing is said of {name}"
     assert signature.return_annotation is not inspect.Signature.empty, f"{entry.path} has no return type"
-    if signature.return_annotation not in (None, "None"):
+    if signature.return_annotation not in (None, "None") and not shared:
         assert section(doc, "Returns") or section(doc, "Yields"), f"{entry.path}: no Returns section"
+
+
+@pytest.mark.parametrize("entry", [entry for entry in FUNCTIONS if companion_of(entry)], ids=path)
+def test_companion_names_its_function_and_its_shape(entry):
+    """A gradient's docstring says what differs from the value's: which function it belongs to, and its shape."""
+    doc = inspect.getdoc(entry.value) or ""
+    if not section(doc, "Args"):
+        assert re.search(rf":func:`(srr\.[a-z.]*)?{companion_of(entry).name}`", doc.split("\n\n")[0]), entry.path
+        assert "shape" in doc, f"{entry.path}: no shape of the result"
 
 
 @pytest.mark.parametrize("entry", OPERATORS, ids=path)
@@ -97,7 +138,7 @@ def test_operator_follows_the_house_order(entry):
     doc = inspect.getdoc(entry.value) or ""
     if entry.source != "srr.ops.gram":  # plain linear algebra, of no one's invention
         assert section(doc, "Source"), f"{entry.path}: no Source"
-    assert section(doc, "Raises"), f"{entry.path}: no Raises"
+    assert section(doc, "Raises") or companion_of(entry), f"{entry.path}: no Raises"
 
 
 @pytest.mark.parametrize("entry", CLASSES, ids=path)

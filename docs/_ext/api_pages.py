@@ -1,6 +1,7 @@
-"""Sphinx extension: writes one reference page for each source file that has public names."""
+"""Sphinx extension: writes the reference, one page for each source file that has public names, by task."""
 
 import importlib
+import inspect
 import re
 import shutil
 from collections import defaultdict
@@ -14,18 +15,21 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+import srr
+
+# The chapters of the reference, in the order of use, and the modules that each shows.
 ROOMS = (
     ("Operators", ("srr.ops",)),
     ("Penalties and problems", ("srr.penalties", "srr.problems")),
     ("Solvers", ("srr.solvers",)),
+    ("Fitting data", ("srr.fits", "srr.estimators")),
     ("Data with known truth", ("srr.mixtures",)),
-    ("scikit-learn estimators", ("srr.estimators",)),
-    ("Seeing and checking", ("srr.diagnostics", "srr.plots", "srr.testing")),
-    ("The ledger", ("srr.theory",)),
+    ("Checking", ("srr.testing", "srr.theory")),
+    ("Seeing", ("srr.diagnostics", "srr.plots")),
     ("Networks", ("srr.nn",)),
     ("Training", ("srr.training",)),
-    ("Foundations", ("srr",)),
 )
+GROUP = re.compile(r'^    (?:# (?P<group>.+)|"(?P<name>\w+)",)$', re.MULTILINE)
 
 
 def heading(text: str, mark: str) -> str:
@@ -33,7 +37,7 @@ def heading(text: str, mark: str) -> str:
 
 
 def page(source: str, names: list[PublicName]) -> str:
-    """A page: what the file is for, a table of its names, each name in full."""
+    """A page: what the file is for, then its names in full, in the order of ``__all__``."""
     about = (importlib.import_module(source).__doc__ or "").strip()
     text = heading(source, "=") + about + "\n\n"
     for entry in names:
@@ -53,28 +57,61 @@ def room_of(source: str) -> str:
     raise AssertionError(source)  # pragma: no cover
 
 
+def short(source: str) -> str:
+    """Name of a page in the sidebar: `rates` for `srr.ops.rates`."""
+    return source.removeprefix("srr.").partition(".")[2] or source.removeprefix("srr.")
+
+
+def slug(room: str) -> str:
+    return room.lower().replace(" ", "-")
+
+
+def line(entry: PublicName) -> str:
+    """A name and the first sentence of its docstring, for a list."""
+    doc = (entry.comment if entry.kind == "data" else entry.value.__doc__) or ""
+    first = " ".join(doc.strip().split("\n\n")[0].split())
+    return f"- :py:obj:`{entry.name} <{entry.path}>`: {first}\n"
+
+
+def first_names() -> str:
+    """The page of `srr` itself: its names in the groups and the order of ``__all__``."""
+    by_name = {entry.name: entry for entry in public_names() if entry.module == "srr"}
+    listing = inspect.getsource(srr).partition("__all__ = [")[2].partition("]")[0]
+    text = heading("First names", "=") + (srr.__doc__ or "").strip() + "\n\n"
+    for found in GROUP.finditer(listing):
+        if found["group"]:
+            text += f"\n.. rubric:: {found['group'][0].upper()}{found['group'][1:]}\n\n"
+        elif found["name"] in by_name:
+            text += line(by_name[found["name"]])
+        else:
+            text += f"- :py:mod:`srr.{found['name']}`\n"
+    return text + "\n"
+
+
+def room_page(title: str, modules: list[str], pages: dict[str, list[PublicName]]) -> str:
+    """A chapter: its pages, and every name with its first sentence."""
+    sources = [source for source in pages if room_of(source) == title]
+    text = heading(title, "=") + "".join(f".. py:module:: {m}\n\n" for m in modules if room_of(m) == title)
+    text += ".. toctree::\n   :hidden:\n\n" + "".join(f"   {short(s)} <{s}>\n" for s in sources) + "\n"
+    for source in sources:
+        text += f".. rubric:: :doc:`{short(source)} <{source}>`\n\n" + "".join(map(line, pages[source])) + "\n"
+    return text
+
+
 def write_pages(app: Sphinx) -> None:
-    """Write docs/api/generated afresh: an index and a page for each file."""
+    """Write docs/api/generated afresh: the first names, a page for each chapter and one for each file."""
     folder = Path(app.srcdir) / "api" / "generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pages: dict[str, list[PublicName]] = defaultdict(list)
     for entry in public_names():
         pages[entry.source].append(entry)
-    modules = [module.__name__ for module in public_modules()]
-    rooms: dict[str, list[str]] = {title: [] for title, _ in ROOMS}
-    for source, names in pages.items():
-        (folder / f"{source}.rst").write_text(page(source, names), encoding="utf-8")
-        rooms[room_of(source)].append(source)
-    index = heading("Every public name", "=") + "By room, in the order of the chain.\n\n"
-    for title, sources in rooms.items():
-        if sources:
-            index += heading(title, "-") + "".join(f".. py:module:: {m}\n\n" for m in modules if room_of(m) == title)
-            index += ".. toctree::\n   :maxdepth: 1\n\n"
-            index += "".join(f"   {source}\n" for source in sources) + "\n"
-            for source in sources:
-                index += f"``{source}``: " + ", ".join(f":py:obj:`{e.name} <{e.path}>`" for e in pages[source]) + "\n\n"
-    (folder / "index.rst").write_text(index, encoding="utf-8")
+    written = {source: page(source, names) for source, names in pages.items()}
+    modules = [module.__name__ for module in public_modules() if module is not srr]
+    written |= {slug(title): room_page(title, modules, pages) for title, _ in ROOMS}
+    written["first"] = ".. py:module:: srr\n\n" + first_names()
+    for name, text in written.items():
+        (folder / f"{name}.rst").write_text(text, encoding="utf-8")
     app.config.srr_aliases = {f"{e.source}.{getattr(e.value, '__qualname__', e.name)}": e.path for e in public_names()}
 
 

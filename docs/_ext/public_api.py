@@ -14,10 +14,10 @@ from sphinx.pycode import ModuleAnalyzer
 
 import srr
 
-# The order of the reference: along the chain. Modules not named here follow in alphabetical order.
+# The order of the reference: along the chain, by use. Modules not named here follow in alphabetical order.
 CHAIN = (
-    "srr", "srr.ops", "srr.penalties", "srr.problems", "srr.solvers", "srr.mixtures", "srr.estimators",
-    "srr.diagnostics", "srr.plots", "srr.testing", "srr.theory", "srr.nn", "srr.training",
+    "srr", "srr.ops", "srr.penalties", "srr.problems", "srr.solvers", "srr.fits", "srr.estimators", "srr.mixtures",
+    "srr.testing", "srr.theory", "srr.diagnostics", "srr.plots", "srr.nn", "srr.training",
 )  # fmt: skip
 NOT_FOR_USERS = {"srr.cli", "srr.__main__"}
 
@@ -49,29 +49,36 @@ class PublicName:
 
 
 def public_modules() -> list[ModuleType]:
-    """Every module directly below `srr` that has an ``__all__``, and `srr` itself."""
-    names = {f"srr.{info.name}" for info in pkgutil.iter_modules(srr.__path__) if not info.name.startswith("_")}
-    ordered = sorted((names | {"srr"}) - NOT_FOR_USERS, key=lambda name: (_rank(name), name))
-    modules = [importlib.import_module(name) for name in ordered]
-    return [module for module in modules if hasattr(module, "__all__")]
+    """`srr` and every module below it, at any depth, that has an ``__all__``; a package stands before what it holds."""
+    found = [info.name for info in pkgutil.walk_packages(srr.__path__, "srr.") if for_users(info.name)]
+    ordered = sorted(["srr", *found], key=lambda name: (_rank(name), name.count("."), name))
+    return [module for module in map(importlib.import_module, ordered) if hasattr(module, "__all__")]
+
+
+def for_users(module: str) -> bool:
+    """Whether a user imports from a module: no part of its path is private, and it is not the command line."""
+    hidden = any(part.startswith("_") for part in module.split("."))
+    return not hidden and not any(module == name or module.startswith(f"{name}.") for name in NOT_FOR_USERS)
 
 
 def _rank(module: str) -> int:
-    return CHAIN.index(module) if module in CHAIN else len(CHAIN)
+    first = ".".join(module.split(".")[:2])
+    return CHAIN.index(first) if first in CHAIN else len(CHAIN)
 
 
 def public_names() -> Iterator[PublicName]:
-    """Each public object once, under the first module of the chain that offers it."""
-    seen: set[int] = set()
+    """Each public object once, under the first module of the chain that offers it, in the order of ``__all__``."""
+    seen: set[Any] = set()
     for module in public_modules():
         for name in module.__all__:
             value = getattr(module, name)
             if inspect.ismodule(value) or name.startswith("__"):
                 continue
-            if id(value) in seen and (inspect.isclass(value) or inspect.isroutine(value)):
-                continue
-            seen.add(id(value))
-            yield PublicName(module.__name__, name, _source(module.__name__, name, value), value)
+            source = _source(module.__name__, name, value)
+            key = id(value) if inspect.isclass(value) or inspect.isroutine(value) else (source, name)
+            if key not in seen:
+                seen.add(key)
+                yield PublicName(module.__name__, name, source, value)
 
 
 def _source(module: str, name: str, value: Any) -> str:
@@ -79,6 +86,8 @@ def _source(module: str, name: str, value: Any) -> str:
     source = getattr(value, "__module__", None)
     if isinstance(source, str) and source.startswith("srr"):
         return source
-    below = [key for key in sorted(sys.modules) if key.startswith(f"{module}.") and name in vars(sys.modules[key])]
+    below = [
+        key for key in sorted(sys.modules) if f"{key}.".startswith(f"{module}.") and name in vars(sys.modules[key])
+    ]
     assigns = re.compile(rf"^{name}\b.*=", re.MULTILINE)
     return next((key for key in below if assigns.search(inspect.getsource(sys.modules[key]))), module)

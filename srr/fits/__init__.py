@@ -14,17 +14,20 @@ from srr.fits.mixture import (
 from srr.fits.redunet import ReduNet, ReduNetLayer, ReduNetwork, SphereRateReduction, build_redunet
 
 __all__ = [
-    "CodingLengthClustering",
-    "CodingLengthFit",
-    "ExpectationMaximization",
-    "MixtureLikelihood",
+    # mixtures of subspaces
     "MixtureParameters",
+    "MixtureLikelihood",
+    "ExpectationMaximization",
+    "SubspaceMixtureFit",
+    "SubspaceMixture",
+    # clusters by coding length
+    "coding_length",
+    "CodingLengthFit",
+    "CodingLengthClustering",
+    # ReduNet
+    "SphereRateReduction",
     "ReduNet",
     "ReduNetLayer",
     "ReduNetwork",
-    "SphereRateReduction",
-    "SubspaceMixture",
-    "SubspaceMixtureFit",
     "build_redunet",
-    "coding_length",
 ]

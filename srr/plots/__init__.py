@@ -6,15 +6,19 @@ from srr.plots.solutions import plot_energies, plot_gram, plot_objective
 from srr.plots.traces import plot_layer_trace
 
 __all__ = [
-    "plot_atoms",
-    "plot_attention",
-    "plot_coherence",
-    "plot_confusion",
-    "plot_curves",
-    "plot_energies",
-    "plot_features",
-    "plot_gram",
-    "plot_layer_trace",
+    # tokens and solutions
     "plot_objective",
+    "plot_gram",
+    "plot_energies",
+    # objectives and layers
+    "plot_layer_trace",
+    # networks
+    "plot_curves",
+    "plot_confusion",
+    "plot_features",
+    "plot_atoms",
+    "plot_coherence",
+    # attention
     "token_colors",
+    "plot_attention",
 ]

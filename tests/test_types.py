@@ -34,7 +34,8 @@ def f(Z: torch.Tensor, U: torch.nn.Parameter) -> torch.Tensor:
 def f(Z: ArrayT, xp: Namespace) -> ArrayT:
     n, d = Z.shape
     inner = (2.0 * Z - Z / n) @ Z.mT
-    return inner[..., :d] - xp.sum(inner)
+    total: ArrayT = xp.sum(inner)
+    return inner[..., :d] - total
 """,
 }
 BAD = {

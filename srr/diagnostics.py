@@ -8,7 +8,7 @@ normalized rates fall.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,7 +204,3 @@ def _spectral_norm(D: Array | None) -> float:
         return float("nan")
     host = to_numpy(D.float() if is_torch(D) else D)
     return float(np.linalg.norm(host, ord=2))
-
-
-Step = Callable[[Array], Array]
-"""A plain function of the tokens, the simplest layer there is."""

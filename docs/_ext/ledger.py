@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 import srr
-from srr.theory import Lab, Result, Statement, ledger, verify
+from srr.theory import Finding, Lab, Result, ledger, verify
 from srr.theory.page import measured_text, pieces, plot_svg
 
 log = logging.getLogger(__name__)
@@ -62,19 +62,26 @@ def measure(app: Sphinx) -> None:
         stored = {"digest": digest, "results": found}
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(stored), encoding="utf-8")
-    app.env.srr_results = {item["label"]: revive(item) for item in stored["results"]}
-    for result in app.env.srr_results.values():
+    app.env.srr_found = {item["label"]: revive(item) for item in stored["results"]}
+    for result in results(app.env):
         if not result.passed:
-            log.warning("statement %s fails: %s", result.label, result.note)
+            log.warning("statement %s fails: %s", result.statement.label, result.finding.note)
 
 
-def revive(item: dict) -> Result:
-    """A `Result` from its JSON form."""
-    changed = {name: float(item[name]) for name in ("measured", "outside") if item[name] is not None}
+def results(env) -> list[Result]:
+    """All results in reading order; the environment is pickled and keeps the numbers only."""
+    return [Result(entry, *env.srr_found[entry.label]) for entry in ledger()]
+
+
+def revive(item: dict) -> tuple[Finding, int, float]:
+    """Finding, samples and seconds from the JSON form of a result."""
+    kept = {name: item[name] for name in Finding._fields}
+    for name in ("measured", "outside"):
+        kept[name] = None if kept[name] is None else float(kept[name])
     for name in ("bound", "interval"):
-        if isinstance(item[name], list):
-            changed[name] = tuple(float(value) for value in item[name])
-    return Result(**(item | changed))
+        value = kept[name]
+        kept[name] = tuple(float(end) for end in value) if isinstance(value, list) else value
+    return Finding(**kept), item["samples"], item["seconds"]
 
 
 class StatementDirective(Directive):
@@ -84,16 +91,17 @@ class StatementDirective(Directive):
 
     def run(self) -> list[nodes.Node]:
         env = self.state.document.settings.env
-        entries = {entry.label: entry for entry in ledger()}
         label = self.arguments[0].strip()
-        if label not in entries:
+        found = {result.statement.label: result for result in results(env)}
+        if label not in found:
             raise self.error(f"no statement has the label {label!r}")
         getattr(env, KEY, None) or setattr(env, KEY, {})
         getattr(env, KEY).setdefault(env.docname, []).append(label)
-        return [block(entries[label], env.srr_results[label])]
+        return [block(found[label])]
 
 
-def block(entry: Statement, result: Result) -> nodes.Element:
+def block(result: Result) -> nodes.Element:
+    entry, found = result.statement, result.finding
     box = nodes.container(classes=["statement"], ids=[entry.label])
     title = nodes.rubric(
         "", "", *prose(f"({entry.item}) {entry.title}"), nodes.Text(" "), nodes.literal("", entry.label)
@@ -102,17 +110,17 @@ def block(entry: Statement, result: Result) -> nodes.Element:
     if entry.corrected:
         box += [paragraph("Corrected:"), formula(entry.corrected)]
     box += paragraph(
-        nodes.strong("", result.verdict[0].upper() + result.verdict[1:]),
+        nodes.strong("", found.verdict[0].upper() + found.verdict[1:]),
         nodes.Text(" "),
         f"· {entry.kind} · {entry.source}",
     )
     box += paragraph(*lead("Assumptions."), entry.assumes)
     box += paragraph(*lead("Why."), entry.proof)
     box += paragraph(*lead("Measured."), f"{entry.quantity}: {measured_text(result)}.")
-    if result.note:
-        word = "Outside." if result.verdict in ("holds under its assumptions", "approximate") else "Finding."
-        box += paragraph(*lead(word), f"{result.note}.")
-    if plot := plot_svg(entry, result):
+    if found.note:
+        word = "Outside." if found.verdict in ("holds under its assumptions", "approximate") else "Finding."
+        box += paragraph(*lead(word), f"{found.note}.")
+    if plot := plot_svg(result):
         box += nodes.raw("", plot, format="html")
     module = inspect.getmodule(entry.measure).__name__
     box += nodes.raw("", f"<details><summary>Source: <code>{html.escape(module)}</code></summary>", format="html")
@@ -125,22 +133,23 @@ class SummaryDirective(Directive):
     """How many statements of each kind came to which verdict, and a table of all of them."""
 
     def run(self) -> list[nodes.Node]:
-        results = self.state.document.settings.env.srr_results.values()
-        count = Counter(result.verdict for result in results)
+        found = results(self.state.document.settings.env)
+        count = Counter(result.finding.verdict for result in found)
         words = ", ".join(f"{number} {verdict}" for verdict, number in count.most_common())
-        return [paragraph(f"{len(results)} statements: {words}."), self.table(list(results))]
+        return [paragraph(f"{len(found)} statements: {words}."), self.table(found)]
 
-    def table(self, results: list[Result]) -> nodes.table:
+    def table(self, found: list[Result]) -> nodes.table:
         head = ("", "statement", "label", "source", "verdict")
         group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in (8, 44, 22, 26, 20)), cols=len(head))
         group += nodes.thead("", self.row(*(nodes.Text(text) for text in head)))
-        group += nodes.tbody("", *(self.result_row(result) for result in results))
+        group += nodes.tbody("", *(self.result_row(result) for result in found))
         return nodes.table("", group)
 
     def result_row(self, r: Result) -> nodes.row:
-        title = nodes.inline("", "", *prose(r.title))
-        number = nodes.Text(f"§{r.section}({r.item})")
-        return self.row(number, title, nodes.literal("", r.label), nodes.Text(r.source), nodes.Text(r.verdict))
+        entry = r.statement
+        number, title = nodes.Text(f"§{entry.section}({entry.item})"), nodes.inline("", "", *prose(entry.title))
+        verdict = nodes.Text(r.finding.verdict)
+        return self.row(number, title, nodes.literal("", entry.label), nodes.Text(entry.source), verdict)
 
     @staticmethod
     def row(*cells: nodes.Node) -> nodes.row:

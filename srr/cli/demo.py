@@ -60,9 +60,13 @@ def verify_core(out: Path, seed: int, console: Console) -> Numbers:
     results = list(track(checked, description="statements", total=len(statements), console=console))
     rows = [result.as_dict() for result in results]
     (out / "verify.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    verdicts = dict(Counter(result.verdict for result in results))
+    verdicts = dict(Counter(result.finding.verdict for result in results))
     console.print(f"{len(results)} statements; " + listed(verdicts))
-    return {"statements": len(results), "verdicts": verdicts, "failed": [r.label for r in results if not r.passed]}
+    return {
+        "statements": len(results),
+        "verdicts": verdicts,
+        "failed": [r.statement.label for r in results if not r.passed],
+    }
 
 
 def solve_mixture(out: Path, seed: int) -> Numbers:

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from srr.theory import Lab, Result, Statement, ledger
-from srr.theory import verify as run_ledger
+from srr import theory
+from srr.theory import Finding, Lab, Result, ledger
 
 COLORS = {
     "holds": "green",
@@ -42,12 +42,12 @@ def verify(
     if html is not None and html.exists():
         raise FileExistsError(f"html must name a new file; got {html}, which exists")
     lab = Lab(backend=backend, dtype=dtype)
-    found = run_ledger(statements, lab, samples=samples, seed=seed)
+    found = theory.verify(statements, lab, samples=samples, seed=seed)
     results = list(found) if as_json else _watch(found, len(statements))
     if as_json:
         typer.echo(json.dumps([result.as_dict() for result in results], indent=1, ensure_ascii=False))
     else:
-        _report(statements, results)
+        _report(results)
     if html is not None:
         _write_page(html, results, lab)
     if not all(result.passed for result in results):
@@ -66,17 +66,18 @@ def _watch(found: Iterable[Result], total: int) -> list[Result]:
     return results
 
 
-def _report(statements: list[Statement], results: list[Result]) -> None:
+def _report(results: list[Result]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
     console.print(_table(results))
     for result in results:
-        if result.note and result.verdict not in ("holds", "approximate"):
-            console.print(Text(f"{result.label}: {result.note}", style=COLORS[result.verdict]))
-    count = {verdict: sum(r.verdict == verdict for r in results) for verdict in COLORS}
+        verdict, note = result.finding.verdict, result.finding.note
+        if note and verdict not in ("holds", "approximate"):
+            console.print(Text(f"{result.statement.label}: {note}", style=COLORS[verdict]))
+    count = {verdict: sum(r.finding.verdict == verdict for r in results) for verdict in COLORS}
     summary = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
-    console.print(f"{len(statements)} statements in {sum(r.seconds for r in results):.1f} s: {summary}")
+    console.print(f"{len(results)} statements in {sum(r.seconds for r in results):.1f} s: {summary}")
 
 
 def _table(results: list[Result]) -> Table:
@@ -85,28 +86,22 @@ def _table(results: list[Result]) -> Table:
         right = name in ("measured", "bound", "outside")
         table.add_column(name, justify="right" if right else "left", no_wrap=name in ("label", "measured", "bound"))
     for r in results:
-        table.add_row(
-            f"{r.section}({r.item})",
-            r.label,
-            r.title,
-            r.source,
-            r.kind,
-            _measured(r),
-            _bound(r),
-            "" if r.outside is None else f"{r.outside:.2g}",
-            Text(r.verdict, style=COLORS[r.verdict]),
-        )
+        s, found = r.statement, r.finding
+        where = "" if s.section == 0 else f"{s.section}({s.item})"
+        outside = "" if found.outside is None else f"{found.outside:.2g}"
+        verdict = Text(found.verdict, style=COLORS[found.verdict])
+        table.add_row(where, s.label, s.title, s.source, s.kind, _measured(found), _bound(found), outside, verdict)
     return table
 
 
-def _measured(r: Result) -> str:
-    if r.interval is None:
-        return f"{r.measured:.2g}"
-    return f"{r.measured:.3f} ± {(r.interval[1] - r.interval[0]) / 2:.3f}"
+def _measured(found: Finding) -> str:
+    if found.interval is None:
+        return f"{found.measured:.2g}"
+    return f"{found.measured:.3f} ± {(found.interval[1] - found.interval[0]) / 2:.3f}"
 
 
-def _bound(r: Result) -> str:
-    return f"{r.bound[0]:g} … {r.bound[1]:g}" if isinstance(r.bound, tuple) else f"{r.bound:.2g}"
+def _bound(found: Finding) -> str:
+    return f"{found.bound[0]:g} … {found.bound[1]:g}" if isinstance(found.bound, tuple) else f"{found.bound:.2g}"
 
 
 def _write_page(path: Path, results: list[Result], lab: Lab) -> None:

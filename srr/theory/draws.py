@@ -59,7 +59,7 @@ def weighted_tokens(rng: np.random.Generator) -> Problem:
     p = tokens(rng)
     w = rng.uniform(0.1, 2.0, len(p.Z)) * (rng.random(len(p.Z)) < 0.7)
     w[rng.integers(len(w))] = 1.0
-    return Problem(Z=p.Z, eps=p.eps, w=w)
+    return p.but(w=w)
 
 
 def subspaces(rng: np.random.Generator) -> Problem:
@@ -72,7 +72,7 @@ def subspaces(rng: np.random.Generator) -> Problem:
 def free_subspaces(rng: np.random.Generator) -> Problem:
     """Tokens and bases that need not be orthonormal, as in a trained network."""
     p = subspaces(rng)
-    return Problem(Z=p.Z, U=rng.standard_normal(p.U.shape), eps=p.eps)
+    return p.but(U=rng.standard_normal(p.U.shape))
 
 
 def orthogonal_subspaces(rng: np.random.Generator) -> Problem:
@@ -88,6 +88,14 @@ def partition(rng: np.random.Generator) -> Problem:
     n, d, K = int(rng.integers(2, 8)), int(rng.integers(1, 6)), int(rng.integers(1, 4))
     Z = spread(rng, 0.1, 5.0) * rng.standard_normal((n, d))
     return Problem(Z=Z, Pi=membership(rng, n, K), eps=spread(rng, 0.2, 2.0))
+
+
+def mixture(rng: np.random.Generator, n: int = 64, K: int = 6, p: int = 8) -> Problem:
+    """Unit tokens near K orthogonal subspaces of dimension p that fill the space; 64 tokens in 48 dimensions."""
+    U = orthogonal_bases(rng, K, K * p, p)
+    labels = rng.integers(K, size=n)
+    Z = (U[labels] @ rng.standard_normal((n, p, 1)))[:, :, 0] + 0.2 * rng.standard_normal((n, K * p))
+    return Problem(Z=unit_rows(Z), U=U, labels=labels, eps=0.1)
 
 
 def codes(rng: np.random.Generator) -> Problem:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from srr._array.namespace import Array, to_numpy
+from srr.theory.statement import Problem
 
 BACKENDS = {
     "numpy": "numpy",
@@ -77,9 +77,9 @@ class Lab:
         x = np.asarray(to_numpy(x))
         return x.astype(np.float64) if x.dtype.kind == "f" else x
 
-    def quantize(self, problem: SimpleNamespace) -> SimpleNamespace:
+    def quantize(self, problem: Problem) -> Problem:
         """The problem as the tested dtype sees it, so that the truth starts from the same numbers."""
-        return SimpleNamespace(**{name: self._rounded(value) for name, value in vars(problem).items()})
+        return Problem(**{name: self._rounded(value) for name, value in vars(problem).items()})
 
     def _rounded(self, value: Any) -> Any:
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":

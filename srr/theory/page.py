@@ -14,17 +14,9 @@ import numpy as np
 
 import srr
 from srr.theory.lab import Lab
-from srr.theory.statement import Statement, ledger
-from srr.theory.verdicts import Result
+from srr.theory.results import Result
+from srr.theory.statement import SECTIONS, approximation, counterexample, order
 
-SECTIONS = {
-    1: "Objects",
-    2: "Gradients and constants",
-    3: "Attention is a compression step",
-    4: "The MLP is a sparse-coding step",
-    5: "The problem itself",
-    7: "Errata",
-}
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733;background:#fff}
 h1,h2,h3{line-height:1.2} h3{margin:0 0 .3rem} code{font-size:.9em} table{border-collapse:collapse}
@@ -50,13 +42,12 @@ def render(results: Sequence[Result], lab: Lab) -> str:
     Raises:
         ImportError: If matplotlib is missing; it draws formulas and plots.
     """
-    entries = {entry.label: entry for entry in ledger()}
-    body, section = [], 0
+    body, section = [], None
     for result in results:
-        if result.section != section:
-            section = result.section
-            body.append(f"<h2>§{section} {SECTIONS[section]}</h2>")
-        body.append(_statement(entries[result.label], result))
+        if result.statement.section != section:
+            section = result.statement.section
+            body.append(f"<h2>§{section} {SECTIONS.get(section, '')}</h2>")
+        body.append(_statement(result))
     today = datetime.date.today().isoformat()
     passed = sum(result.passed for result in results)
     return (
@@ -68,22 +59,23 @@ def render(results: Sequence[Result], lab: Lab) -> str:
     )
 
 
-def _statement(entry: Statement, result: Result) -> str:
+def _statement(result: Result) -> str:
+    entry, verdict = result.statement, result.finding.verdict
     rows = [
-        ("verdict", f'<span class="verdict {_CLASSES.get(result.verdict, "ok")}">{result.verdict}</span>'),
+        ("verdict", f'<span class="verdict {_CLASSES.get(verdict, "ok")}">{verdict}</span>'),
         ("source", html.escape(entry.source)),
         ("kind", entry.kind),
         ("assumptions", _prose(entry.assumes)),
         ("measured", _prose(f"{entry.quantity}: {measured_text(result)}")),
     ]
-    if result.note:
-        rows.append(("finding", _prose(result.note)))
+    if result.finding.note:
+        rows.append(("finding", _prose(result.finding.note)))
     corrected = f"<p>Corrected form:</p>{formula_svg(entry.corrected)}" if entry.corrected else ""
     table = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows)
     return (
         f'<section class="statement" id="{entry.label}"><h3>({entry.item}) {_prose(entry.title)} '
         f"<code>{entry.label}</code></h3>{formula_svg(entry.formula)}{corrected}"
-        f"<table>{table}</table><p>{_prose(entry.proof)}</p>{plot_svg(entry, result)}</section>"
+        f"<table>{table}</table><p>{_prose(entry.proof)}</p>{plot_svg(result)}</section>"
     )
 
 
@@ -126,14 +118,15 @@ def measured_text(result: Result) -> str:
     Returns:
         Text such as ``1.2e-14, bound 2.2e-12``.
     """
-    if result.interval is not None and isinstance(result.bound, tuple):
-        half = (result.interval[1] - result.interval[0]) / 2
-        return f"{result.measured:.3f} ± {half:.3f} (95 %), within {result.bound[0]:g} … {result.bound[1]:g}"
-    text = f"{result.measured:.2g}, bound {result.bound:.2g}"
-    if result.outside is None:
+    found = result.finding
+    if found.interval is not None and isinstance(found.bound, tuple):
+        half = (found.interval[1] - found.interval[0]) / 2
+        return f"{found.measured:.3f} ± {half:.3f} (95 %), within {found.bound[0]:g} … {found.bound[1]:g}"
+    text = f"{found.measured:.2g}, bound {found.bound:.2g}"
+    if found.outside is None:
         return text
-    name = "form as stated" if result.kind in ("counter-example", "erratum") else "outside the assumptions"
-    return f"{text}; {name}: {result.outside:.3g}"
+    name = "form as stated" if isinstance(result.statement, counterexample) else "outside the assumptions"
+    return f"{text}; {name}: {found.outside:.3g}"
 
 
 def formula_svg(formula: str) -> str:
@@ -155,30 +148,30 @@ def formula_svg(formula: str) -> str:
     return f'<div class="formula" role="img" aria-label="{html.escape(formula, quote=True)}">{_svg(figure)}</div>'
 
 
-def plot_svg(entry: Statement, result: Result) -> str:
+def plot_svg(result: Result) -> str:
     """Log-log plot of the series of an order or approximation statement; empty for the others.
 
     Args:
-        entry: The statement.
-        result: Its outcome.
+        result: An outcome.
 
     Returns:
         A ``div`` element, or an empty string.
     """
-    if not result.series:
+    found, entry = result.finding, result.statement
+    if not found.series or not isinstance(entry, (order, approximation)):
         return ""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes: Any = figure.subplots()
-    for x, y in result.series:
+    for x, y in found.series:
         axes.loglog(x, y, "o-", markersize=3, linewidth=1)
-    if result.interval is not None:
-        x, y = result.series[0]
+    if found.interval is not None:
+        x, y = found.series[0]
         steps = np.geomspace(x[0], x[-1], 20)
-        line = math.sqrt(y[0] * y[-1]) * (steps / math.sqrt(x[0] * x[-1])) ** result.measured
+        line = math.sqrt(y[0] * y[-1]) * (steps / math.sqrt(x[0] * x[-1])) ** found.measured
         axes.loglog(steps, line, "k--", linewidth=0.8)
-    axes.set(xlabel=entry.parameter, ylabel=entry.quantity.split(",")[0] if result.interval is None else "gap")
+    axes.set(xlabel=entry.parameter, ylabel=entry.quantity.split(",")[0] if found.interval is None else "gap")
     axes.grid(visible=True, which="major", alpha=0.3)
     return f'<div class="plot" role="img" aria-label="{html.escape(entry.title, quote=True)}">{_svg(figure)}</div>'
 

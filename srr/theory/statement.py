@@ -1,19 +1,66 @@
-"""What a statement of the theory is, and the register that holds them all."""
+r"""A statement of the theory is a function that measures, decorated by its kind.
+
+Six kinds are six small types, each with only what applies to it. The docstring says the rest::
+
+    @identity("mine-1", source="my notes (3)", inside=draw)
+    def trace_of_a_product(lab, p):
+        r'''The trace does not see the order of two factors.
+
+        $$\mathrm{tr}(AB) = \mathrm{tr}(BA)$$
+
+        Assumes: AB and BA are square.
+        Proof: Both are the sum of all A_ij B_ji.
+        '''
+        return abs(np.trace(p.A @ p.B) - np.trace(p.B @ p.A))
+
+``Corrected:`` ($$form$$), ``Measured:`` (what the number is) and ``Outside:`` (which assumption is broken) are
+further parts, where they apply.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
+from scipy import stats
 
-Kind = Literal["identity", "inequality", "order", "approximation", "counter-example", "erratum"]
-KINDS: tuple[Kind, ...] = ("identity", "inequality", "order", "approximation", "counter-example", "erratum")
+if TYPE_CHECKING:
+    from srr.theory.lab import Lab
 
-Problem = SimpleNamespace
-Generator = Callable[[np.random.Generator], Problem]
+HOLDS = "holds"
+ASSUMED = "holds under its assumptions"
+APPROXIMATE = "approximate"
+REFUTED = "refuted as stated"
+FAILS = "fails"
+
+SECTIONS = {
+    0: "Statements of your own",
+    1: "Objects",
+    2: "Gradients and constants",
+    3: "Attention is a compression step",
+    4: "The MLP is a sparse-coding step",
+    5: "The problem itself",
+    7: "Errata",
+}
+TRIES = 30  # problems drawn in search of one that breaks a statement, or shows what refutes it
+
+
+class Problem(SimpleNamespace):
+    """Named arrays and numbers: what a statement is measured on."""
+
+    def but(self, **changes: Any) -> Problem:
+        """The same problem with some entries changed or added."""
+        return Problem(**vars(self) | changes)
+
+
+Curve = tuple[list[float], list[float]]
+Draw = Callable[[np.random.Generator], Problem]
 
 
 class Series(NamedTuple):
@@ -44,93 +91,266 @@ class Refutation(NamedTuple):
     witness: str = ""
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One equation, lemma, approximation or erratum, with everything needed to check it.
+class Finding(NamedTuple):
+    """What a statement's kind makes of its measurements.
+
+    Attributes:
+        verdict: holds, holds under its assumptions, approximate, refuted as stated, or fails.
+        measured: The worst value over the random problems; the slope for order statements.
+        bound: What it was held against.
+        interval: 95 % confidence interval of a slope, else None.
+        outside: The measured value where the assumptions are broken, else None.
+        note: The counter-example, or what went wrong.
+        series: ``(x, y)`` pairs per problem for order and approximation statements.
+    """
+
+    verdict: str
+    measured: float
+    bound: float | tuple[float, float]
+    interval: tuple[float, float] | None = None
+    outside: float | None = None
+    note: str = ""
+    series: tuple[Curve, ...] = ()
+
+
+M = TypeVar("M", float, Series, Refutation)
+_REGISTER: dict[str, Statement[Any]] = {}
+_PART = re.compile(r"^(Corrected|Assumes|Measured|Outside|Proof):\s*", re.MULTILINE)
+
+
+@dataclass(eq=False)
+class Statement(ABC, Generic[M]):
+    """One equation, lemma, approximation or erratum; calling it with the function that measures registers it.
 
     Attributes:
         label: Stable name, such as ``crate-9``.
-        item: Number in the theory pages, such as ``"7"`` or ``"a"`` for an erratum.
-        section: Section of the theory pages that holds it.
+        at: Section and number in the theory pages, such as ``"3.10b"``; section 0 is for statements of your own.
+        source: Paper and equation number.
+        inside: Draws a random problem that meets the assumptions.
+        samples: Most problems worth drawing, where one is enough or costly.
+        measure: ``measure(lab, problem)``: a float for identities (error) and inequalities (violation), a
+            :class:`Series` for orders and approximations, a :class:`Refutation` otherwise.
         title: What it says, in a few words.
         formula: LaTeX, without delimiters.
-        source: Paper and equation number.
-        kind: identity, inequality, order, approximation, counter-example or erratum.
-        measure: ``measure(lab, problem)``: a float for identities (error) and inequalities
-            (violation), a :class:`Series` for orders and approximations, a :class:`Refutation` otherwise.
-            Its docstring is the proof sketch.
-        inside: Draws a random problem that meets the assumptions.
+        corrected: LaTeX of the corrected form (counter-examples and errata).
         assumes: The assumptions, in words.
         quantity: What is measured, in words.
-        bound: What the measured value must not exceed, before rounding.
-        rounding: Allowance for rounding, in units of the machine epsilon of the tested dtype.
-        slope: Range that the fitted log-log slope must lie in (order statements).
-        margin: What the error of a refuted form must exceed (counter-examples and errata).
-        outside: Draws a problem that breaks the assumptions, and with them the statement.
         breaks: The broken assumption, in words.
-        corrected: LaTeX of the corrected form (counter-examples and errata).
-        parameter: Name of a series' parameter.
-        samples: Most problems worth drawing, where one is enough or costly.
+        proof: Proof sketch.
     """
 
+    kind: ClassVar[str]
     label: str
-    item: str
-    section: int
-    title: str
-    formula: str
+    at: str = "0.0"
+    _: KW_ONLY
     source: str
-    kind: Kind
-    measure: Callable[[Any, Problem], Any]
-    inside: Generator
-    assumes: str
-    quantity: str = "relative error"
-    bound: float = 0.0
-    rounding: float = 1e4
-    slope: tuple[float, float] = (-np.inf, np.inf)
-    margin: float = 1e-3
-    outside: Generator | None = None
-    breaks: str = ""
-    corrected: str = ""
-    parameter: str = ""
+    inside: Draw
     samples: int = 1_000_000
+    measure: Callable[[Lab, Problem], M] = field(init=False)
+    title: str = field(init=False)
+    formula: str = field(init=False)
+    corrected: str = field(init=False, default="")
+    assumes: str = field(init=False)
+    quantity: str = field(init=False, default="relative error")
+    breaks: str = field(init=False, default="")
+    proof: str = field(init=False)
+
+    def __call__(self, measure: Callable[[Lab, Problem], M]) -> Self:
+        """Read the docstring of the measurement and enter the statement into the register.
+
+        Raises:
+            ValueError: If the label is taken, or the docstring lacks what this kind of statement needs.
+        """
+        self.read(measure)
+        if self.label in _REGISTER:
+            raise ValueError(f"label must be new; got {self.label!r} a second time")
+        _REGISTER[self.label] = self
+        return self
+
+    def read(self, measure: Callable[[Lab, Problem], M]) -> Self:
+        """Take the measurement and what its docstring says, without entering it anywhere."""
+        self.measure = measure
+        head, *parts = _PART.split(inspect.cleandoc(measure.__doc__ or ""))
+        texts = {name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+        title, _, formula = head.partition("\n")
+        self.title, self.formula = title.strip().rstrip("."), _latex(formula)
+        self.corrected = _latex(texts.get("Corrected", ""))
+        self.assumes, self.proof = texts.get("Assumes", ""), texts.get("Proof", "")
+        self.quantity = texts.get("Measured", self.quantity).rstrip(".")
+        self.breaks = texts.get("Outside", "").rstrip(".")
+        needed = {"a title": self.title, "a formula between $$": self.formula, "Assumes:": self.assumes}
+        missing = [name for name, text in (needed | {"Proof:": self.proof} | self._needed()).items() if not text]
+        if missing:
+            raise ValueError(f"the docstring of {self.label!r} must have {', '.join(missing)}")
+        return self
+
+    def _needed(self) -> dict[str, str]:
+        """Further parts of the docstring that this kind cannot do without."""
+        return {}
 
     @property
-    def proof(self) -> str:
-        """Proof sketch, which is the docstring of the measurement."""
-        return self.measure.__doc__ or ""
+    def section(self) -> int:
+        """Section of the theory pages."""
+        return int(self.at.partition(".")[0])
+
+    @property
+    def item(self) -> str:
+        """Number within the section, such as ``"10b"``, or ``"a"`` for an erratum."""
+        return self.at.partition(".")[2]
+
+    @abstractmethod
+    def judge(self, lab: Lab, rng: np.random.Generator, samples: int) -> Finding:
+        """Measure random problems and say what came out."""
+
+    def draw(self, lab: Lab, rng: np.random.Generator, draw: Draw | None = None) -> M:
+        """The measurement on one random problem, as the tested dtype sees it."""
+        return self.measure(lab, lab.quantize((draw or self.inside)(rng)))
 
 
-_REGISTER: dict[str, Statement] = {}
+@dataclass(eq=False)
+class _Bounded(Statement[M]):
+    """What is held against a number.
 
-
-def statement(**fields: Any) -> Callable[[Callable[[Any, Problem], Any]], Statement]:
-    """Register the decorated measurement as a statement of the ledger.
-
-    Args:
-        **fields: The fields of :class:`Statement`, all but ``measure``.
-
-    Returns:
-        A decorator that turns the measurement into its :class:`Statement`.
-
-    Raises:
-        ValueError: If the label is taken or the measurement has no docstring (its proof sketch).
+    Attributes:
+        bound: What the measured value must not exceed, before rounding.
+        rounding: Allowance for rounding, in units of the machine epsilon of the tested dtype.
     """
 
-    def register(measure: Callable[[Any, Problem], Any]) -> Statement:
-        entry = Statement(measure=measure, **fields)
-        if entry.label in _REGISTER:
-            raise ValueError(f"label must be new; got {entry.label!r} a second time")
-        if not entry.proof.strip():
-            raise ValueError(f"measure must carry a proof sketch as its docstring; got none for {entry.label!r}")
-        _REGISTER[entry.label] = entry
-        return entry
+    _: KW_ONLY
+    bound: float = 0.0
+    rounding: float = 1e4
 
-    return register
+    def allowed(self, lab: Lab) -> float:
+        """The bound, or the allowance for rounding where that is larger."""
+        return max(self.bound, self.rounding * lab.eps)
+
+
+@dataclass(eq=False)
+class inequality(_Bounded[float]):
+    """The measured violation must stay within the bound, and exceed it tenfold somewhere outside the assumptions.
+
+    Attributes:
+        outside: Draws a problem that breaks the assumptions, and with them the statement.
+    """
+
+    kind = "inequality"
+    _: KW_ONLY
+    outside: Draw | None = None
+
+    def _needed(self) -> dict[str, str]:
+        return {} if self.outside is None else {"Outside:": self.breaks}
+
+    def judge(self, lab: Lab, rng: np.random.Generator, samples: int) -> Finding:
+        """Worst value inside, and largest outside."""
+        allowed = self.allowed(lab)
+        worst = float(np.max([self.draw(lab, rng) for _ in range(samples)]))  # a NaN stays a NaN
+        if not worst <= allowed:
+            return Finding(FAILS, worst, allowed, note="the bound is exceeded inside the assumptions")
+        if self.outside is None:
+            return Finding(HOLDS, worst, allowed)
+        found = [float(self.draw(lab, rng, self.outside)) for _ in range(samples)]
+        while not max(found) > 10 * allowed and len(found) < TRIES:
+            found.append(float(self.draw(lab, rng, self.outside)))
+        verdict = ASSUMED if max(found) > 10 * allowed else FAILS
+        return Finding(verdict, worst, allowed, outside=max(found), note=self.breaks)
+
+
+@dataclass(eq=False)
+class identity(inequality):
+    """The measured error must stay within the bound, and exceed it tenfold somewhere outside the assumptions."""
+
+    kind = "identity"
+
+
+@dataclass(eq=False)
+class order(Statement[Series]):
+    """The 95 % interval of a log-log slope must lie within a range.
+
+    Attributes:
+        slope: The range.
+        parameter: What the series varies, in words.
+    """
+
+    kind = "order"
+    _: KW_ONLY
+    slope: tuple[float, float]
+    parameter: str
+
+    def judge(self, lab: Lab, rng: np.random.Generator, samples: int) -> Finding:
+        """Fit one slope to all series."""
+        series = [self.draw(lab, rng) for _ in range(min(samples, 5))]
+        found, low, high = fit_slope(series)
+        verdict = HOLDS if self.slope[0] <= low and high <= self.slope[1] else FAILS
+        return Finding(verdict, found, self.slope, (low, high), series=_curves(series))
+
+
+@dataclass(eq=False)
+class approximation(_Bounded[Series]):
+    """A gap that has no proved bound stays within one inside the assumptions and leaves it outside.
+
+    Attributes:
+        parameter: What the series varies, in words.
+    """
+
+    kind = "approximation"
+    _: KW_ONLY
+    parameter: str
+
+    def _needed(self) -> dict[str, str]:
+        return {"Outside:": self.breaks}
+
+    def judge(self, lab: Lab, rng: np.random.Generator, samples: int) -> Finding:
+        """Largest gap on either side of the assumptions."""
+        series = [self.draw(lab, rng) for _ in range(min(samples, 5))]
+        inside, outside = (
+            max(float(np.max(np.asarray(s.y)[np.asarray(s.inside) == side])) for s in series) for side in (True, False)
+        )
+        verdict = APPROXIMATE if inside <= self.allowed(lab) < outside else FAILS
+        return Finding(verdict, inside, self.bound, outside=outside, note=self.breaks, series=_curves(series))
+
+
+@dataclass(eq=False)
+class counterexample(_Bounded[Refutation]):
+    """The form as stated misses by more than a margin, the corrected form stays within the bound.
+
+    Attributes:
+        margin: What the error of the stated form must exceed.
+    """
+
+    kind = "counter-example"
+    _: KW_ONLY
+    margin: float = 1e-3
+
+    def _needed(self) -> dict[str, str]:
+        return {"Corrected:": self.corrected}
+
+    def judge(self, lab: Lab, rng: np.random.Generator, samples: int) -> Finding:
+        """One problem must refute the stated form, none the corrected one."""
+        allowed = self.allowed(lab)
+        found = [self.draw(lab, rng) for _ in range(samples)]
+        while not max(r.printed for r in found) > self.margin and len(found) < min(TRIES, self.samples):
+            found.append(self.draw(lab, rng))
+        best = max(found, key=lambda r: r.printed)
+        corrected = float(np.max([r.corrected for r in found]))
+        if best.printed > self.margin and corrected <= allowed:
+            return Finding(REFUTED, corrected, allowed, outside=best.printed, note=best.witness)
+        note = f"printed form off by {best.printed:.3g}, corrected by {corrected:.3g}"
+        return Finding(FAILS, corrected, allowed, outside=best.printed, note=note)
+
+
+@dataclass(eq=False)
+class erratum(counterexample):
+    """A counter-example to what is printed somewhere."""
+
+    kind = "erratum"
+
+
+KINDS = tuple(kind.kind for kind in (identity, inequality, order, approximation, counterexample, erratum))
 
 
 def ledger(
     *, labels: Iterable[str] = (), source: str = "", kinds: Iterable[str] = (), section: int | None = None
-) -> list[Statement]:
+) -> list[Statement[Any]]:
     """The registered statements in reading order, optionally filtered.
 
     Args:
@@ -143,7 +363,7 @@ def ledger(
         The statements, by section, then number.
 
     Raises:
-        ValueError: If a kind is unknown or nothing is left.
+        ValueError: If a kind is unknown or a filter leaves nothing.
     """
     labels, kinds = tuple(labels), tuple(kinds)
     for kind in kinds:
@@ -161,14 +381,41 @@ def ledger(
         raise ValueError(
             f"the filters must leave a statement; got none for labels={labels}, source={source!r}, kinds={kinds}"
         )
+    for label in labels:
+        if not any(name.startswith(label) for name in _REGISTER):
+            raise ValueError(f"labels must each begin a statement's label; got {label!r}, which begins none")
     return kept
 
 
-def _reading_order(entry: Statement) -> tuple[int, int, str]:
+def fit_slope(series: Iterable[Series], *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Common slope of log y against log x, one intercept per series.
+
+    Args:
+        series: At least one series of three or more positive points.
+        confidence: Level of the interval.
+
+    Returns:
+        Slope, and the ends of its Student-t confidence interval.
+    """
+    pairs = [(np.log(np.asarray(s.x, dtype=float)), np.log(np.asarray(s.y, dtype=float))) for s in series]
+    dx = np.concatenate([x - x.mean() for x, _ in pairs])
+    dy = np.concatenate([y - y.mean() for _, y in pairs])
+    slope = float(dx @ dy / (dx @ dx))
+    freedom = dx.size - len(pairs) - 1
+    deviation = float(np.sqrt(np.sum((dy - slope * dx) ** 2) / freedom / (dx @ dx)))
+    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * deviation
+    return slope, slope - reach, slope + reach
+
+
+def _latex(text: str) -> str:
+    found = re.fullmatch(r"\s*\$\$(.*?)\$\$\s*", text, flags=re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _reading_order(entry: Statement[Any]) -> tuple[int, int, str]:
     digits = entry.item.rstrip("abcdefghijklmnopqrstuvwxyz")
     return entry.section, int(digits or 0), entry.item
 
 
-def amended(entry: Statement, **fields: Any) -> Statement:
-    """A copy of a statement with some fields changed; the register is left alone."""
-    return replace(entry, **fields)
+def _curves(series: Iterable[Series]) -> tuple[Curve, ...]:
+    return tuple((np.asarray(s.x, dtype=float).tolist(), np.asarray(s.y, dtype=float).tolist()) for s in series)

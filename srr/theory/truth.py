@@ -16,13 +16,24 @@ Matrix = Any
 Rate = Callable[[Matrix], Any]
 
 
-def error(got: Any, want: Any) -> float:
-    """Largest deviation relative to the largest wanted value (absolute where everything wanted is zero)."""
+def error(got: Any, want: Any, size: Any = None) -> float:
+    """Largest deviation relative to the largest entry of ``size``, by default what is wanted (absolute where zero)."""
     got, want = np.asarray(got), np.asarray(want)
     if got.shape != want.shape:
         return float("inf")
-    size = float(np.max(np.abs(want), initial=0.0))
-    return float(np.max(np.abs(got - want), initial=0.0)) / (size if size > 0 else 1.0)
+    top = float(np.max(np.abs(want if size is None else size), initial=0.0))
+    return float(np.max(np.abs(got - want), initial=0.0)) / (top if top > 0 else 1.0)
+
+
+def alpha(Z: Matrix, eps: float) -> float:
+    """α = d/(nε²)."""
+    n, d = Z.shape
+    return float(d / (n * eps**2))
+
+
+def beta(Z: Matrix, U: Matrix, eps: float) -> float:
+    """β = p/(nε²)."""
+    return float(U.shape[2] / (len(Z) * eps**2))
 
 
 def logdet(M: Matrix) -> Any:
@@ -48,12 +59,13 @@ def rate(Z: Matrix, eps: float, weights: Matrix | None = None) -> Any:
 
 def subspace_rate(Z: Matrix, U: Matrix, eps: float) -> Any:
     """R^c(Z; U), head by head."""
-    beta = U.shape[2] / (Z.shape[0] * eps**2)
-    total = 0.0
-    for basis in U:
-        V = Z @ basis
-        total = total + 0.5 * logdet(np.eye(V.shape[1]) + beta * V.T @ V)
-    return total
+    scale = beta(Z, U, eps)
+    return sum(0.5 * logdet(np.eye(V.shape[1]) + scale * V.T @ V) for V in Z @ U)
+
+
+def sparse_reduction(Z: Matrix, U: Matrix, eps: float, lam: float = 0.0) -> Any:
+    """R − R^c − λ‖Z‖₁, term by term."""
+    return rate(Z, eps) - subspace_rate(Z, U, eps) - lam * np.abs(Z).sum()
 
 
 def partition_rate(Z: Matrix, Pi: Matrix, eps: float) -> Any:
@@ -100,6 +112,18 @@ def attend(V: Matrix, *, scale: float = 1.0, visible: Callable[[int, int], bool]
         for weight, j in zip(softmax([scale * (query @ V[j]) for j in seen]), seen, strict=True):
             out[i] += weight * V[j]
     return out
+
+
+def softmax_attention(V: Matrix) -> Matrix:
+    """The same with whole matrices in double precision, for tokens too many for loops."""
+    weights = np.exp(V @ V.T - np.max(V @ V.T, axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True) @ V
+
+
+def lasso(A: Matrix, Z: Matrix, D: Matrix, lam: float = 0.0) -> Any:
+    """½‖Z − ADᵀ‖² + λ‖A‖₁; without λ the codes may be complex."""
+    fit = 0.5 * np.sum((Z - A @ D.T) ** 2)
+    return fit if lam == 0 else fit + lam * np.abs(A).sum()
 
 
 def minimum_on(grid: Iterable[Matrix], f: Callable[[Matrix], float]) -> tuple[float, Matrix]:

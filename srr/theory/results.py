@@ -1,0 +1,91 @@
+"""From statements to results."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from srr.theory.lab import Lab
+from srr.theory.statement import FAILS, Finding, Statement
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found for one statement.
+
+    Attributes:
+        statement: The statement.
+        finding: Verdict and measurements.
+        samples: Problems drawn.
+        seconds: Wall time.
+    """
+
+    statement: Statement[Any]
+    finding: Finding
+    samples: int = 0
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """False exactly when the verdict is ``fails``."""
+        return self.finding.verdict != FAILS
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain, JSON-ready values (a number that is not finite becomes a string)."""
+        names = ("label", "item", "section", "title", "source", "kind", "quantity")
+        about = {name: getattr(self.statement, name) for name in names}
+        found = {name: _plain(value) for name, value in self.finding._asdict().items()}
+        return about | {"passed": self.passed} | found | {"samples": self.samples, "seconds": self.seconds}
+
+
+def verify(
+    statements: Iterable[Statement[Any]], lab: Lab | None = None, *, samples: int = 10, seed: int = 0
+) -> Iterator[Result]:
+    """Check statements one after another.
+
+    Args:
+        statements: What to check, from :func:`srr.theory.ledger`.
+        lab: Backend and dtype; NumPy in float64 by default.
+        samples: Random problems per statement, at most as many as it asks for. What must exist (a problem that
+            breaks a statement outside its assumptions) is searched for further.
+        seed: Every statement draws from its own stream of this seed, so filters do not change numbers.
+
+    Yields:
+        One :class:`Result` per statement, as soon as it is known. An exception inside a statement is a failure that
+        carries the message.
+
+    Raises:
+        ValueError: If samples is not positive, or seed is negative.
+
+    Example:
+        >>> from srr.theory import ledger, verify
+        >>> [result.finding.verdict for result in verify(ledger(labels=["crate-7"]), samples=3)]
+        ['holds']
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1; got {samples}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0; got {seed}")
+    lab = Lab() if lab is None else lab
+    for entry in statements:
+        start = time.perf_counter()
+        rng = np.random.default_rng([seed, zlib.crc32(entry.label.encode())])
+        drawn = min(samples, entry.samples)
+        try:
+            finding = entry.judge(lab, rng, drawn)
+        except Exception as error:  # noqa: BLE001  (a broken operator is a failed statement, not the end of the ledger)
+            finding = Finding(FAILS, float("nan"), float("nan"), note=f"{type(error).__name__}: {error}")
+        yield Result(entry, finding, drawn, time.perf_counter() - start)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else str(float(value))
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,562 @@
+"""§3 Attention is a compression step: denoising, Neumann series, softmax, and what each does to the rate."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from srr.theory import draws, truth
+from srr.theory.lab import Lab
+from srr.theory.statement import Problem, Refutation, Series, approximation, counterexample, identity, inequality, order
+
+# --- Attention as denoising: the posterior mean of a mixture of subspaces
+
+
+def _noisy_token(rng: np.random.Generator) -> Problem:
+    """A token x = z + t w with z = U_k a, a standard normal, on one of K equally likely subspaces."""
+    K, d = int(rng.integers(2, 4)), int(rng.integers(2, 6))
+    p = int(rng.integers(1, d))
+    U, t = draws.bases(rng, K, d, p), draws.spread(rng, 0.3, 1.5)
+    x = U[rng.integers(K)] @ rng.standard_normal(p) + t * rng.standard_normal(d)
+    return Problem(x=x[None, :], U=U, t=t, prior=np.full(K, 1 / K))
+
+
+def _unequal_prior(rng: np.random.Generator) -> Problem:
+    p = _noisy_token(rng)
+    weight = np.arange(1, len(p.U) + 1) ** 3
+    return p.but(prior=weight / weight.sum())
+
+
+def _denoise(lab: Lab, x: Any, U: Any, t: float) -> Any:
+    """Membership-weighted projections, shrunk by 1/(1 + t²), from the operators."""
+    share = lab.ops.subspace_membership(x, U, temperature=t**2 * (1 + t**2))  # (n, K)
+    return lab.ops.lift(share.T[:, :, None] * lab.ops.project(x, U), U) / (1 + t**2)
+
+
+def _log_density(x: Any, U: Any, t: float, prior: Any) -> Any:
+    """Logarithm of the density of noisy tokens, from dense covariances; x may be complex."""
+    parts = []
+    for basis, weight in zip(U, prior, strict=True):
+        covariance = basis @ basis.T + t**2 * np.eye(len(basis))
+        parts.append(np.log(weight) - truth.logdet(covariance) / 2 - (x @ np.linalg.solve(covariance, x.T))[0, 0] / 2)
+    top = max(np.real(part) for part in parts)
+    return top + np.log(sum(np.exp(part - top) for part in parts))
+
+
+@identity("crate-5", "3.9", source="CRATE (5)-(6), Proposition 1", inside=_noisy_token, outside=_unequal_prior)
+def posterior_mean(lab: Lab, p: Problem) -> float:
+    r"""The denoiser of a mixture of subspaces is attention over subspaces.
+
+    $$E[z \mid x] = x + t^2 \nabla\log q(x) = \frac{1}{1 + t^2} \sum_k \mathrm{softmax}_k\left(\frac{\Vert U_k^\top
+    x\Vert^2}{2t^2(1 + t^2)}\right) U_k U_k^\top x$$
+
+    Assumes: Equally likely subspaces of equal dimension, orthonormal bases, standard normal coefficients.
+    Measured: error relative to the score's posterior mean.
+    Outside: subspaces that are not equally likely.
+    Proof: Given k, x is normal with covariance U_kU_kᵀ + t²I, whose inverse is (I − U_kU_kᵀ/(1 + t²))/t²: the
+    energies are the log-posteriors of k and U_kU_kᵀx/(1 + t²) the posterior mean. The truth differentiates the log
+    density (Tweedie).
+    """
+    score = truth.gradient(lambda x: _log_density(x, p.U, p.t, p.prior), p.x)
+    return truth.error(_denoise(lab, p.x, p.U, p.t), p.x + p.t**2 * score)
+
+
+def _line_token(rng: np.random.Generator) -> Problem:
+    p = _noisy_token(rng)
+    draw = rng.integers(len(p.U), size=40_000)
+    coefficients = rng.standard_normal((40_000, p.U.shape[2]))
+    z = (p.U[draw] @ coefficients[:, :, None])[:, :, 0]
+    return p.but(z=z, t=max(p.t, 0.6))
+
+
+@identity(
+    "crate-5-monte-carlo", "3.9b", source="CRATE (5)-(6), Proposition 1", inside=_line_token, bound=6.0, samples=10
+)
+def monte_carlo(lab: Lab, p: Problem) -> float:
+    r"""Posterior means drawn at random agree.
+
+    $$E[z \mid x] \approx \frac{\sum_i z_i\, e^{-\Vert x - z_i\Vert^2/(2t^2)}}{\sum_i e^{-\Vert x -
+    z_i\Vert^2/(2t^2)}}$$
+
+    Assumes: As (9); 40,000 draws from the mixture.
+    Measured: deviation, in standard errors.
+    Proof: Draws of z weighted by the likelihood of x; the standard error of the ratio is that of its linearization.
+    """
+    weight = np.exp(-np.sum((p.x - p.z) ** 2, axis=1) / (2 * p.t**2))
+    mean = weight @ p.z / weight.sum()
+    spread = np.sqrt(weight**2 @ (p.z - mean) ** 2) / weight.sum()
+    return float(np.max(np.abs(_denoise(lab, p.x, p.U, p.t)[0] - mean) / spread))
+
+
+@order(
+    "crate-6", "3.9c", source="CRATE (6), Approximation 2", inside=_noisy_token, slope=(1.9, 2.1), parameter="noise t"
+)
+def small_noise(lab: Lab, p: Problem) -> Series:
+    r"""The small-noise form is second-order accurate.
+
+    $$E[z \mid x] = \sum_k \mathrm{softmax}_k\left(\frac{\Vert U_k^\top x\Vert^2}{2t^2}\right) U_k U_k^\top x +
+    O(t^2)$$
+
+    Assumes: x on one subspace and away from the others, t → 0.
+    Measured: slope of the error in t.
+    Proof: The factor 1/(1 + t²) is 1 − t² + …; the change of temperature moves the softmax by exponentially little
+    once one subspace has won. The truth is Tweedie's formula.
+    """
+    noise, gaps = np.geomspace(0.02, 0.1, 8), []
+    clean = np.sum(p.U[0], axis=1)[None, :]
+    for t in noise:
+        exact = clean + t**2 * truth.gradient(partial(_log_density, U=p.U, t=t, prior=p.prior), clean)
+        share = lab.ops.subspace_membership(clean, p.U, temperature=t**2)
+        simple = lab.ops.lift(share.T[:, :, None] * lab.ops.project(clean, p.U), p.U)
+        gaps.append(float(np.linalg.norm(simple - exact)))
+    return Series(noise, gaps)
+
+
+# --- The Neumann series of the compression gradient: where it is accurate, where it is useless
+
+
+def _beta(p: Problem) -> float:
+    return truth.beta(p.Z, p.U, p.eps)
+
+
+def _valid(rng: np.random.Generator, low: float = 0.1, high: float = 0.95) -> Problem:
+    """Orthogonal heads and β max‖V_k‖² drawn below one."""
+    p = draws.orthogonal_subspaces(rng)
+    return p.but(Z=p.Z * np.sqrt(rng.uniform(low, high) / _beta(p)) / np.max(_norms(p)[0]))
+
+
+def _unit_validity(rng: np.random.Generator) -> Problem:
+    return _valid(rng, 1.0, 1.0)
+
+
+def _exact(p: Problem) -> Any:
+    return truth.gradient(lambda Z: truth.subspace_rate(Z, p.U, p.eps), p.Z)
+
+
+def _norms(p: Problem) -> tuple[Any, Any]:
+    V = p.Z @ p.U
+    return np.linalg.norm(V, 2, axis=(1, 2)), np.linalg.norm(V, axis=(1, 2))
+
+
+def _any_heads(rng: np.random.Generator) -> Problem:
+    return draws.subspaces(rng) if rng.random() < 0.5 else draws.orthogonal_subspaces(rng)
+
+
+@inequality(
+    "neumann-bound", "3.10", source="this project; first-order form of CRATE (10)", inside=_any_heads, rounding=1e5
+)
+def neumann_bound(lab: Lab, p: Problem) -> float:
+    r"""Error of the first-order Neumann gradient.
+
+    $$\left\Vert \nabla R^c - \beta\sum_k V_k(I - \beta V_k^\top V_k)U_k^\top \right\Vert_F \leq \beta^3
+    \left(\sum_k \Vert V_k\Vert_2^8 \Vert V_k\Vert_F^2\right)^{1/2}$$
+
+    Assumes: Mutually orthogonal heads for the square root of the sum of squares; otherwise the plain sum of
+    β³‖V_k‖₂⁴‖V_k‖_F. No restriction on ‖V_k‖.
+    Measured: excess over the bound, relative.
+    Proof: (I + βG)⁻¹ = I − βG + β²G²(I + βG)⁻¹ with G = V_kᵀV_k: the remainder of a head is at most
+    β³‖V_k‖_F‖V_k‖₂⁴.
+    """
+    spectral, frobenius = _norms(p)
+    heads = _beta(p) ** 3 * spectral**4 * frobenius
+    cosines = [np.linalg.norm(a.T @ b, 2) for i, a in enumerate(p.U) for b in p.U[:i]]
+    limit = np.sqrt(np.sum(heads**2)) if max(cosines, default=0.0) < 1e-6 else np.sum(heads)
+    got = lab.ops.neumann_grad(p.Z, p.U, eps=p.eps, terms=1)
+    size = np.linalg.norm(_exact(p))
+    return float((np.linalg.norm(got - _exact(p)) - limit) / max(limit, size))
+
+
+def _error_over_scale(lab: Lab, p: Problem, terms: int, scales: Any) -> Series:
+    gaps = []
+    for s in scales:
+        scaled = p.but(Z=s * p.Z)
+        got = lab.ops.neumann_grad(scaled.Z, p.U, eps=p.eps, terms=terms)
+        gaps.append(float(np.linalg.norm(got - _exact(scaled))))
+    return Series(scales, gaps)
+
+
+@order(
+    "neumann-order",
+    "3.10b",
+    source="this project; first-order form of CRATE (10)",
+    inside=_unit_validity,
+    slope=(4.9, 5.1),
+    parameter="scale s",
+)
+def neumann_order(lab: Lab, p: Problem) -> Series:
+    r"""The first-order error grows with the fifth power of the scale.
+
+    $$\Vert \nabla R^c(sZ) - \widehat{\nabla R^c}(sZ) \Vert \sim s^5$$
+
+    Assumes: β max‖V_k‖² = s² with s between 0.05 and 0.15.
+    Measured: slope of the error in the scale s.
+    Proof: The first dropped term is β³V_kG²: five factors of Z.
+    """
+    return _error_over_scale(lab, p, 1, np.geomspace(0.05, 0.15, 8))
+
+
+@order("neumann-terms", "3.10c", source="this project", inside=_unit_validity, slope=(6.75, 7.05), parameter="scale s")
+def neumann_terms(lab: Lab, p: Problem) -> Series:
+    r"""Every further term gains two powers.
+
+    $$\Vert \nabla R^c(sZ) - \widehat{\nabla R^c}_J(sZ) \Vert \sim s^{2J + 3}, \quad J = 2$$
+
+    Assumes: β max‖V_k‖² = s² with s between 0.12 and 0.3.
+    Measured: slope of the error in the scale s.
+    Proof: After J terms the remainder is βV_k(−βG)^{J+1}(I + βG)⁻¹; with J = 2 the slope is 7, less what (I + βG)⁻¹
+    takes.
+    """
+    return _error_over_scale(lab, p, 2, np.geomspace(0.12, 0.3, 8))
+
+
+@counterexample(
+    "neumann-bound-exponent",
+    "3.10d",
+    source="an earlier statement of this project",
+    inside=lambda rng: Problem(Z=np.full((1, 1), 2.0), U=np.ones((1, 1, 1)), eps=2.0),
+    margin=0.1,
+    samples=1,
+)
+def bound_exponent(lab: Lab, p: Problem) -> Refutation:
+    r"""With ‖V_k‖₂⁴ under the root the error bound is false.
+
+    $$\mathrm{error} \leq \beta^3 \left(\sum_k \Vert V_k\Vert_2^4 \Vert V_k\Vert_F^2\right)^{1/2}$$
+    Corrected: $$\mathrm{error} \leq \beta^3 \left(\sum_k \Vert V_k\Vert_2^8 \Vert V_k\Vert_F^2\right)^{1/2}$$
+
+    Assumes: One token, one head: Z = 2, U = 1, ε = 2, so that β = ¼.
+    Proof: The sum under the root is of squares: (β³‖V‖₂⁴‖V‖_F)² = β⁶‖V‖₂⁸‖V‖_F². The remainder has five factors of
+    Z, the printed bound three, so it must fail for large tokens: at x = βv² = 1 the error is βv/2, the printed
+    bound βv/v².
+    """
+    spectral, frobenius = _norms(p)
+    found = np.linalg.norm(lab.ops.neumann_grad(p.Z, p.U, eps=p.eps, terms=1) - _exact(p))
+    printed, corrected = (_beta(p) ** 3 * np.sqrt(np.sum(spectral**k * frobenius**2)) for k in (4, 8))
+    witness = f"Z = 2, U = 1, ε = 2: error {found:.4f}, printed bound {printed:.4f}, corrected {corrected:.4f}"
+    return Refutation(found / printed - 1, max(found / corrected - 1, 0.0), witness)
+
+
+@inequality(
+    "neumann-descent",
+    "3.10e",
+    source="this project; validity of CRATE (10)",
+    inside=_valid,
+    outside=lambda rng: draws.mixture(rng, n=12, K=3, p=2),
+)
+def neumann_descent(lab: Lab, p: Problem) -> float:
+    r"""Below β‖V_k‖² = 1 the Neumann gradient is a descent direction.
+
+    $$\left\langle \nabla R^c, \widehat{\nabla R^c} \right\rangle > 0 \;\mathrm{where}\; \beta \max_k \Vert
+    V_k\Vert_2^2 < 1$$
+
+    Assumes: Mutually orthogonal heads; validity number below one.
+    Measured: minus the cosine with the exact gradient.
+    Outside: ε = 0.1, validity number far above one: the Neumann gradient points uphill.
+    Proof: On a singular value v of a head, with x = βv², the factors are 1/(1 + x) and 1 − x: of one sign while x <
+    1.
+    """
+    got = lab.ops.neumann_grad(p.Z, p.U, eps=p.eps, terms=1)
+    exact = _exact(p)
+    own = _beta(p) * np.max(_norms(p)[0]) ** 2
+    wrong = truth.error(lab.ops.neumann_validity(p.Z, p.U, eps=p.eps), own) > 1e-4
+    return 1.0 if wrong else float(-np.sum(got * exact) / (np.linalg.norm(got) * np.linalg.norm(exact)))
+
+
+@approximation(
+    "neumann-cosine",
+    "3.13",
+    source="measures CRATE (10)",
+    inside=draws.mixture,
+    bound=0.1,
+    parameter="validity number",
+    samples=3,
+)
+def neumann_cosine(lab: Lab, p: Problem) -> Series:
+    r"""How far the Neumann gradient turns away from the exact one.
+
+    $$1 - \cos\left(\nabla R^c, \widehat{\nabla R^c}\right) \;\mathrm{against}\; \beta\max_k \Vert V_k\Vert_2^2$$
+
+    Assumes: 64 unit tokens near six subspaces (d = 48, p = 8), ε from 3 down to 0.1; inside where the validity
+    number is below one.
+    Measured: 1 − cosine.
+    Outside: beyond one the direction decays, and below ε ≈ 0.4 it points uphill.
+    Proof: Exact gradients by the p×p resolvents written out in NumPy (the complex step agrees on small problems).
+    """
+    x, y = [], []
+    for eps in np.geomspace(3.0, 0.1, 12):
+        exact, got = _resolvent_gradient(p, eps), lab.ops.neumann_grad(p.Z, p.U, eps=float(eps), terms=1)
+        x.append(lab.ops.neumann_validity(p.Z, p.U, eps=float(eps)))
+        y.append(1 - float(np.sum(got * exact) / (np.linalg.norm(got) * np.linalg.norm(exact))))
+    return Series(np.array(x), np.array(y), np.array(x) < 1)
+
+
+def _resolvent_gradient(p: Problem, eps: float) -> Any:
+    """∇R^c with explicit inverses."""
+    beta, V = truth.beta(p.Z, p.U, eps), p.Z @ p.U
+    return np.sum(beta * V @ np.linalg.inv(np.eye(V.shape[2]) + beta * V.mT @ V) @ p.U.mT, axis=0)
+
+
+@counterexample(
+    "neumann-raises", "3.13b", source="CRATE (10), first-order form", inside=draws.mixture, margin=1.0, samples=3
+)
+def neumann_raises(lab: Lab, p: Problem) -> Refutation:
+    r"""Outside its region the Neumann step raises what it should lower.
+
+    $$R^c(Z - \kappa\widehat{\nabla R^c}) \leq R^c(Z), \quad \kappa = 0.01 < 1/L_c$$
+    Corrected: $$R^c(Z - \kappa\nabla R^c) \leq R^c(Z)$$
+
+    Assumes: The mixture of (13) at ε = 0.1.
+    Proof: For x = βv² ≫ 1 the factor 1 − x is a large negative number, and the step runs up the rate.
+    """
+    before = truth.subspace_rate(p.Z, p.U, p.eps)
+    guessed = truth.subspace_rate(lab.ops.neumann_step(p.Z, p.U, step=0.01, eps=p.eps), p.U, p.eps) - before
+    exact = truth.subspace_rate(lab.ops.compression_step(p.Z, p.U, step=0.01, eps=p.eps), p.U, p.eps) - before
+    witness = f"ε = 0.1, κ = 0.01: the Neumann step changes R^c by {guessed:+.1f} nats, the exact step by {exact:+.2f}"
+    return Refutation(guessed, max(exact, 0.0), witness)
+
+
+# --- Subspace attention: what the operator is, and what it does to the rate
+
+
+SCALES = (1.0, 0.5, 0.1)  # the distortions at which network steps are measured
+
+
+def _coordinates(rng: np.random.Generator) -> Problem:
+    n, p = int(rng.integers(1, 7)), int(rng.integers(1, 5))
+    return Problem(V=draws.spread(rng, 0.3, 3.0) * rng.standard_normal((n, p)), scale=draws.spread(rng, 0.2, 2.0))
+
+
+@identity("crate-11", "3.11", source="CRATE (11)", inside=_coordinates)
+def subspace_attention(lab: Lab, p: Problem) -> float:
+    r"""Subspace self-attention.
+
+    $$\mathrm{SSA}(V) = \mathrm{softmax}_{\mathrm{rows}}(s\, V V^\top) V$$
+
+    Assumes: s = 1 in the theory, p^{-1/2} in the released networks.
+    Proof: Definition, token by token: the weights of a row sum to one, over the tokens it looks at.
+    """
+    return truth.error(lab.ops.ssa(p.V, scale=p.scale), truth.attend(p.V, scale=p.scale))
+
+
+@identity("ssa-causal", "3.11b", source="CRATE (11), language form of LONG", inside=_coordinates)
+def causal_attention(lab: Lab, p: Problem) -> float:
+    r"""Causal attention: row i sees tokens j ≤ i.
+
+    $$\mathrm{SSA}_{\mathrm{causal}}(V)_i = \sum_{j \leq i} w_{ij} v_j, \quad w_{ij} \propto e^{s v_i \cdot v_j}$$
+
+    Assumes: Tokens in rows.
+    Proof: Definition; the same through a boolean lower-triangular mask, where True means may be seen.
+    """
+    want = truth.attend(p.V, scale=p.scale, visible=lambda i, j: j <= i)
+    lower = np.tril(np.ones((len(p.V), len(p.V)), dtype=bool))
+    got = lab.ops.ssa(p.V, scale=p.scale, causal=True), lab.ops.ssa(p.V, scale=p.scale, mask=lower)
+    return max(truth.error(value, want) for value in got)
+
+
+def _small_heads(rng: np.random.Generator) -> Problem:
+    p = draws.free_subspaces(rng)
+    return Problem(Z=draws.unit_rows(p.Z), U=p.U / 2, out=rng.standard_normal(p.U.shape), bias=p.Z[0], scale=0.7)
+
+
+@identity("crate-12", "3.11c", source="CRATE (12), without its factor β", inside=_small_heads)
+def multi_head(lab: Lab, p: Problem) -> float:
+    r"""Multi-head subspace self-attention.
+
+    $$\mathrm{MSSA}(Z) = \sum_k \mathrm{SSA}(Z U_k)\, U_k^\top$$
+
+    Assumes: Any bases; a free output map W and a bias replace U in released networks.
+    Proof: Definition, head by head; with the output map, heads are lifted by W_k instead of U_k.
+    """
+    tied = sum(truth.attend(p.Z @ basis) @ basis.T for basis in p.U)
+    heads = [truth.attend(p.Z @ basis, scale=p.scale) for basis in p.U]
+    free = sum(head @ W.T for head, W in zip(heads, p.out, strict=True)) + p.bias
+    return max(
+        truth.error(lab.ops.mssa(p.Z, p.U), tied),
+        truth.error(lab.ops.mssa(p.Z, p.U, out=p.out, bias=p.bias, scale=p.scale), free),
+    )
+
+
+@inequality("crate-10-falls", "3.12", source="CRATE (10)", inside=draws.mixture, samples=5)
+def averaging_step(lab: Lab, p: Problem) -> float:
+    r"""The step with its (1 − κβ) factor lowers the rate.
+
+    $$R^c((1 - \kappa\beta) Z + \kappa\beta\,\mathrm{MSSA}(Z)) \leq R^c(Z), \quad \kappa\beta = 1/2$$
+
+    Assumes: Unit tokens of the mixture in (13); ε = 1, 0.5, 0.1. An observation over this ensemble, without proof.
+    Measured: largest change of R^c, in nats.
+    Proof: Averages of tokens have at most the tokens' norms, and half of each token is given up: the scale shrinks.
+    """
+    after = (p.Z + lab.ops.mssa(p.Z, p.U)) / 2
+    return max(float(truth.subspace_rate(after, p.U, e) - truth.subspace_rate(p.Z, p.U, e)) for e in SCALES)
+
+
+def _changes(lab: Lab, p: Problem, sign: float = 1.0) -> tuple[list[float], list[float]]:
+    """Change of R^c by Z ± MSSA(Z), raw and with tokens put back to unit norm, at the three distortions."""
+    after = p.Z + sign * lab.ops.mssa(p.Z, p.U)
+    before, raw, unit = (
+        np.array([truth.subspace_rate(Z, p.U, eps) for eps in SCALES]) for Z in (p.Z, after, draws.unit_rows(after))
+    )
+    return list(raw - before), list(unit - before)
+
+
+def _listed(numbers: list[float]) -> str:
+    return " / ".join(f"{number:+.3f}" for number in numbers)
+
+
+@counterexample("crate-18-compresses", "3.12b", source="CRATE (18)", inside=draws.mixture, margin=0.1, samples=5)
+def network_step(lab: Lab, p: Problem) -> Refutation:
+    r"""The network's step Z + MSSA(Z) does not compress at raw scale.
+
+    $$R^c(Z + \mathrm{MSSA}(Z)) \leq R^c(Z)$$
+    Corrected: $$R^c(\mathrm{norm}(Z + \mathrm{MSSA}(Z))) \leq R^c(Z), \quad \mathrm{unit\;tokens}$$
+
+    Assumes: Unit tokens of the mixture in (13); smallest case: one token in one dimension, where MSSA(Z) = Z.
+    Proof: The factor (1 − κβ) is gone, so tokens grow, and R^c with them; directions do gather. Put back to unit
+    norm the tokens cost less, and the negated step costs more: compression is a statement about directions.
+    """
+    raw, unit = _changes(lab, p)
+    _, negated = _changes(lab, p, sign=-1.0)
+    scalar = lab.ops.mssa(np.ones((1, 1)), np.ones((1, 1, 1)))[0, 0]
+    witness = (
+        f"Z = U = 1 gives Z + MSSA = {1 + scalar:g}; ε = 1 / 0.5 / 0.1: raw {_listed(raw)}, "
+        f"normalized {_listed(unit)}, negated and normalized {_listed(negated)} nats"
+    )
+    worst = max(0.0, *unit, *(-change for change in negated))
+    return Refutation(min(raw), worst, witness)
+
+
+@counterexample(
+    "indepth-decompresses", "3.12c", source="INDEPTH, Section 4", inside=draws.mixture, margin=0.1, samples=5
+)
+def decompression(lab: Lab, p: Problem) -> Refutation:
+    r"""Nor does it decompress tokens of fixed norm.
+
+    $$R^c(\mathrm{norm}(Z + \mathrm{MSSA}(Z))) \geq R^c(Z)$$
+    Corrected: $$R^c(Z + \mathrm{MSSA}(Z)) \geq R^c(Z) \;\mathrm{at\;raw\;scale}$$
+
+    Assumes: Unit tokens of the mixture in (13).
+    Proof: The same numbers read the other way: both claims are right, on two measures. A trace must report both.
+    """
+    raw, unit = _changes(lab, p)
+    witness = f"ε = 1 / 0.5 / 0.1: normalized {_listed(unit)}, raw {_listed(raw)} nats"
+    return Refutation(-min(unit), max(0.0, -min(raw)), witness)
+
+
+def _mixed(rng: np.random.Generator, lam: float) -> Problem:
+    p = draws.mixture(rng)
+    Q = draws.orthonormal(rng, len(p.Z), len(p.Z))
+    return Problem(Z=p.Z @ np.hstack(list(p.U)), U=np.stack(np.split(np.eye(48), 6, axis=1)), eps=0.5, Q=Q, lam=lam)
+
+
+@identity(
+    "membership-blind",
+    "3.14",
+    source="this project",
+    inside=lambda rng: _mixed(rng, 0.0),
+    outside=lambda rng: _mixed(rng, 0.1),
+)
+def membership_blind(lab: Lab, p: Problem) -> float:
+    r"""The rates do not see which token belongs where.
+
+    $$(R - R^c)(QZ; U) = (R - R^c)(Z; U), \quad Q^\top Q = I_n$$
+
+    Assumes: Q any rotation of the token axis, which mixes clusters into each other; the ℓ1 norm and the softmax do
+    see it.
+    Measured: change, relative to R + R^c.
+    Outside: λ > 0: the ℓ1 term changes when clusters are mixed.
+    Proof: (QZ)ᵀQZ = ZᵀZ. An isotropic Z without any cluster reaches the bound ½ d log K (statement 7f).
+    """
+    got = lab.ops.sparse_rate_reduction(p.Q @ p.Z, p.U, eps=p.eps, lam=p.lam)
+    want = truth.sparse_reduction(p.Z, p.U, p.eps, p.lam)
+    return float(abs(got - want) / (truth.rate(p.Z, p.eps) + truth.subspace_rate(p.Z, p.U, p.eps)))
+
+
+# --- From the Gram matrix to the softmax: a heuristic without a bound, so its gap is measured
+
+
+@approximation(
+    "crate-10", "3.11d", source="CRATE (10)", inside=draws.mixture, bound=0.3, parameter="distortion ε", samples=3
+)
+def softmax_heuristic(lab: Lab, p: Problem) -> Series:
+    r"""Replacing the Gram matrix by a softmax is a heuristic.
+
+    $$Z - \kappa\nabla R^c(Z; U) \approx (1 - \kappa\beta) Z + \kappa\beta\,\mathrm{MSSA}(Z), \quad \kappa\beta =
+    1$$
+
+    Assumes: 64 unit tokens near six subspaces that fill the space; ε from 3 down to 0.1, inside for ε ≥ 1. No bound
+    is known; the gap is measured.
+    Measured: difference of the steps, relative to the exact step.
+    Outside: for small ε the exact step stays small while the softmax step does not: the gap grows without limit.
+    Proof: For large ε the exact step is −Z and MSSA is nearly the mean token; for small ε the resolvent vanishes on
+    every direction that holds energy, and the softmax knows nothing of it.
+    """
+    distortions, gaps = np.geomspace(0.1, 3.0, 12), []
+    softmax_step = lab.ops.mssa(p.Z, p.U) - p.Z
+    for eps in distortions:
+        step = len(p.Z) * eps**2 / p.U.shape[2]
+        exact = lab.ops.compression_step(p.Z, p.U, step=float(step), eps=float(eps)) - p.Z
+        gaps.append(float(np.linalg.norm(softmax_step - exact) / np.linalg.norm(exact)))
+    return Series(distortions, gaps, distortions >= 1)
+
+
+@approximation(
+    "crate-10-scale",
+    "3.11e",
+    source="measures CRATE (10)",
+    inside=draws.mixture,
+    bound=0.4,
+    parameter="norm of the tokens",
+    samples=3,
+)
+def heuristic_scale(lab: Lab, p: Problem) -> Series:
+    r"""The softmax step and the scale of the tokens.
+
+    $$\Vert (\mathrm{MSSA}(sZ) - sZ) + \nabla R^c(sZ)/\beta \Vert \;\mathrm{relative\;to}\; \Vert\nabla
+    R^c(sZ)/\beta\Vert$$
+
+    Assumes: The mixture of (13) at ε = 1, tokens of norm s from 0.1 to 10; inside for s ≤ 1.
+    Measured: difference of the steps, relative to the exact step.
+    Outside: long tokens attend to themselves only: MSSA(Z) − Z vanishes more slowly than the exact step.
+    Proof: Short tokens attend to all alike and both steps are nearly −Z; for long ones the resolvent divides by
+    β‖V‖² where the softmax knows only which token is nearest.
+    """
+    sizes, gaps = np.geomspace(0.1, 10.0, 9), []
+    step = len(p.Z) / p.U.shape[2]
+    for s in sizes:
+        exact = lab.ops.compression_step(s * p.Z, p.U, step=step, eps=1.0) - s * p.Z
+        heuristic = lab.ops.mssa(s * p.Z, p.U) - s * p.Z
+        gaps.append(float(np.linalg.norm(heuristic - exact) / np.linalg.norm(exact)))
+    return Series(sizes, gaps, sizes <= 1.001)
+
+
+@approximation(
+    "crate-10-depth",
+    "3.11f",
+    source="measures CRATE (10)",
+    inside=draws.mixture,
+    bound=0.25,
+    parameter="depth",
+    samples=3,
+)
+def heuristic_depth(lab: Lab, p: Problem) -> Series:
+    r"""Layer by layer the softmax network leaves the exact descent.
+
+    $$\Vert Z^\ell_{\mathrm{softmax}} - Z^\ell_{\mathrm{exact}} \Vert / \Vert Z^\ell_{\mathrm{exact}} \Vert, \quad
+    \kappa\beta = 0.2$$
+
+    Assumes: The mixture of (13) at ε = 1, 1 to 12 layers from the same tokens; inside up to three.
+    Measured: distance of the two networks' tokens, relative.
+    Outside: the gap grows with every layer and passes the size of the tokens near ten.
+    Proof: Each layer adds its own error, and both networks shrink the tokens: the relative gap grows a little
+    faster than the depth.
+    """
+    step = 0.2 * len(p.Z) / p.U.shape[2]
+    exact = softmax = p.Z
+    gaps = []
+    for _ in range(12):
+        exact = lab.ops.compression_step(exact, p.U, step=step, eps=1.0)
+        softmax = 0.8 * softmax + 0.2 * lab.ops.mssa(softmax, p.U)
+        gaps.append(float(np.linalg.norm(softmax - exact) / np.linalg.norm(exact)))
+    depth = np.arange(1, 13)
+    return Series(depth, gaps, depth <= 3)

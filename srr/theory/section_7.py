@@ -1,0 +1,223 @@
+"""§7 Errata: what is printed, what is right, and the check that shows it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from srr.theory import draws, truth
+from srr.theory.lab import Lab
+from srr.theory.statement import Problem, Refutation, erratum
+
+
+@erratum(
+    "erratum-beta", "7.a", source="CRATE (10) with (12); LONG writes κβ²", inside=draws.mixture, margin=1.0, samples=2
+)
+def beta_twice(lab: Lab, p: Problem) -> Refutation:
+    r"""β is counted twice when MSSA contains it.
+
+    $$\mathrm{MSSA}(Z) = \beta \sum_k \mathrm{SSA}(ZU_k)U_k^\top, \quad Z^+ = (1 - \kappa\beta)Z +
+    \kappa\beta\,\mathrm{MSSA}(Z)$$
+    Corrected: $$\mathrm{MSSA}(Z) = \sum_k \mathrm{SSA}(ZU_k)U_k^\top$$
+
+    Assumes: The mixture of (13): β = 12.5 at ε = 0.1; the operator is `mssa`.
+    Measured: relative error of the operator against the sum without β.
+    Proof: The step's weight β once belongs to the gradient. With (12) the same letter enters again, and the weight
+    is κβ², as the Neumann term has it before its Gram matrix becomes a softmax. The library's `mssa` holds no β; a
+    step κβ written outside counts it once. The witness gives the distance to the exact step for both counts.
+    """
+    naive = sum(truth.softmax_attention(p.Z @ basis) @ basis.T for basis in p.U)
+    got = lab.ops.mssa(p.Z, p.U)
+    beta = truth.beta(p.Z, p.U, p.eps)
+    step = 0.5 / beta
+    exact = lab.ops.compression_step(p.Z, p.U, step=step, eps=p.eps) - p.Z
+    gaps = [np.linalg.norm(0.5 * (b * got - p.Z) - exact) / np.linalg.norm(exact) for b in (1.0, beta)]
+    witness = (
+        f"β = {beta:g}; the step misses the exact one by {gaps[0]:.3g} of its length "
+        f"with β once, by {gaps[1]:.3g} with β twice"
+    )
+    return Refutation(truth.error(beta * got, naive), truth.error(got, naive), witness)
+
+
+def _ista_error(lab: Lab, p: Problem, *, half: float = 0.5, sign: float = 1.0) -> Refutation:
+    """ISTA as printed and as the operator runs it, against the minimizer of the model of ½‖Z − ADᵀ‖² + λ‖A‖₁."""
+    forward = truth.gradient(lambda A: truth.lasso(A, p.Z, p.D), p.A)
+    want = np.maximum(p.A - p.step * (forward + p.lam), 0.0)
+    printed = np.maximum(p.A - p.step * (forward * half / 0.5 + sign * p.lam), 0.0)
+    got = lab.ops.ista_step(p.A, p.Z, p.D, step=p.step, lam=p.lam)
+    size = max(float(np.max(want)), 1e-3)
+    return Refutation(float(np.max(np.abs(printed - want))) / size, float(np.max(np.abs(got - want))) / size)
+
+
+@erratum("erratum-half", "7.b", source="CRATE (15)-(16) against (17)", inside=draws.codes)
+def missing_half(lab: Lab, p: Problem) -> Refutation:
+    r"""The missing ½ of the sparse-coding objective.
+
+    $$\Vert Z - AD^\top\Vert_F^2 + \lambda\Vert A\Vert_1 \;\mathrm{with\;the\;step\;of\;(17)}$$
+    Corrected: $$\frac{1}{2}\Vert Z - AD^\top\Vert_F^2 + \lambda\Vert A\Vert_1$$
+
+    Assumes: Non-negative codes, any dictionary.
+    Measured: error of the step, relative.
+    Proof: (17) steps along (ADᵀ − Z)D, the gradient with the ½; without it the gradient is twice that, and the step
+    is for twice the λ.
+    """
+    found = _ista_error(lab, p, half=1.0)
+    return found._replace(witness=f"without the ½ the codes differ by {found.printed:.2f} of their size")
+
+
+@erratum("erratum-sign", "7.c", source="later texts on CRATE (17)", inside=draws.codes)
+def threshold_sign(lab: Lab, p: Problem) -> Refutation:
+    r"""The threshold is subtracted.
+
+    $$A^+ = \mathrm{ReLU}(A - \eta\nabla f + \eta\lambda)$$
+    Corrected: $$A^+ = \mathrm{ReLU}(A - \eta\nabla f - \eta\lambda)$$
+
+    Assumes: Non-negative codes, any dictionary.
+    Measured: error of the step, relative.
+    Proof: +ηλ is the proximal step of −λ‖A‖₁: it makes codes denser. Checked against the minimizer of the model.
+    """
+    found = _ista_error(lab, p, sign=-1.0)
+    return found._replace(witness=f"with + the codes differ by {found.printed:.2f} of their size")
+
+
+def _sequence(rng: np.random.Generator) -> Problem:
+    V = rng.standard_normal((5, 3))
+    return Problem(V=V, changed=np.vstack([V[:-1], rng.standard_normal((1, 3))]))
+
+
+@erratum("erratum-mask", "7.d", source="causal forms of CRATE (11) in column notation", inside=_sequence, margin=0.01)
+def mask_orientation(lab: Lab, p: Problem) -> Refutation:
+    r"""Orientation of the causal mask.
+
+    $$\mathrm{mask}_{ij} = [i \leq j] \;\mathrm{in\;rows}$$
+    Corrected: $$\mathrm{mask}_{ij} = [j \leq i] \;\mathrm{in\;rows}$$
+
+    Assumes: Only the last token is changed; earlier outputs must not notice.
+    Measured: change of earlier outputs, relative.
+    Proof: In columns the softmax runs down a column and the mask is upper triangular; copied to rows untransposed,
+    token i sees its future. The library's `causal=True` must not leak.
+    """
+    upper = np.triu(np.ones((5, 5), dtype=bool))
+    printed, causal = (
+        truth.error(lab.ops.ssa(p.changed, **option)[:-1], lab.ops.ssa(p.V, **option)[:-1])
+        for option in ({"mask": upper}, {"causal": True})
+    )
+    return Refutation(printed, causal, f"with the transposed mask earlier outputs move by {printed:.2f}")
+
+
+def _tokens(rng: np.random.Generator) -> Problem:
+    return Problem(Z=rng.standard_normal((4, 16)) * 3 + 1)
+
+
+@erratum("erratum-layer-norm", "7.e", source="texts that put LN on the unit sphere", inside=_tokens, margin=0.5)
+def layer_norm(lab: Lab, p: Problem) -> Refutation:
+    r"""LN divides by the standard deviation, not the norm.
+
+    $$\mathrm{LN}(z) = \frac{z - \bar z}{\Vert z - \bar z\Vert_2}$$
+    Corrected: $$\mathrm{LN}(z) = \frac{z - \bar z}{\mathrm{std}(z)}, \quad \Vert\mathrm{LN}(z)\Vert_2 = \sqrt{d}$$
+
+    Assumes: d = 16, without offset, weight and bias.
+    Proof: The standard deviation is the norm over √d: the two forms are √d apart, and a rate or a threshold tuned
+    for one is wrong for the other by that factor.
+    """
+    centered = p.Z - p.Z.mean(axis=1, keepdims=True)
+    want = np.stack([row / np.std(row) for row in centered])
+    printed = draws.unit_rows(centered)
+    factor = float(np.linalg.norm(want) / np.linalg.norm(printed))
+    got = lab.ops.layer_norm(p.Z, offset=0.0)
+    return Refutation(truth.error(printed, want), truth.error(got, want), f"factor {factor:g} = √16")
+
+
+def _overcomplete(rng: np.random.Generator) -> Problem:
+    p = draws.partition(rng)
+    D = rng.standard_normal((p.Z.shape[1], 4 * p.Z.shape[1]))
+    return Problem(Z=p.Z, Pi=p.Pi, eps=p.eps, atoms=D.shape[1])
+
+
+@erratum("erratum-alpha", "7.f", source="texts on overcomplete dictionaries; MCR2 (8)", inside=_overcomplete)
+def token_dimension(lab: Lab, p: Problem) -> Refutation:
+    r"""α_k uses the dimension of the tokens, not the size of the dictionary.
+
+    $$\alpha_k = \frac{m}{\mathrm{tr}\,\Pi_k\,\varepsilon^2}, \quad D \in \mathbb{R}^{d \times m}$$
+    Corrected: $$\alpha_k = \frac{d}{\mathrm{tr}\,\Pi_k\,\varepsilon^2}$$
+
+    Assumes: An overcomplete dictionary with m = 4d.
+    Proof: α makes ε the root-mean-square error per token in R^d, whatever the tokens are coded with; the truth is
+    the definition in 60 digits.
+    """
+    n, d = p.Z.shape
+    mass = p.Pi.sum(axis=0)
+
+    def rate(dimension: int) -> float:
+        roots = [np.sqrt(w)[:, None] * p.Z for w in p.Pi.T]
+        scales = dimension / (mass * p.eps**2)
+        terms = [truth.precise_logdet(A, a) for A, a in zip(roots, scales, strict=True)]
+        return float(mass @ terms / (2 * n))
+
+    want = rate(d)
+    got = lab.ops.partition_coding_rate(p.Z, p.Pi, eps=p.eps)
+    inflated = rate(p.atoms) / want
+    return Refutation(inflated - 1, truth.error(got, want), f"m = 4d inflates the rate {inflated:.2f} ×")
+
+
+@erratum(
+    "erratum-parameters",
+    "7.g",
+    source="CRATE, Table 1, and a later text",
+    inside=lambda rng: Problem(dim=768, width=768, depth=12, patch=16, image=224, classes=1000),
+    margin=0.03,
+    samples=1,
+)
+def parameters(lab: Lab, p: Problem) -> Refutation:
+    r"""CRATE-B has 22.80 million parameters.
+
+    $$22.08 \;\mathrm{M}$$
+    Corrected: $$22{,}796{,}008$$
+
+    Assumes: dim 768, 12 heads of 64, 12 layers, patch 16, 224², 1000 classes.
+    Measured: parameters counted, relative to 22,796,008.
+    Proof: Counted from the shapes: patch embedding with its two norms, class token and positions; per layer two
+    norms, the projection, the output map with bias and one square dictionary; head norm and linear map.
+    """
+    tokens, pixels = (p.image // p.patch) ** 2 + 1, 3 * p.patch**2
+    embed = 2 * pixels + (pixels + 1) * p.dim + 2 * p.dim + (tokens + 1) * p.dim
+    layer = 2 * 2 * p.dim + p.dim * p.width + (p.width * p.dim + p.dim) + p.dim**2
+    head = 2 * p.dim + (p.dim + 1) * p.classes
+    count = embed + p.depth * layer + head
+    return Refutation(abs(22.08e6 / count - 1), abs(count / 22_796_008 - 1), f"{count:,} parameters")
+
+
+@erratum(
+    "erratum-epsilon", "7.i", source="public codes for MCR2 and CRATE", inside=draws.mixture, margin=0.1, samples=3
+)
+def epsilon(lab: Lab, p: Problem) -> Refutation:
+    r"""`eps` is ε, not ε².
+
+    $$\mathrm{eps} = \varepsilon^2: \quad \alpha = \frac{d}{n\,\mathrm{eps}}$$
+    Corrected: $$\mathrm{eps} = \varepsilon: \quad \alpha = \frac{d}{n\,\mathrm{eps}^2}$$
+
+    Assumes: 64 unit tokens in 48 dimensions, eps = 0.1 read both ways.
+    Proof: The same number under the same name means another distortion; rates compare only after one is converted.
+    """
+    n, d = p.Z.shape
+    want = truth.rate(p.Z, p.eps)
+    other = truth.logdet(np.eye(d) + d / (n * p.eps) * p.Z.T @ p.Z) / 2
+    got = lab.ops.coding_rate(p.Z, eps=p.eps)
+    return Refutation(abs(other / want - 1), truth.error(got, want), f"{other:.1f} instead of {want:.1f} nats")
+
+
+@erratum("crate-lemma-6", "7.h", source="CRATE, Lemma 6", inside=draws.curved_tokens, bound=1e-6, margin=1.0)
+def lemma_six(lab: Lab, p: Problem) -> Refutation:
+    r"""Lemma 6's constant 9α/4 is valid and loose; α is tight.
+
+    $$\Vert\nabla^2 R\Vert_2 \leq \frac{9\alpha}{4} \;\mathrm{is\;sharp}$$
+    Corrected: $$\sup_Z \Vert\nabla^2 R(Z)\Vert_2 = \alpha$$
+
+    Assumes: Every Z.
+    Measured: gap of the constant to the largest curvature found, relative.
+    Proof: The largest curvature over Z = 0 and random Z is α to six digits; 9/4 comes from bounding two terms
+    apart.
+    """
+    alpha = lab.ops.coding_rate_smoothness(p.Z, eps=p.eps)
+    points = (p.Z, np.full_like(p.Z, 1e-12))
+    found = max(np.linalg.norm(truth.hessian(lambda X: truth.rate(X, p.eps), Z), 2) for Z in points)
+    return Refutation(2.25 * alpha / found - 1, abs(alpha / found - 1), f"largest curvature {found / alpha:.6f} α")

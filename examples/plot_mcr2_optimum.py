@@ -115,9 +115,8 @@ for nudge in (-1e-6, 1e-6):
     beside = saddle.copy()
     beside[2, 2] += nudge
     path = []
-    srr.minimize(
-        problem, beside, solver, tol=1e-10, callbacks=[srr.solvers.Report(lambda seen, p=path: p.append(seen.Z[2, 2]))]
-    )
+    watch = srr.solvers.Progress(lambda seen, p=path: p.append(seen.Z[2, 2]))
+    srr.minimize(problem, beside, solver, tol=1e-10, callbacks=[watch])
     paths.append(path)
 print(f"on the saddle: {stays.steps} steps. {stays.status.value}")
 figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")

@@ -30,12 +30,12 @@ halves = {
 }
 
 
-def rewards(problem, layer):
+def rewards(problem, solver):
     """Sparse rate reduction after every layer."""
     Z = problem.start(mix.Z)
     values = [-float(problem.objective(Z))]
     for _ in range(DEPTH):
-        Z = layer(Z)
+        Z, _ = solver.layer(problem, Z)
         values.append(-float(problem.objective(Z)))
     return values
 
@@ -48,8 +48,8 @@ for axis, (eps, lam) in zip(axes, ((0.7, 0.002), (0.5, 0.005)), strict=True):
     validity = float(srr.ops.neumann_validity(start, mix.U, eps=eps))
     print(f"ε = {eps}: converged {-best.objective:.3f} in {best.steps} steps, Neumann validity {validity:.2f}")
     for name, half in halves.items():
-        layer = srr.Alternating(half(), srr.solvers.ProximalSparsification()).layer(problem)
-        curve = rewards(problem, layer)
+        solver = srr.Alternating(half(), srr.solvers.ProximalSparsification())
+        curve = rewards(problem, solver)
         axis.plot(curve, label=name)
         print(f"  {name:16s} 6 layers {curve[6]:7.3f}, 60 layers {curve[60]:7.3f}, best {max(curve):7.3f}")
     axis.axhline(-best.objective, color="black", lw=0.8, label="converged solver")

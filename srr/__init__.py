@@ -14,7 +14,7 @@ from typing import Any
 
 from srr import diagnostics, fits, mixtures, ops, penalties, problems, solvers
 from srr.diagnostics import layer_trace
-from srr.fits import CodingLengthClustering, SubspaceMixture, coding_length
+from srr.fits import CodingLengthSegmentation, SubspaceMixture, coding_length
 from srr.mixtures import subspace_mixture
 from srr.ops import (
     coding_rate,
@@ -89,7 +89,7 @@ __all__ = [
     # data, and what is fitted to them
     "subspace_mixture",
     "SubspaceMixture",
-    "CodingLengthClustering",
+    "CodingLengthSegmentation",
     "coding_length",
     # what a network did
     "layer_trace",

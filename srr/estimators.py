@@ -1,18 +1,25 @@
-"""What the estimators share: input validation by scikit-learn, seeds, and sizes that a subspace needs."""
+"""Faces of the library for scikit-learn: a transformer, a classifier, and two ways to cluster by subspaces.
+
+`SparseRateReductionTransformer` and `ReduNetClassifier` are unrolled networks built forward from the samples;
+`SubspaceMixtureClustering` and `CodingLengthClustering` wrap what :mod:`srr.fits` fits. Samples are validated by
+scikit-learn, so that its own checks hold.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from srr._array.namespace import softmax
-from srr.fits.coding_length import CodingLengthClustering as CodingLengthSolver
+from srr.fits.coding_length import CodingLengthSegmentation
 from srr.fits.mixture import SubspaceMixture, candidates, expectation
 from srr.fits.redunet import build_redunet
 from srr.ops.rates import rate_scale, sparse_rate_reduction_smoothness
@@ -26,16 +33,18 @@ __all__ = [
     "CodingLengthClustering",
 ]
 
-Matrix = np.ndarray[Any, Any]
+Matrix = np.ndarray[Any, np.dtype[Any]]
+Samples = ArrayLike
+RandomState = int | np.random.RandomState | None
 FLOATS = [np.float64, np.float32]
 
 
-def fitted_samples(estimator: Any, X: Any, **options: Any) -> Matrix:
+def fitted_samples(estimator: BaseEstimator, X: Samples) -> Matrix:
     """Samples to fit on: a finite floating matrix; records the number and the names of the features."""
-    return np.asarray(validate_data(estimator, X, dtype=FLOATS, **options))
+    return np.asarray(validate_data(estimator, X, dtype=FLOATS))
 
 
-def other_samples(estimator: Any, X: Any) -> Matrix:
+def other_samples(estimator: BaseEstimator, X: Samples) -> Matrix:
     """Samples with the features that the estimator was fitted on."""
     return np.asarray(validate_data(estimator, X, dtype=FLOATS, reset=False))
 
@@ -61,16 +70,36 @@ def extended(X: Matrix, constant: float) -> Matrix:
     return np.hstack([X, np.full((len(X), 1), constant, dtype=X.dtype)]) if constant else X
 
 
-def seed_of(random_state: Any) -> int:
+def seed_of(random_state: RandomState) -> int:
     """A seed for NumPy's generators from whatever scikit-learn takes as a random state."""
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
-# --- srr.estimators
-# Sparse rate reduction as a transformer: an unrolled network built forward from unlabeled samples.
+class FitsSamples(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """``fit`` of an estimator without labels: the samples are validated, then learned from."""
+
+    def fit(self, X: Samples, y: object = None) -> Self:
+        """Fit to samples.
+
+        Args:
+            X: samples of shape (n_samples, n_features).
+            y: ignored.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: too few samples or features for what is fitted, a parameter outside its range, NaN or infinity.
+        """
+        self._learn(fitted_samples(self, X))
+        return self
+
+    @abstractmethod
+    def _learn(self, X: Matrix) -> None:
+        """Set the attributes from valid samples."""
 
 
-class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FitsSamples):
     r"""Represent samples by sparse codes on the unit sphere that reduce the sparse rate.
 
     .. math:: \max_Z \; R(Z) - R^c(Z; U) - \frac{\lambda}{n} \lVert Z \rVert_1
@@ -109,13 +138,13 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
 
     def __init__(
         self,
-        n_subspaces: Any = 2,
-        rank: Any = 1,
+        n_subspaces: int | Iterable[int] = 2,
+        rank: int | Iterable[int] = 1,
         *,
         eps: float = 0.5,
         lam: float = 0.5,
         n_layers: int = 50,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ) -> None:
         self.n_subspaces = n_subspaces
         self.rank = rank
@@ -124,20 +153,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
         self.n_layers = n_layers
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Find the subspaces and build the layers.
-
-        Args:
-            X: samples of shape (n_samples, n_features).
-            y: ignored.
-
-        Returns:
-            The estimator.
-
-        Raises:
-            ValueError: fewer samples than subspaces, no more features than the rank, NaN or infinity.
-        """
-        X = fitted_samples(self, X)
+    def _learn(self, X: Matrix) -> None:
         check_sizes(X, candidates(self.n_subspaces), candidates(self.rank))
         solver = SubspaceMixture(self.n_subspaces, self.rank)
         self.bases_ = solver.fit(X, seed=seed_of(self.random_state)).U
@@ -152,9 +168,8 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
             Z = unit_soft_threshold(Z @ layers[-1], threshold=self.threshold_)
         self.layers_ = np.asarray(layers, dtype=Z.dtype).reshape(-1, Z.shape[1], Z.shape[1])
         self._n_features_out = Z.shape[1]
-        return self
 
-    def transform(self, X: Any) -> Matrix:
+    def transform(self, X: Samples) -> Matrix:
         """Sparse codes of samples in the frame, on the unit sphere, shape (n_samples, n_features)."""
         check_is_fitted(self)
         Z = to_sphere(other_samples(self, X).astype(self.frame_.dtype) @ self.frame_)
@@ -162,7 +177,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
             Z = unit_soft_threshold(Z @ layer, threshold=self.threshold_)
         return np.asarray(Z)
 
-    def inverse_transform(self, X: Any) -> Matrix:
+    def inverse_transform(self, X: Samples) -> Matrix:
         """Directions of codes in the space of the samples, shape of X."""
         check_is_fitted(self)
         return np.asarray(X) @ self.frame_.T
@@ -191,10 +206,6 @@ def _ascent(Z: Matrix, U: Matrix, eps: float) -> Matrix:
     inner = np.eye(V.shape[-1], dtype=Z.dtype) + beta * V.swapaxes(-1, -2) @ V
     compression = beta * np.sum(U @ np.linalg.solve(inner, U.swapaxes(-1, -2)), axis=0)
     return np.asarray(expansion_operator(Z, eps=eps) - compression)
-
-
-# --- srr.estimators
-# A classifier built forward from labeled samples: ReduNet, on vectors or on signals with circular shifts.
 
 
 class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
@@ -247,7 +258,7 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         signal_shape: tuple[int, ...] | None = None,
         n_filters: int = 0,
         filter_size: int = 3,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ) -> None:
         self.eps = eps
         self.n_layers = n_layers
@@ -259,7 +270,7 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         self.filter_size = filter_size
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Samples, y: ArrayLike) -> Self:
         """Build the network from labeled samples.
 
         Args:
@@ -282,34 +293,34 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             labels,
             eps=self.eps,
             depth=self.n_layers,
-            step_size=self.step,
+            step=self.step,
             sharpness=self.sharpness,
             shift_axes=self._shift_axes,
         )
         self.rate_reduction_ = self.network_.rate_reduction
         return self
 
-    def transform(self, X: Any) -> Matrix:
+    def transform(self, X: Samples) -> Matrix:
         """Features of samples after the last layer, one row each."""
         check_is_fitted(self)
         tokens = self._tokens(other_samples(self, X))
         return np.reshape(np.asarray(self.network_(tokens)), (len(tokens), -1))
 
-    def residuals(self, X: Any) -> Matrix:
+    def residuals(self, X: Samples) -> Matrix:
         """What each class leaves unexplained of the features, in [0, 1], shape (n_samples, K)."""
         check_is_fitted(self)
         return np.asarray(self.network_.class_residuals(self._tokens(other_samples(self, X))))
 
-    def decision_function(self, X: Any) -> Matrix:
+    def decision_function(self, X: Samples) -> Matrix:
         """Negative residuals, shape (n_samples, K); for two classes their difference, shape (n_samples,)."""
         scores = -self.residuals(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
-    def predict_proba(self, X: Any) -> Matrix:
+    def predict_proba(self, X: Samples) -> Matrix:
         """Softmax of the negative residuals times the sharpness, shape (n_samples, K); not calibrated."""
         return np.asarray(softmax(-self.sharpness * self.residuals(X), axis=-1, xp=np))
 
-    def predict(self, X: Any) -> Matrix:
+    def predict(self, X: Samples) -> Matrix:
         """Class with the smallest residual, shape (n_samples,)."""
         nearest = np.argmin(self.residuals(X), axis=1)
         return np.asarray(self.classes_[nearest])
@@ -318,7 +329,7 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     def _shift_axes(self) -> int:
         return 0 if self.signal_shape is None else len(self.signal_shape) - 1
 
-    def _draw_filters(self, dtype: Any) -> Matrix | None:
+    def _draw_filters(self, dtype: np.dtype[Any]) -> Matrix | None:
         if self.signal_shape is None or not self.n_filters:
             return None
         rng = np.random.default_rng(seed_of(self.random_state))
@@ -337,11 +348,7 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         return np.asarray(np.maximum(circular_convolution(signals, self.filters_.astype(X.dtype)), 0.0))
 
 
-# --- srr.estimators
-# Subspace clustering: by a mixture of low-rank Gaussians, and by coding length.
-
-
-class SubspaceMixtureClustering(ClusterMixin, BaseEstimator):
+class SubspaceMixtureClustering(ClusterMixin, FitsSamples):
     r"""Cluster samples by the subspace they lie near: a mixture of low-rank Gaussians fitted by EM.
 
     .. math:: x \sim \sum_k \pi_k N\bigl(0,\ \sigma^2 I + s^2 U_k U_k^\top\bigr)
@@ -390,7 +397,7 @@ class SubspaceMixtureClustering(ClusterMixin, BaseEstimator):
         n_init: int = 8,
         tol: float = 1e-9,
         max_iter: int = 500,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.rank = rank
@@ -400,20 +407,7 @@ class SubspaceMixtureClustering(ClusterMixin, BaseEstimator):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit the mixture.
-
-        Args:
-            X: samples of shape (n_samples, n_features).
-            y: ignored.
-
-        Returns:
-            The estimator.
-
-        Raises:
-            ValueError: fewer samples than clusters, no more features than the rank, NaN or infinity.
-        """
-        X = fitted_samples(self, X)
+    def _learn(self, X: Matrix) -> None:
         clusters, ranks = candidates(self.n_clusters), candidates(self.rank)
         check_sizes(X, clusters, ranks)
         self.constant_ = affine_constant(X, self.affine)
@@ -430,33 +424,32 @@ class SubspaceMixtureClustering(ClusterMixin, BaseEstimator):
         )
         self.n_iter_ = int(fit.solution.steps)
         self._fit = fit
-        return self
 
-    def predict_proba(self, X: Any) -> Matrix:
+    def predict_proba(self, X: Samples) -> Matrix:
         """Posterior membership of samples, shape (n_samples, K); rows sum to one."""
         X = self._extended(X)
         return np.asarray(self._fit.posterior(X))
 
-    def predict(self, X: Any) -> Matrix:
+    def predict(self, X: Samples) -> Matrix:
         """Most probable cluster of samples, shape (n_samples,)."""
         return np.asarray(np.argmax(self.predict_proba(X), axis=1))
 
-    def denoise(self, X: Any) -> Matrix:
+    def denoise(self, X: Samples) -> Matrix:
         """Posterior mean of what lies on the subspaces, shape of X."""
         X = self._extended(X)
         return np.asarray(self._fit.denoise(X)[:, : self.n_features_in_])
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Samples, y: object = None) -> float:
         """Mean log-likelihood of samples, in nats each."""
         X = self._extended(X)
         return -float(expectation(X, self._fit.parameters)[1])
 
-    def _extended(self, X: Any) -> Matrix:
+    def _extended(self, X: Samples) -> Matrix:
         check_is_fitted(self)
         return extended(other_samples(self, X).astype(self.bases_.dtype), self.constant_)
 
 
-class CodingLengthClustering(ClusterMixin, BaseEstimator):
+class CodingLengthClustering(ClusterMixin, FitsSamples):
     r"""Cluster samples by merging as long as that shortens their code; only the distortion is given.
 
     .. math:: \sum_k \tfrac{n_k + d}{2} \log\det\Bigl(I + \tfrac{d}{n_k \varepsilon^2} X_k^\top X_k\Bigr)
@@ -479,7 +472,7 @@ class CodingLengthClustering(ClusterMixin, BaseEstimator):
         constant_: the constant coordinate, 0 where there is none.
         n_features_in_: number of features.
 
-    Source: Ma, Derksen, Hong and Wright (2007); see :class:`srr.CodingLengthClustering`.
+    Source: Ma, Derksen, Hong and Wright (2007); see :class:`srr.CodingLengthSegmentation`.
 
     Example:
         >>> import srr
@@ -494,28 +487,14 @@ class CodingLengthClustering(ClusterMixin, BaseEstimator):
         self.n_clusters = n_clusters
         self.affine = affine
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Merge clusters of samples.
-
-        Args:
-            X: samples of shape (n_samples, n_features).
-            y: ignored.
-
-        Returns:
-            The estimator.
-
-        Raises:
-            ValueError: eps not positive, fewer samples than clusters, NaN or infinity.
-        """
-        X = fitted_samples(self, X)
+    def _learn(self, X: Matrix) -> None:
         self.constant_ = affine_constant(X, self.affine)
-        fit = CodingLengthSolver(self.eps, self.n_clusters).fit(extended(X, self.constant_))
+        fit = CodingLengthSegmentation(self.eps, self.n_clusters).fit(extended(X, self.constant_))
         self.labels_, self.n_clusters_ = fit.labels, fit.K
         self.coding_length_, self.history_ = fit.coding_length, fit.history
         self._fit = fit
-        return self
 
-    def predict(self, X: Any) -> Matrix:
+    def predict(self, X: Samples) -> Matrix:
         """Cluster of samples: the one that codes each with the fewest additional nats, shape (n_samples,)."""
         check_is_fitted(self)
         return self._fit.assign(extended(other_samples(self, X), self.constant_))

@@ -1,17 +1,24 @@
-"""What a solver may ask of a penalty."""
+"""What keeps a solution sparse or of bounded size: the penalty g of a problem f(Z) + g(Z), with its prox.
+
+Sparsity is an ℓ1 norm: on the whole space, on the orthant, on the sphere and in a rotated frame. Size is bounded by
+a ridge, or by a sphere for every class. Checks are made when a penalty is built; its methods are formulas, which
+solvers call with tokens that were checked once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from srr._array.checks import check_array, check_nonnegative
-from srr._array.namespace import Array, asarray_like, core_cast, epsilon, eye, namespace, to_numpy
+from srr._array.namespace import Array, asarray_like, core_cast, device, epsilon, eye, namespace, to_numpy
 from srr.ops import relu_threshold, soft_threshold, unit_soft_threshold
 
 __all__ = ["Penalty", "SmoothPenalty", "UnitL1", "L1", "NonnegativeL1", "Ridge", "ClassSpheres", "RotatedPenalty"]
 
-Step = Any
+Step = Array | float
 """A number, or an array that broadcasts against (..., n, d)."""
 
 
@@ -29,25 +36,11 @@ class Penalty(Protocol):
 
 
 @runtime_checkable
-class SmoothPenalty(Protocol):
+class SmoothPenalty(Penalty, Protocol):
     """A penalty with a gradient, as solvers for smooth problems ask for."""
-
-    def value(self, Z: Array) -> Array:
-        """g(Z) per batch item."""
 
     def grad(self, Z: Array) -> Array:
         """Gradient of g, shape of Z."""
-
-
-def frobenius_norm(gap: Array) -> Array:
-    """Frobenius norm of each batch item."""
-    xp = namespace(gap)
-    gap = core_cast(gap, None, xp)
-    return xp.sqrt(xp.sum(xp.vecdot(gap, gap, axis=-1), axis=-1))
-
-
-# --- srr.penalties
-# Sparsity: l1 norms on the whole space, on the orthant, on the sphere and in a rotated frame.
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ class NonnegativeL1:
         """Size of grad + λ where an entry is positive, of its negative part where it is zero."""
         xp = namespace(Z, grad)
         slope = grad + self.lam
-        return frobenius_norm(xp.where(Z > 0, slope, xp.clip(slope, max=0.0)))
+        return frobenius_norm(xp.where(Z > 0, slope, xp.minimum(slope, xp.zeros_like(slope))))
 
 
 @dataclass(frozen=True)
@@ -209,22 +202,6 @@ class RotatedPenalty:
         return xp.where(xp.abs(Y) <= rounding, xp.zeros_like(Y), Y)
 
 
-def absolute_sum(Z: Array) -> Array:
-    """‖Z‖₁ of each batch item, in the precision of the core."""
-    xp = namespace(Z)
-    return xp.sum(core_cast(xp.abs(Z), None, xp), axis=(-2, -1))
-
-
-def l1_gap(Z: Array, grad: Array, lam: float) -> Array:
-    """Smallest element of grad + λ∂‖Z‖₁, entry by entry."""
-    xp = namespace(Z, grad)
-    return grad - xp.where(Z == 0, xp.clip(grad, min=-lam, max=lam), -lam * xp.sign(Z))
-
-
-# --- srr.penalties
-# What keeps tokens at a finite size: a ridge, or a sphere for every class.
-
-
 @dataclass(frozen=True)
 class Ridge:
     r"""Energy :math:`\tfrac{\lambda}{2} \lVert Z \rVert_F^2`, a smooth stand-in for a constraint on size.
@@ -279,9 +256,13 @@ class ClassSpheres:
 
     def __post_init__(self) -> None:
         y = to_numpy(self.labels)
+        xp = namespace(self.labels)
         if y.ndim != 1 or y.size == 0 or y.dtype.kind not in "iu" or y.min() < 0:
             raise ValueError(f"labels must be a vector of integers >= 0; got shape {y.shape}, dtype {y.dtype}")
-        object.__setattr__(self, "_member", (y[:, None] == to_numpy(sorted(set(y.tolist())))).astype(float))
+        member = y[:, None] == to_numpy(
+            sorted(set(y.tolist()))
+        )  # in the labels' library: a traced step converts nothing
+        object.__setattr__(self, "_member", xp.asarray(member.astype(np.float64), device=device(self.labels)))
 
     def value(self, Z: Array) -> Array:
         """0 on the spheres, +inf where a class is off by more than √machine epsilon, shape (...)."""
@@ -312,3 +293,22 @@ class ClassSpheres:
     def _per_token(self, x: Array) -> Array:
         """Each token's class value: (..., K) to (..., n, 1)."""
         return asarray_like(self._member, x) @ x[..., :, None]
+
+
+def frobenius_norm(gap: Array) -> Array:
+    """Frobenius norm of each batch item."""
+    xp = namespace(gap)
+    gap = core_cast(gap, None, xp)
+    return xp.sqrt(xp.sum(xp.vecdot(gap, gap, axis=-1), axis=-1))
+
+
+def absolute_sum(Z: Array) -> Array:
+    """‖Z‖₁ of each batch item, in the precision of the core."""
+    xp = namespace(Z)
+    return xp.sum(core_cast(xp.abs(Z), None, xp), axis=(-2, -1))
+
+
+def l1_gap(Z: Array, grad: Array, lam: Step) -> Array:
+    """Smallest element of grad + λ∂‖Z‖₁, entry by entry."""
+    xp = namespace(Z, grad)
+    return xp.where(Z == 0, soft_threshold(grad, threshold=lam, xp=xp), grad + lam * xp.sign(Z))

@@ -1,9 +1,15 @@
-"""What a solver may ask of a problem f(Z) + g(Z)."""
+"""What is solved: f(Z) + g(Z), a smooth part with its gradient and a penalty with its prox.
+
+Three problems: the sparse rate reduction that CRATE's layers unroll, maximal coding rate reduction with known
+classes, and sparse coding in a given dictionary.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, cast
 
 from srr._array.checks import check_array, check_bases, check_positive, check_same_dtype, check_tokens
 from srr._array.linalg import cholesky, cholesky_solve
@@ -13,16 +19,29 @@ from srr.ops import (
     gram,
     rate_reduction_value_and_grad,
     rate_scale,
-    sparse_rate_reduction_smoothness,
+    subspace_coding_rate_smoothness,
     subspace_coding_rate_value_and_grad,
 )
+from srr.ops.rates import check_partition
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with a default, which typing has from Python 3.13
+
+    G_co = TypeVar("G_co", bound=Penalty, covariant=True, default=UnitL1)
+else:
+    from typing import TypeVar
+
+    G_co = TypeVar("G_co", bound=Penalty, covariant=True)
 
 __all__ = ["Problem", "SparseRateReduction", "RateReduction", "SparseCoding"]
 
 
-class Problem(ABC):
+class Problem(ABC, Generic[G_co]):
     """Minimize f(Z) + g(Z): a smooth part f with its gradient, and a penalty g with its prox.
+
+    A subclass gives ``regularizer``, ``value_and_grad`` and ``smoothness``: the formulas that a step calls, without
+    checks, so that they also run traced. Everything else is built on them, and checks its tokens first.
 
     Values are one number per batch item, shape (...), in the precision of the core (float64 where the library
     has it), so that a line search sees more digits than the tokens carry.
@@ -30,7 +49,7 @@ class Problem(ABC):
 
     @property
     @abstractmethod
-    def regularizer(self) -> Penalty:
+    def regularizer(self) -> G_co:
         """The penalty g."""
 
     @abstractmethod
@@ -38,15 +57,24 @@ class Problem(ABC):
         """f(Z) of shape (...) and its gradient of shape (..., n, d)."""
 
     @abstractmethod
-    def smoothness(self, Z: Array) -> float:
-        """L such that the gradient of f is L-Lipschitz; depends on Z through its shape only."""
+    def smoothness(self, Z: Array) -> Array:
+        """L such that the gradient of f is L-Lipschitz, an array that broadcasts against (...).
+
+        Depends on Z through its shape only, and on the problem's parameters so that a derivative can be taken.
+        """
+
+    def check(self, Z: Array) -> None:
+        """Refuse tokens that this problem cannot take."""
+        check_tokens(Z)
 
     def value(self, Z: Array) -> Array:
         """f(Z), shape (...)."""
+        self.check(Z)
         return self.value_and_grad(Z)[0]
 
     def grad(self, Z: Array) -> Array:
         """Gradient of f, shape of Z."""
+        self.check(Z)
         return self.value_and_grad(Z)[1]
 
     def objective(self, Z: Array) -> Array:
@@ -59,15 +87,12 @@ class Problem(ABC):
 
     def start(self, Z: Array) -> Array:
         """The point of the domain of g nearest to Z."""
+        self.check(Z)
         return self.regularizer.prox(Z, step=0.0)
 
 
-# --- srr.problems
-# The problem that CRATE's layers unroll: many bits for all tokens, few for each subspace, few non-zeros.
-
-
 @dataclass(frozen=True, eq=False)
-class SparseRateReduction(Problem):
+class SparseRateReduction(Problem[G_co]):
     r"""Minimize the negative sparse rate reduction of tokens under known subspaces.
 
     .. math:: \min_Z \; R^c(Z; U) - R(Z) + g(Z)
@@ -97,36 +122,39 @@ class SparseRateReduction(Problem):
 
     U: Array
     eps: float
-    penalty: Penalty = field(default_factory=UnitL1)
+    penalty: G_co = field(default_factory=cast("Callable[[], G_co]", UnitL1))
     D: Array | None = None
     core_dtype: DType = None
-    _measured: Penalty = field(init=False, repr=False)
+    _measured: G_co = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_bases(self.U)
         check_positive(self.eps, "eps")
         measured = self.penalty if self.D is None else RotatedPenalty(self.penalty, self.D)
-        object.__setattr__(self, "_measured", measured)
+        object.__setattr__(self, "_measured", measured)  # in a frame it keeps value, prox and distance, not a gradient
 
     @property
-    def regularizer(self) -> Penalty:
+    def regularizer(self) -> G_co:
         """The penalty, in the frame D when there is one."""
         return self._measured
+
+    def check(self, Z: Array) -> None:
+        """Refuse tokens that are not real, finite and of the bases' dimension."""
+        check_tokens(Z)
+        check_bases(self.U, Z.shape[-1])
 
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
         """R^c - R and its gradient; more tokens than dimensions go through the second moment alone."""
         xp = namespace(Z, self.U)
-        check_tokens(Z, xp=xp)
-        check_bases(self.U, Z.shape[-1], xp=xp)
         A, U = core_cast(Z, self.core_dtype, xp), core_cast(self.U, self.core_dtype, xp)
         found = _from_moment(A, U, self.eps, xp) if A.shape[-2] > A.shape[-1] else None
         value, grad = found or _from_tokens(A, U, self.eps, self.core_dtype, xp)
         return value, xp.astype(grad, Z.dtype, copy=False)
 
-    def smoothness(self, Z: Array) -> float:
+    def smoothness(self, Z: Array) -> Array:
         """L_c + α/8 with L_c = β‖Σ U_kU_kᵀ‖₂."""
         xp = namespace(Z, self.U)
-        return float(xp.max(sparse_rate_reduction_smoothness(Z, self.U, eps=self.eps, xp=xp)))
+        return subspace_coding_rate_smoothness(Z, self.U, eps=self.eps, xp=xp) + rate_scale(Z, eps=self.eps) / 8.0
 
 
 def _from_tokens(A: Array, U: Array, eps: float, core_dtype: DType, xp: Namespace) -> tuple[Array, Array]:
@@ -160,12 +188,8 @@ def _half_logdet(L: Array, xp: Namespace) -> Array:
     return xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
 
 
-# --- srr.problems
-# Maximal coding rate reduction with known classes.
-
-
 @dataclass(frozen=True, eq=False)
-class RateReduction(Problem):
+class RateReduction(Problem[G_co]):
     r"""Minimize the negative coding rate reduction of tokens with known membership (MCR²).
 
     .. math:: \min_Z \; R^c(Z \mid \Pi) - R(Z) + g(Z)
@@ -194,16 +218,21 @@ class RateReduction(Problem):
 
     Pi: Array
     eps: float
-    penalty: Penalty
+    penalty: G_co
     core_dtype: DType = None
 
     def __post_init__(self) -> None:
         check_positive(self.eps, "eps")
 
     @property
-    def regularizer(self) -> Penalty:
+    def regularizer(self) -> G_co:
         """The penalty."""
         return self.penalty
+
+    def check(self, Z: Array) -> None:
+        """Refuse tokens that are not real and finite, or not as many as the memberships."""
+        check_tokens(Z)
+        check_partition(self.Pi, Z, namespace(Z))
 
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
         """R^c - R and its gradient."""
@@ -213,17 +242,14 @@ class RateReduction(Problem):
         value, grad = rate_reduction_value_and_grad(A, Pi, eps=self.eps, core_dtype=self.core_dtype, xp=xp)
         return -value, xp.astype(-grad, Z.dtype, copy=False)
 
-    def smoothness(self, Z: Array) -> float:
+    def smoothness(self, Z: Array) -> Array:
         """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""
-        return 9.0 / 8.0 * float(rate_scale(Z, eps=self.eps))
-
-
-# --- srr.problems
-# Sparse codes of given tokens in a given dictionary.
+        xp = namespace(Z)
+        return 9.0 / 8.0 * rate_scale(Z, eps=self.eps) * xp.ones_like(core_cast(Z[..., 0, 0], self.core_dtype, xp))
 
 
 @dataclass(frozen=True, eq=False)
-class SparseCoding(Problem):
+class SparseCoding(Problem[G_co]):
     r"""Minimize the lasso over the codes A of shape (..., n, m).
 
     .. math:: \min_A \; \tfrac12 \lVert Z - A D^\top \rVert_F^2 + g(A)
@@ -248,7 +274,7 @@ class SparseCoding(Problem):
 
     Z: Array
     D: Array
-    penalty: Penalty
+    penalty: G_co
 
     def __post_init__(self) -> None:
         check_tokens(self.Z)
@@ -258,9 +284,16 @@ class SparseCoding(Problem):
             raise ValueError(f"D must have shape (d, m) with d={self.Z.shape[-1]}; got {tuple(self.D.shape)}")
 
     @property
-    def regularizer(self) -> Penalty:
+    def regularizer(self) -> G_co:
         """The penalty."""
         return self.penalty
+
+    def check(self, A: Array) -> None:
+        """Refuse codes that are not real and finite, or not one of m numbers for every token."""
+        check_array(A, "A")
+        if A.shape[-2] != self.Z.shape[-2] or A.shape[-1] != self.D.shape[-1]:
+            wanted = f"(..., n, m) with n={self.Z.shape[-2]}, m={self.D.shape[-1]}"
+            raise ValueError(f"A must have shape {wanted}; got {tuple(A.shape)}")
 
     def value_and_grad(self, A: Array) -> tuple[Array, Array]:
         """Half the squared residual, shape (...), and (A Dᵀ - Z) D."""
@@ -269,7 +302,7 @@ class SparseCoding(Problem):
         value = 0.5 * xp.sum(core_cast(error, None, xp) ** 2, axis=(-2, -1))
         return value, error @ self.D
 
-    def smoothness(self, A: Array) -> float:
+    def smoothness(self, A: Array) -> Array:
         """‖D‖₂², the same for every A."""
         xp = namespace(A, self.D)
-        return float(xp.max(xp.linalg.svdvals(core_cast(self.D, None, xp))) ** 2)
+        return xp.linalg.svdvals(core_cast(self.D, None, xp))[..., 0] ** 2

@@ -3,7 +3,7 @@
 Their scikit-learn faces live in :mod:`srr.estimators`.
 """
 
-from srr.fits.coding_length import CodingLengthClustering, CodingLengthFit, coding_length
+from srr.fits.coding_length import CodingLengthFit, CodingLengthSegmentation, coding_length
 from srr.fits.mixture import (
     ExpectationMaximization,
     MixtureLikelihood,
@@ -23,7 +23,7 @@ __all__ = [
     # clusters by coding length
     "coding_length",
     "CodingLengthFit",
-    "CodingLengthClustering",
+    "CodingLengthSegmentation",
     # ReduNet
     "SphereRateReduction",
     "ReduNet",

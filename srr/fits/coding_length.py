@@ -1,4 +1,8 @@
-"""Clusters of tokens as eigenvectors and eigenvalues of their Gram matrices, and the coding length of every union."""
+"""Unknown number of subspaces: merge clusters as long as that shortens the code of the tokens.
+
+`Clusters` keeps every cluster as eigenvectors and eigenvalues of its Gram matrix, which give the coding length of
+every union; :func:`coding_length` measures a given segmentation, `CodingLengthSegmentation` looks for the shortest.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import numpy as np
 from srr._array.checks import check_array, check_count, check_positive, check_tokens
 from srr._array.namespace import Array, to_numpy
 
-Matrix = np.ndarray[Any, Any]
+Matrix = np.ndarray[Any, np.dtype[Any]]
+_FINEST = 1e-6  # smallest distortion relative to the tokens: rounding then costs about 1e-4 d nats a cluster
 _RANK = 1e-14  # eigenvalues below this share of the largest carry no digit
 _CHUNK = 2**22  # pairs of tokens whose gains are computed at once
 
@@ -144,13 +149,6 @@ def _eigen(A: Matrix) -> tuple[Matrix, Matrix]:
     return values[keep], axes[keep]
 
 
-# --- srr.fits.coding_length
-# Unknown number of subspaces: merge clusters as long as that shortens the code of the tokens.
-
-
-_FINEST = 1e-6  # smallest distortion relative to the tokens: rounding then costs about 1e-4 d nats a cluster
-
-
 def coding_length(Z: Array, labels: Array, *, eps: float) -> float:
     r"""Nats that code tokens cluster by cluster up to distortion ε, and which cluster each belongs to.
 
@@ -243,7 +241,7 @@ class CodingLengthFit:
 
 
 @dataclass(frozen=True)
-class CodingLengthClustering:
+class CodingLengthSegmentation:
     r"""Agglomerative clustering by coding length: the number of subspaces and their dimensions come out.
 
     Every token starts as a cluster; the two whose union saves most nats of :func:`coding_length` are merged, until
@@ -264,7 +262,7 @@ class CodingLengthClustering:
     Example:
         >>> import srr
         >>> mix = srr.subspace_mixture(n=[60, 40, 20], d=12, K=3, p=[3, 2, 1], noise=0.05, seed=0)
-        >>> fit = srr.CodingLengthClustering(eps=0.2).fit(mix.Z)
+        >>> fit = srr.CodingLengthSegmentation(eps=0.2).fit(mix.Z)
         >>> [int((fit.labels == k).sum()) for k in range(fit.K)]
         [60, 40, 20]
     """

@@ -1,4 +1,8 @@
-"""First guesses of subspaces: neighbors of a token, one subspace after another where the others explain least."""
+"""Unknown subspaces: a mixture of low-rank Gaussians fitted by expectation maximization.
+
+From top to bottom: the parameters and their likelihood, the two halves of a step, first guesses of the subspaces,
+and the fit, with K and p known or chosen by coding length.
+"""
 
 from __future__ import annotations
 
@@ -15,55 +19,10 @@ from srr._array.namespace import Array, Namespace, asarray_like, core_cast, name
 from srr.ops.subspaces import lift, project
 from srr.solvers.driver import Solution, minimize
 
-Matrix = np.ndarray[Any, Any]
+Matrix = np.ndarray[Any, np.dtype[Any]]
 _TRIES = 4  # neighborhoods tried for every subspace; the one that explains most is kept
-
-
-def seeded_bases(Z: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
-    """K bases of dimension p: each spans the tokens most aligned with one that is badly explained so far.
-
-    Args:
-        Z: tokens of shape (n, d).
-        K: number of subspaces.
-        p: their dimension.
-        rng: where the tokens and the sizes of their neighborhoods are drawn from.
-
-    Returns:
-        Orthonormal bases of shape (K, d, p).
-
-    Source: the spreading of k-means++ (Arthur and Vassilvitskii, 2007), with distances to subspaces.
-    """
-    norms = np.sqrt(np.sum(Z**2, axis=1))
-    directions = Z / np.where(norms > 0, norms, 1.0)[:, None]
-    left = norms**2
-    bases = []
-    for _ in range(K):
-        tried = [_neighborhood(Z, directions, left, K, p, rng) for _ in range(_TRIES)]
-        rests = [np.minimum(left, np.maximum(norms**2 - np.sum((Z @ U) ** 2, axis=1), 0.0)) for U in tried]
-        best = int(np.argmin([rest.sum() for rest in rests]))
-        bases.append(tried[best])
-        left = rests[best]
-    return np.stack(bases)
-
-
-def _neighborhood(Z: Matrix, directions: Matrix, left: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
-    """Basis of the tokens most aligned with one drawn by the energy that is left."""
-    n, d = Z.shape
-    total = left.sum()
-    center = rng.choice(n, p=left / total if total > 0 else None)
-    size = int(rng.integers(p, max(p, min(4 * p, n // K)) + 1))
-    aligned = np.abs(directions @ directions[center])
-    chosen = np.argpartition(-aligned, min(size, n - 1))[: size + 1]
-    basis = np.linalg.svd(Z[chosen], full_matrices=False)[2][:p].T
-    if basis.shape[1] < p:  # fewer tokens than dimensions: any further directions will do
-        basis = np.linalg.qr(np.hstack([basis, rng.standard_normal((d, p - basis.shape[1]))]))[0]
-    return np.asarray(basis)
-
-
-# --- srr.fits.mixture
-# Unknown subspaces: expectation maximization for a mixture of low-rank Gaussians.
-
-
+_TRIAL = 2  # steps that every restart is given before the best one goes on
+_SURVEY, _SURVEY_TOL = 30, 1e-6  # steps, and nats per token, after which candidates are compared
 _CHUNK = 4096  # tokens whose K weighted copies are held at once
 _FLOOR = 1e-12  # smallest noise variance, relative to the mean squared coordinate of the tokens
 
@@ -227,12 +186,55 @@ class ExpectationMaximization:
         return parameters, ExpectationState(objective, abs(state.objective - objective), membership)
 
 
-# --- srr.fits.mixture
-# Unknown subspaces: fit a mixture of low-rank Gaussians, with K and p known or chosen by coding length.
+def seeded_bases(Z: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
+    """K bases of dimension p: each spans the tokens most aligned with one that is badly explained so far.
+
+    Args:
+        Z: tokens of shape (n, d).
+        K: number of subspaces.
+        p: their dimension.
+        rng: where the tokens and the sizes of their neighborhoods are drawn from.
+
+    Returns:
+        Orthonormal bases of shape (K, d, p).
+
+    Source: the spreading of k-means++ (Arthur and Vassilvitskii, 2007), with distances to subspaces.
+    """
+    norms = np.sqrt(np.sum(Z**2, axis=1))
+    directions = Z / np.where(norms > 0, norms, 1.0)[:, None]
+    left = norms**2
+    bases = []
+    for _ in range(K):
+        tried = [_neighborhood(Z, directions, left, K, p, rng) for _ in range(_TRIES)]
+        rests = [np.minimum(left, np.maximum(norms**2 - np.sum((Z @ U) ** 2, axis=1), 0.0)) for U in tried]
+        best = int(np.argmin([rest.sum() for rest in rests]))
+        bases.append(tried[best])
+        left = rests[best]
+    return np.stack(bases)
 
 
-_TRIAL = 2  # steps that every restart is given before the best one goes on
-_SURVEY, _SURVEY_TOL = 30, 1e-6  # steps, and nats per token, after which candidates are compared
+def _neighborhood(Z: Matrix, directions: Matrix, left: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
+    """Basis of the tokens most aligned with one drawn by the energy that is left."""
+    n, d = Z.shape
+    total = left.sum()
+    center = rng.choice(n, p=left / total if total > 0 else None)
+    size = int(rng.integers(p, max(p, min(4 * p, n // K)) + 1))
+    aligned = np.abs(directions @ directions[center])
+    chosen = np.argpartition(-aligned, min(size, n - 1))[: size + 1]
+    basis = np.linalg.svd(Z[chosen], full_matrices=False)[2][:p].T
+    if basis.shape[1] < p:  # fewer tokens than dimensions: any further directions will do
+        basis = np.linalg.qr(np.hstack([basis, rng.standard_normal((d, p - basis.shape[1]))]))[0]
+    return np.asarray(basis)
+
+
+def first_guess(Z: Array, K: int, p: int, rng: np.random.Generator) -> MixtureParameters:
+    """Parameters from tokens assigned to the nearest of K seeded subspaces, on the backend of the tokens."""
+    xp = namespace(Z)
+    U = asarray_like(seeded_bases(to_numpy(Z), K, p, rng), Z, xp=xp)
+    energy = xp.sum(project(Z, U, xp=xp) ** 2, axis=-1)  # (K, n)
+    classes = asarray_like(np.arange(K)[:, None], Z, dtype=xp.int64, xp=xp)
+    nearest = xp.argmax(energy, axis=0)[None, :] == classes
+    return maximization(Z, xp.astype(nearest, Z.dtype).mT, p)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +257,7 @@ class SubspaceMixtureFit:
     labels: Array
     coding_length: float
     coding_lengths: Mapping[tuple[int, int], float]
-    solution: Solution
+    solution: Solution[MixtureParameters]
 
     @property
     def U(self) -> Array:
@@ -369,7 +371,7 @@ class SubspaceMixture:
             solution,
         )
 
-    def _survey(self, Z: Array, K: int, p: int, rng: np.random.Generator, *, long: bool) -> Solution:
+    def _survey(self, Z: Array, K: int, p: int, rng: np.random.Generator, *, long: bool) -> Solution[MixtureParameters]:
         """The most likely of the first guesses after a few steps, and some more where candidates compete."""
         problem, solver = MixtureLikelihood(Z), ExpectationMaximization(p)
         steps = min(_TRIAL, self.max_steps)
@@ -379,16 +381,6 @@ class SubspaceMixture:
         ]
         best = min(trials, key=lambda trial: float(trial.objective))
         return minimize(problem, best, solver, tol=_SURVEY_TOL, max_steps=_SURVEY) if long else best
-
-
-def first_guess(Z: Array, K: int, p: int, rng: np.random.Generator) -> MixtureParameters:
-    """Parameters from tokens assigned to the nearest of K seeded subspaces, on the backend of the tokens."""
-    xp = namespace(Z)
-    U = asarray_like(seeded_bases(to_numpy(Z), K, p, rng), Z, xp=xp)
-    energy = xp.sum(project(Z, U, xp=xp) ** 2, axis=-1)  # (K, n)
-    classes = asarray_like(np.arange(K)[:, None], Z, dtype=xp.int64, xp=xp)
-    nearest = xp.argmax(energy, axis=0)[None, :] == classes
-    return maximization(Z, xp.astype(nearest, Z.dtype).mT, p)
 
 
 def candidates(values: int | Iterable[int]) -> tuple[int, ...]:
@@ -404,7 +396,7 @@ def _check_sizes(Z: Array, pairs: list[tuple[int, int]]) -> None:
         )
 
 
-def _coding_length(Z: Array, solution: Solution, K: int, p: int) -> float:
+def _coding_length(Z: Array, solution: Solution[MixtureParameters], K: int, p: int) -> float:
     """Nats of the tokens, and half the logarithm of their number for each free parameter."""
     n, d = Z.shape
     free = K * p * (d - p) + (K - 1) + 2  # a point of the Grassmannian per class, probabilities, two variances

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr._array.namespace import Array, DType, namespace
 from srr.ops.rates import rate_scale
 from srr.ops.redunet import ReduNetOperators, compression_norms, redunet_increment, redunet_operators, to_sphere
-from srr.solvers.driver import Solution, minimize, unroll
+from srr.solvers.driver import Observation, Solution, minimize, unroll
+from srr.solvers.proximal import FixedStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,23 +76,12 @@ class ReduNet:
     ΔR as long as 1/η is at least the curvature 9α/8: that η = 8nε²/(9d) is the default.
 
     Args:
-        step_size: η > 0, in squared units of Z per nat; None for 8/(9α).
-
-    Raises:
-        ValueError: step_size is not positive.
+        rule: `FixedStep` of length η, 8/(9α) by default.
 
     Source: [REDU] (13)-(15).
     """
 
-    step_size: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.step_size is not None:
-            check_positive(self.step_size, "step_size")
-
-    def length(self, problem: SphereRateReduction, Z: Array) -> float:
-        """The step taken at Z."""
-        return 1.0 / problem.smoothness(Z) if self.step_size is None else self.step_size
+    rule: FixedStep = field(default_factory=FixedStep)
 
     def init(self, problem: SphereRateReduction, Z: Array) -> ReduNetState:
         """State at the first tokens."""
@@ -105,7 +95,7 @@ class ReduNet:
 
     def step(self, problem: SphereRateReduction, Z: Array, state: ReduNetState) -> tuple[Array, ReduNetState]:
         """Tokens after one layer, and their state."""
-        Z = to_sphere(Z + self.length(problem, Z) * state.increment, shift_axes=problem.shift_axes)
+        Z = to_sphere(Z + self.rule.length(problem, Z) * state.increment, shift_axes=problem.shift_axes)
         return Z, self.init(problem, Z)
 
 
@@ -121,7 +111,7 @@ class ReduNetLayer:
     """
 
     operators: ReduNetOperators
-    step: float
+    step: Array | float
     sharpness: float
     shift_axes: int
 
@@ -147,7 +137,7 @@ class ReduNetwork:
     readout: ReduNetOperators
     alpha: float
     shift_axes: int
-    solution: Solution
+    solution: Solution[Array]
 
     @property
     def rate_reduction(self) -> Array:
@@ -181,7 +171,7 @@ def build_redunet(
     *,
     eps: float,
     depth: int,
-    step_size: float | None = None,
+    step: float | None = None,
     sharpness: float = 100.0,
     shift_axes: int = 0,
     core_dtype: DType = None,
@@ -198,7 +188,7 @@ def build_redunet(
         Pi: integer labels of shape (n,), or membership weights of shape (n, K) whose rows sum to one.
         eps: distortion ε > 0, to be compared with the unit norm of the tokens.
         depth: number of layers ≥ 0.
-        step_size: η > 0; None for the largest step that is sure to raise ΔR, 8/(9α).
+        step: η > 0; None for the largest step that is sure to raise ΔR, 8/(9α).
         sharpness: λ ≥ 0 of the estimated membership.
         shift_axes: 0 for vectors; 1 or 2 for signals whose circular shifts belong to their class.
         core_dtype: dtype of the Gram matrices and their factors; float64 by default.
@@ -224,11 +214,13 @@ def build_redunet(
     """
     check_count(depth, "depth", least=0)
     check_nonnegative(sharpness, "sharpness")
-    problem = SphereRateReduction(Pi, eps, shift_axes, core_dtype)
-    solver, made = ReduNet(step_size), []
-    solution = minimize(
-        problem, Z, solver, tol=0.0, max_steps=depth, callbacks=[lambda seen: made.append(seen.state.operators)]
-    )
-    length = solver.length(problem, solution.Z)
+    problem, solver = SphereRateReduction(Pi, eps, shift_axes, core_dtype), ReduNet(FixedStep(step))
+    made: list[ReduNetOperators] = []
+
+    def keep(seen: Observation[Array, ReduNetState]) -> None:
+        made.append(seen.state.operators)
+
+    solution = minimize(problem, Z, solver, tol=0.0, max_steps=depth, callbacks=[keep])
+    length = solver.rule.length(problem, solution.Z)
     layers = tuple(ReduNetLayer(operators, length, sharpness, shift_axes) for operators in made[:-1])
     return ReduNetwork(layers, made[-1], problem.alpha(solution.Z), shift_axes, solution)

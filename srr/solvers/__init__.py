@@ -7,9 +7,10 @@ from srr.solvers.driver import (
     History,
     NotConvergedError,
     Observation,
-    Report,
+    Progress,
     Solution,
     Solver,
+    Startable,
     State,
     Status,
     minimize,
@@ -26,7 +27,14 @@ from srr.solvers.layers import (
     ResidualAttention,
     SoftmaxCompression,
 )
-from srr.solvers.proximal import Accelerated, Backtracking, BarzilaiBorwein, FixedStep, ProximalGradient, StepRule
+from srr.solvers.proximal import (
+    Accelerated,
+    Backtracking,
+    BarzilaiBorwein,
+    FixedStep,
+    ProximalGradient,
+    StepRule,
+)
 from srr.solvers.smooth import LBFGS
 
 __all__ = [
@@ -35,13 +43,14 @@ __all__ = [
     "History",
     "Solution",
     "NotConvergedError",
+    "Startable",
     "State",
     "Solver",
     "Observation",
     "Callback",
     "unroll",
     "minimize",
-    "Report",
+    "Progress",
     "EarlyStop",
     "Checkpoint",
     # proximal gradient and its step rules

@@ -1,11 +1,16 @@
-"""What a solver returns: the iterate, why each batch item ended, and how it got there."""
+"""The one driver that stops: a solver's steps, item by item, and why each item ended.
+
+An algorithm is a frozen set of hyper-parameters with ``init`` and ``step``. The step knows nothing of stopping, the
+driver knows nothing of mathematics: it reads ``state.objective`` and ``state.residual``, one number per batch item,
+and decides item by item. Callbacks observe a run and may ask it to stop; they never change it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,14 +25,27 @@ __all__ = [
     "History",
     "NotConvergedError",
     "Observation",
-    "Report",
+    "Progress",
     "Solution",
     "Solver",
+    "Startable",
     "State",
     "Status",
     "minimize",
     "unroll",
 ]
+
+
+PATIENCE = 100  # steps without any gain in objective or residual before an item may count as stalled
+FLAT = 1e-9  # an objective that moves by less (relative) stands still; momentum makes it rise and fall by more
+RESIDUAL_GAIN = 1e-3  # a residual this much lower (relative) counts as a gain
+RISE = 0.1  # an objective this much above the best one (relative) after PATIENCE steps is on its way up
+OBJECTIVE_GAIN = 1e-15  # so does an objective lower by more than its rounding error (relative)
+
+Numbers = np.ndarray[Any, np.dtype[Any]]
+"""Numbers about a run, on the host."""
+X = TypeVar("X")
+X_co = TypeVar("X_co", covariant=True)
 
 
 class Status(Enum):
@@ -49,11 +67,11 @@ class History(NamedTuple):
         residual: Distance to optimality, shape (steps + 1, ...).
     """
 
-    objective: np.ndarray[Any, Any]
-    residual: np.ndarray[Any, Any]
+    objective: Numbers
+    residual: Numbers
 
 
-class Solution(NamedTuple):
+class Solution(NamedTuple, Generic[X_co]):
     """Result of `minimize`. Numbers about the run live on the host, `Z` stays on its backend and device.
 
     Args:
@@ -65,11 +83,11 @@ class Solution(NamedTuple):
         history: Objective and residual at every step.
     """
 
-    Z: Any
-    status: Any
-    steps: Any
-    objective: Any
-    residual: Any
+    Z: X_co
+    status: Any  # NumPy gives an item of an object array of shape () as what it holds
+    steps: Numbers
+    objective: Numbers
+    residual: Numbers
     history: History
 
     @property
@@ -81,27 +99,12 @@ class Solution(NamedTuple):
 class NotConvergedError(RuntimeError):
     """Raised by ``minimize(..., throw=True)`` when an item did not converge; carries the `solution`."""
 
-    def __init__(self, solution: Solution) -> None:
+    def __init__(self, solution: Solution[object]) -> None:
         """Keep the solution and put the sentence of the first item that failed into the message."""
         self.solution = solution
         statuses = np.ravel(np.asarray(solution.status, dtype=object))
         failed = [status for status in statuses if status is not Status.CONVERGED]
         super().__init__(f"{len(failed)} of {len(statuses)} items did not converge: {failed[0].value}")
-
-
-# --- srr.solvers.driver
-# The solver protocol and the one driver that stops: ``minimize`` and ``unroll``.
-#
-# An algorithm is a frozen set of hyper-parameters with ``init`` and ``step``. The step knows nothing of
-# stopping, the driver knows nothing of mathematics: it reads ``state.objective`` and ``state.residual``, one
-# number per batch item, and decides item by item.
-
-
-PATIENCE = 100  # steps without any gain in objective or residual before an item may count as stalled
-FLAT = 1e-9  # an objective that moves by less (relative) stands still; momentum makes it rise and fall by more
-RESIDUAL_GAIN = 1e-3  # a residual this much lower (relative) counts as a gain
-RISE = 0.1  # an objective this much above the best one (relative) after PATIENCE steps is on its way up
-OBJECTIVE_GAIN = 1e-15  # so does an objective lower by more than its rounding error (relative)
 
 
 class State(Protocol):
@@ -120,17 +123,36 @@ class State(Protocol):
         """Distance of the current iterate to optimality, shape (...)."""
 
 
-class Solver(Protocol):
-    """An algorithm: hyper-parameters, a first state and one step."""
+S = TypeVar("S", bound=State)
+S_co = TypeVar("S_co", bound=State, covariant=True)
 
-    def init(self, problem: Any, Z: Any) -> Any:
+
+class Startable(Protocol):
+    """What the driver needs of a problem; a solver asks for more, by the type of its ``problem``."""
+
+    def start(self, Z: Any) -> Any:
+        """Feasible point of the problem nearest to `Z`, of the type of `Z`, after every check."""
+
+
+P = TypeVar("P", bound=Startable)
+P_contra = TypeVar("P_contra", bound=Startable, contravariant=True)
+
+
+class Solver(Protocol[P_contra, X, S]):
+    """An algorithm for problems P with points X: hyper-parameters, a first state S and one step.
+
+    Both are pure: what comes out depends on nothing but what went in. A network of the solver folds ``step``, or
+    ``layer(problem, Z, memory)`` where a solver has one: the same step without the numbers that only a driver reads.
+    """
+
+    def init(self, problem: P_contra, Z: X) -> S:
         """State at the first iterate `Z`."""
 
-    def step(self, problem: Any, Z: Any, state: Any) -> tuple[Any, Any]:
+    def step(self, problem: P_contra, Z: X, state: S) -> tuple[X, S]:
         """Next iterate and its state."""
 
 
-class Observation(NamedTuple):
+class Observation(NamedTuple, Generic[X_co, S_co]):
     """What a callback sees after each step; callbacks observe and never change the run.
 
     Args:
@@ -143,17 +165,19 @@ class Observation(NamedTuple):
     """
 
     step: int
-    Z: Any
-    state: Any
-    objective: np.ndarray[Any, Any]
-    residual: np.ndarray[Any, Any]
-    active: np.ndarray[Any, Any]
+    Z: X_co
+    state: S_co
+    objective: Numbers
+    residual: Numbers
+    active: Numbers
 
 
-Callback = Callable[[Observation], bool | None]
+Callback = Callable[[Observation[X, S]], object]
+"""Called with every observation; one that returns True stops the run. A callback that has a method ``finish`` is
+called there once more with the last observation, however the run ended."""
 
 
-def unroll(steps: Iterable[Callable[[Any], Any]], Z: Any) -> Any:
+def unroll(steps: Iterable[Callable[[X], X]], Z: X) -> X:
     """Fold `Z` through `steps`: a network is an unrolled solver.
 
     Args:
@@ -173,15 +197,15 @@ def unroll(steps: Iterable[Callable[[Any], Any]], Z: Any) -> Any:
 
 
 def minimize(
-    problem: Any,
-    Z0: Any,
-    solver: Solver,
+    problem: P,
+    Z0: X | Solution[X],
+    solver: Solver[P, X, S],
     *,
     tol: float = 1e-6,
     max_steps: int = 1000,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback[X, S]] = (),
     throw: bool = False,
-) -> Solution:
+) -> Solution[X]:
     r"""Minimize `problem` from `Z0` with `solver`, and say per batch item why it stopped.
 
     .. math:: \min_Z f(Z) + g(Z)
@@ -220,7 +244,7 @@ def minimize(
         Z, state = _select(keep, Z_new, Z), _select(keep, state_new, state)
         ledger.record(state)
         stop = ledger.observe(callbacks, Z, state)
-    solution = ledger.close(Z, Status.STOPPED if stop else Status.MAX_STEPS)
+    solution = ledger.close(callbacks, Z, state, Status.STOPPED if stop else Status.MAX_STEPS)
     if throw and not solution.converged:
         raise NotConvergedError(solution)
     return solution
@@ -242,7 +266,7 @@ class _Ledger:
         self._end(~np.isfinite(objective) | ~np.isfinite(residual), Status.DIVERGED)
         self._end(residual <= tol, Status.CONVERGED)
 
-    def accept(self, state: State) -> np.ndarray[Any, Any]:
+    def accept(self, state: State) -> Numbers:
         """Items that take the new iterate: active ones whose numbers are finite; the others diverged."""
         objective, residual = _host(state)
         finite = np.isfinite(objective) & np.isfinite(residual)
@@ -269,31 +293,42 @@ class _Ledger:
         self._end(waited & risen, Status.DIVERGED)
         self._end(self.step - self.moved_at >= PATIENCE, Status.STALLED)
 
-    def observe(self, callbacks: Sequence[Callback], Z: Any, state: State) -> bool:
+    def observe(self, callbacks: Sequence[Callback[X, S]], Z: X, state: S) -> bool:
         """Show every callback the current step; True when one of them asks to stop."""
-        seen = Observation(self.step, Z, state, self.objectives[-1], self.residuals[-1], self.active.copy())
+        seen = self._seen(Z, state)
         answers = [callback(seen) for callback in callbacks]
-        return any(answer is True for answer in answers)
+        return any(_asks_to_stop(answer) for answer in answers)
 
-    def close(self, Z: Any, reason: Status) -> Solution:
-        """Give the items that still run their `reason` and put the solution together."""
+    def close(self, callbacks: Sequence[Callback[X, S]], Z: X, state: S, reason: Status) -> Solution[X]:
+        """Give the items that still run their `reason`, let callbacks finish, and put the solution together."""
         self._end(self.active.copy(), reason)
+        for callback in callbacks:
+            if hasattr(callback, "finish"):
+                callback.finish(self._seen(Z, state))
         history = History(np.stack(self.objectives), np.stack(self.residuals))
         numbers = (self.status[()], self.steps[()], self.objectives[-1][()], self.residuals[-1][()])
         return Solution(Z, *numbers, history)
 
-    def _end(self, where: np.ndarray[Any, Any], status: Status) -> None:
+    def _seen(self, Z: X, state: S) -> Observation[X, S]:
+        return Observation(self.step, Z, state, self.objectives[-1], self.residuals[-1], self.active.copy())
+
+    def _end(self, where: Numbers, status: Status) -> None:
         where = where & self.active
         self.status[where] = status
         self.active = self.active & ~where
 
 
-def _host(state: State) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _asks_to_stop(answer: object) -> bool:
+    """Whether a callback returned True, of Python or of an array library; other values are not an answer."""
+    return bool(answer) if isinstance(answer, bool | np.bool_) or getattr(answer, "ndim", None) == 0 else False
+
+
+def _host(state: State) -> tuple[Numbers, Numbers]:
     objective = np.array(to_numpy(state.objective), dtype=np.float64)
     return objective, np.array(to_numpy(state.residual), dtype=np.float64)
 
 
-def _select(keep: np.ndarray[Any, Any], new: Any, old: Any) -> Any:
+def _select(keep: Numbers, new: Any, old: Any) -> Any:
     """Items of `new` where `keep`, of `old` elsewhere, through nested tuples; plain numbers are taken new."""
     if keep.all():
         return new
@@ -307,16 +342,12 @@ def _select(keep: np.ndarray[Any, Any], new: Any, old: Any) -> Any:
     return xp.where(asarray_like(mask, new, dtype=xp.bool), new, old)
 
 
-# --- srr.solvers.driver
-# Callbacks: they observe a run, and may ask it to stop; they never change it.
-
-
-class Report:
+class Progress(Generic[X, S]):
     """Hand every so many steps to a function, for a progress display or a log.
 
     Args:
         show: Called with the `Observation`.
-        every: Steps between two calls; the first iterate and the step that ends the last item are always shown.
+        every: Steps between two calls; the first iterate and the last one are always shown.
 
     Raises:
         ValueError: `every` is below 1.
@@ -324,20 +355,25 @@ class Report:
     Example:
         >>> import numpy as np, srr
         >>> lines = []
-        >>> report = Report(lambda seen: lines.append(seen.step), every=10)
+        >>> progress = srr.solvers.Progress(lambda seen: lines.append(seen.step), every=10)
         >>> problem = srr.SparseCoding(np.ones((1, 2)), np.eye(2), srr.L1(0.1))
-        >>> _ = srr.minimize(problem, np.zeros((1, 2)), srr.Accelerated(), callbacks=[report])
+        >>> _ = srr.minimize(problem, np.zeros((1, 2)), srr.Accelerated(), callbacks=[progress])
         >>> lines
         [0, 1]
     """
 
-    def __init__(self, show: Callable[[Observation], object], *, every: int = 1) -> None:
+    def __init__(self, show: Callable[[Observation[X, S]], object], *, every: int = 1) -> None:
         check_count(every, "every")
         self.show, self.every = show, every
 
-    def __call__(self, seen: Observation) -> None:
+    def __call__(self, seen: Observation[X, S]) -> None:
         """Show the step when it is its turn."""
-        if seen.step % self.every == 0 or not seen.active.any():
+        if seen.step % self.every == 0:
+            self.show(seen)
+
+    def finish(self, seen: Observation[X, S]) -> None:
+        """Show the last step, unless it just was."""
+        if seen.step % self.every:
             self.show(seen)
 
 
@@ -356,10 +392,10 @@ class EarlyStop:
         check_count(patience, "patience")
         check_nonnegative(gain, "gain")
         self.patience, self.gain = patience, gain
-        self._best: np.ndarray[Any, Any] | None = None
+        self._best: Numbers | None = None
         self._since = 0
 
-    def __call__(self, seen: Observation) -> bool:
+    def __call__(self, seen: Observation[object, State]) -> bool:
         """True when the wait is over."""
         if self._best is None or seen.step == 0:
             self._best, self._since = seen.objective.copy(), seen.step
@@ -378,7 +414,7 @@ class Checkpoint:
 
     Args:
         path: File to write, ending in ``.npz``.
-        every: Steps between two saves; the step that ends the last item is always saved.
+        every: Steps between two saves; the last step is always saved.
 
     Raises:
         ValueError: `path` does not end in ``.npz``, or `every` is below 1.
@@ -390,10 +426,17 @@ class Checkpoint:
         if self.path.suffix != ".npz":
             raise ValueError(f"path must end in .npz; got {str(path)!r}")
 
-    def __call__(self, seen: Observation) -> None:
+    def __call__(self, seen: Observation[Array, State]) -> None:
         """Write the iterate when it is its turn."""
-        if seen.step % self.every and seen.active.any():
-            return
+        if seen.step % self.every == 0:
+            self._save(seen)
+
+    def finish(self, seen: Observation[Array, State]) -> None:
+        """Write the last iterate, unless it just was."""
+        if seen.step % self.every:
+            self._save(seen)
+
+    def _save(self, seen: Observation[Array, State]) -> None:
         Z, objective, residual = to_numpy(seen.Z), seen.objective, seen.residual
         write_atomically(
             self.path, lambda file: np.savez(file, Z=Z, step=seen.step, objective=objective, residual=residual)

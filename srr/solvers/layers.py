@@ -1,4 +1,7 @@
-"""The two halves of a CRATE layer as plain maps of tokens: compress against subspaces, then sparsify."""
+"""A CRATE layer as a solver: compress against subspaces, then sparsify, again and again.
+
+The half-steps are plain maps of tokens, for a given problem; `Alternating` makes a solver of two of them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from srr.ops import (
     rate_scale,
     subspace_coding_rate_grad,
 )
-from srr.problems import Problem, SparseRateReduction
+from srr.penalties import Penalty
+from srr.problems import SparseRateReduction
+from srr.solvers.proximal import as_factor, check_step
 
 TokenMap = Callable[[Array], Array]
 
@@ -26,7 +31,7 @@ TokenMap = Callable[[Array], Array]
 class HalfStep(Protocol):
     """Half of a layer: tokens to tokens, for a given problem."""
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step, shape (..., n, d)."""
 
 
@@ -35,8 +40,8 @@ class ExactCompression:
     r"""Gradient step on the compression term, :math:`Z - \kappa \nabla R^c(Z; U)`.
 
     Args:
-        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole
-            problem. Up to 1/L_c it lowers R^c by at least κ‖∇R^c‖²/2.
+        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole problem. Up to 1/L_c it
+            lowers R^c by at least κ‖∇R^c‖²/2.
 
     Raises:
         ValueError: step is not positive.
@@ -44,12 +49,12 @@ class ExactCompression:
     Source: [CRATE] (9)-(10).
     """
 
-    step: float | None = None
+    step: Array | float | None = None
 
     def __post_init__(self) -> None:
-        _check_step(self.step)
+        check_step(self.step)
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         return Z - _safe(self.step, problem, Z) * subspace_coding_rate_grad(Z, problem.U, eps=problem.eps)
 
@@ -61,8 +66,7 @@ class NeumannCompression:
     Args:
         terms: terms beyond the identity; the paper has 1. A descent direction only where `neumann_validity` is
             below one.
-        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole
-            problem.
+        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole problem.
 
     Raises:
         ValueError: terms is negative or step is not positive.
@@ -71,13 +75,13 @@ class NeumannCompression:
     """
 
     terms: int = 1
-    step: float | None = None
+    step: Array | float | None = None
 
     def __post_init__(self) -> None:
         check_count(self.terms, "terms", least=0)
-        _check_step(self.step)
+        check_step(self.step)
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         grad = neumann_grad(Z, problem.U, eps=problem.eps, terms=self.terms)
         return Z - _safe(self.step, problem, Z) * grad
@@ -88,8 +92,7 @@ class SoftmaxCompression:
     r"""The attention form with its shrinkage, :math:`(1 - \kappa\beta) Z + \kappa\beta\, \mathrm{MSSA}(Z)`.
 
     Args:
-        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole
-            problem. β is counted once.
+        step: κ > 0, in squared units of Z per nat; None for 1/L of the whole problem. β is counted once.
         scale: factor of the attention scores; 1 in the theory.
 
     Raises:
@@ -98,14 +101,14 @@ class SoftmaxCompression:
     Source: [CRATE] (10), last line; the softmax in place of the Gram matrix is a heuristic without an error bound.
     """
 
-    step: float | None = None
+    step: Array | float | None = None
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_step(self.step)
+        check_step(self.step)
         check_nonnegative(self.scale, "scale")
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         share = _safe(self.step, problem, Z) * rate_scale(Z[..., : problem.U.shape[-1]], eps=problem.eps)
         return (1.0 - share) * Z + share * mssa(Z, problem.U, scale=self.scale)
@@ -135,7 +138,7 @@ class ResidualAttention:
     def __post_init__(self) -> None:
         check_nonnegative(self.scale, "scale")
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         X = Z if self.norm is None else self.norm(Z)
         return Z + mssa(X, problem.U, out=self.out, bias=self.bias, scale=self.scale)
@@ -169,7 +172,7 @@ class IstaSparsification:
         check_positive(self.step, "step")
         check_count(self.iterations, "iterations")
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Codes in place of the tokens."""
         Z = Z if self.norm is None else self.norm(Z)
         A = Z
@@ -185,7 +188,7 @@ class MajorizedSparsification:
     Args:
         lam: sparsity weight λ ≥ 0, in nats per unit of Z.
         D: orthogonal frame of shape (d, d), the standard basis by default.
-        curvature: curvature bound of -R in units of α: 9/4 in the paper, 1 suffices.
+        curvature: curvature bound of -R in units of α: 9/4 in the paper, 1/8 suffices.
 
     Raises:
         ValueError: lam is negative or curvature not positive.
@@ -201,7 +204,7 @@ class MajorizedSparsification:
         check_nonnegative(self.lam, "lam")
         check_positive(self.curvature, "curvature")
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Codes in place of the tokens."""
         alpha = coding_rate_smoothness(Z, eps=problem.eps)
         return prox_mm_step(Z, self.D, alpha=alpha, lam=self.lam, curvature=self.curvature)
@@ -214,8 +217,7 @@ class ProximalSparsification:
     With `UnitL1` this keeps every token on the unit sphere.
 
     Args:
-        step: t > 0, in squared units of Z per nat; None for 1/L of the whole
-            problem.
+        step: t > 0, in squared units of Z per nat; None for 1/L of the whole problem.
 
     Raises:
         ValueError: step is not positive.
@@ -223,29 +225,21 @@ class ProximalSparsification:
     Source: the proximal half of [CRATE] (13), with the exact gradient of R.
     """
 
-    step: float | None = None
+    step: Array | float | None = None
 
     def __post_init__(self) -> None:
-        _check_step(self.step)
+        check_step(self.step)
 
-    def __call__(self, problem: SparseRateReduction, Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         t = _safe(self.step, problem, Z)
         return problem.regularizer.prox(Z + t * coding_rate_grad(Z, eps=problem.eps), step=t)
 
 
-def _check_step(step: float | None) -> None:
-    if step is not None:
-        check_positive(step, "step")
-
-
-def _safe(step: float | None, problem: SparseRateReduction, Z: Array) -> float:
+def _safe(step: Array | float | None, problem: SparseRateReduction[Penalty], Z: Array) -> Array | float:
     """The step asked for, or 1/L: both halves then move as far as the proximal gradient method would."""
-    return 1.0 / problem.smoothness(Z) if step is None else step
-
-
-# --- srr.solvers.layers
-# Compress, then sparsify, again and again: a CRATE layer as a solver, and a solver as a network.
+    length = 1.0 / problem.smoothness(Z) if step is None else step
+    return as_factor(length, Z, namespace(Z))
 
 
 class AlternatingState(NamedTuple):
@@ -282,22 +276,31 @@ class Alternating:
     compress: HalfStep = field(default_factory=ExactCompression)
     sparsify: HalfStep = field(default_factory=ProximalSparsification)
 
-    def layer(self, problem: SparseRateReduction) -> Callable[[Array], Array]:
-        """The step as a map of tokens, for `unroll`."""
-        return lambda Z: self.sparsify(problem, self.compress(problem, Z))
-
-    def init(self, problem: Problem, Z: Array) -> AlternatingState:
+    def init(self, problem: SparseRateReduction[Penalty], Z: Array) -> AlternatingState:
         """State at Z."""
         if not isinstance(problem, SparseRateReduction):
             name = type(problem).__name__
             raise TypeError(f"Alternating needs a problem with subspaces, SparseRateReduction; got {name}")
-        objective = problem.objective(problem.start(Z))
+        objective = _objective(problem, Z)
         return AlternatingState(objective, namespace(Z).ones_like(objective))
 
-    def step(self, problem: SparseRateReduction, Z: Array, state: AlternatingState) -> tuple[Array, AlternatingState]:
+    def step(
+        self, problem: SparseRateReduction[Penalty], Z: Array, state: AlternatingState
+    ) -> tuple[Array, AlternatingState]:
         """One layer."""
         xp = namespace(Z)
-        Z_new = self.layer(problem)(Z)
+        Z_new, _ = self.layer(problem, Z)
         moved, size = (xp.sum(core_cast(A, None, xp) ** 2, axis=(-2, -1)) for A in (Z_new - Z, Z))
         residual = xp.sqrt(moved / xp.where(size > 0, size, xp.ones_like(size)))
-        return Z_new, AlternatingState(problem.objective(problem.start(Z_new)), residual)
+        return Z_new, AlternatingState(_objective(problem, Z_new), residual)
+
+    def layer(self, problem: SparseRateReduction[Penalty], Z: Array, memory: None = None) -> tuple[Array, None]:
+        """The step by itself: nothing is measured, nothing is remembered."""
+        return self.sparsify(problem, self.compress(problem, Z)), None
+
+
+def _objective(problem: SparseRateReduction[Penalty], Z: Array) -> Array:
+    """Objective at the feasible point nearest to Z."""
+    penalty = problem.regularizer
+    feasible = penalty.prox(Z, step=0.0)
+    return problem.value_and_grad(feasible)[0] + penalty.value(feasible)

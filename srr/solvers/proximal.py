@@ -1,4 +1,8 @@
-"""Proximal gradient: one gradient step on the smooth part, one prox of the penalty."""
+"""Proximal gradient methods: one gradient step on the smooth part, one prox of the penalty; plain or accelerated.
+
+The step rule says how long a step is. With `FixedStep` a step reads no value of an array, so that it also runs
+traced, under autograd, ``torch.compile``, ``vmap`` and ``jax.jit``; the other rules search.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from srr._array.checks import check_count, check_positive
-from srr._array.namespace import Array, Namespace, asarray_like, epsilon, namespace
+from srr._array.namespace import Array, Namespace, core_cast, epsilon, is_concrete, namespace
+from srr.penalties import Penalty
 from srr.problems import Problem
 
 SUFFICIENT = 1e-4  # share of the model's decrease ‖ΔZ‖²/(2·step) that a searched step must achieve
@@ -15,29 +20,11 @@ ROUNDING = 8.0  # rounding errors of the objective, in machine epsilons, that a 
 OVERFLOW_MARGIN = 0.25  # tokens above the largest float to this power count as lost: their Grams would overflow
 
 
-Trial = tuple[Array, Array, Array, Array, Array]  # iterate, objective, gradient, length, next proposal
+class Smooth(Protocol):
+    """A problem that knows the Lipschitz constant of its gradient."""
 
-
-class ProximalState(NamedTuple):
-    """State at Z: objective and residual, the smooth part and its gradient, and what the step rule remembers.
-
-    Args:
-        objective: f(Z) + g(Z), shape (...).
-        residual: distance of -∇f(Z) to ∂g(Z), shape (...).
-        grad: ∇f(Z), shape (..., n, d).
-        step: length of the last step, shape (...).
-        proposal: length the next step tries first, shape (...).
-        recent: the last objectives a search compares with, shape (..., memory).
-        safe: (1 - σ)/L, a step that always descends.
-    """
-
-    objective: Array
-    residual: Array
-    grad: Array
-    step: Array
-    proposal: Array
-    recent: Array
-    safe: float
+    def smoothness(self, Z: Array) -> Array | float:
+        """L."""
 
 
 class StepRule(Protocol):
@@ -51,8 +38,8 @@ class StepRule(Protocol):
     def shrink(self) -> float:
         """Factor of a rejected step."""
 
-    def first(self, safe: float) -> float:
-        """Length of the first step."""
+    def first(self, safe: Array) -> Array | float:
+        """Length of the first step, where `safe` always descends."""
 
     def propose(self, step: Array, moved: Array, curvature: Array, xp: Namespace) -> Array:
         """Length to try after a step that moved Z by `moved` = ‖ΔZ‖² and had `curvature` = ⟨ΔZ, Δ∇f⟩."""
@@ -63,7 +50,7 @@ class FixedStep:
     """The same step every time: `step`, or 1/L from the problem's smoothness constant.
 
     Args:
-        step: length of the step, in squared units of Z per nat; None for 1/L.
+        step: length of the step, in squared units of Z per nat, a number or an array of shape (...); None for 1/L.
         memory: no last objectives are compared with.
         shrink: a step is never made shorter.
 
@@ -73,17 +60,20 @@ class FixedStep:
     Source: theory of the proximal gradient method: f(Z) + g(Z) never rises for a step of at most 1/L.
     """
 
-    step: float | None = None
+    step: Array | float | None = None
     memory: int = 0
     shrink: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.step is not None:
-            check_positive(self.step, "step")
+        check_step(self.step)
 
-    def first(self, safe: float) -> float:
+    def first(self, safe: Array) -> Array | float:
         """The fixed step."""
         return safe if self.step is None else self.step
+
+    def length(self, problem: Smooth, Z: Array) -> Array | float:
+        """The step for a problem: 1/L is worked out only where no other was given."""
+        return 1.0 / problem.smoothness(Z) if self.step is None else self.step
 
     def propose(self, step: Array, moved: Array, curvature: Array, xp: Namespace) -> Array:
         """The same step again."""
@@ -112,7 +102,7 @@ class Backtracking:
     def __post_init__(self) -> None:
         _check_factors(self.grow, self.shrink, self.memory)
 
-    def first(self, safe: float) -> float:
+    def first(self, safe: Array) -> Array | float:
         """The safe step."""
         return safe
 
@@ -143,7 +133,7 @@ class BarzilaiBorwein:
     def __post_init__(self) -> None:
         _check_factors(self.grow, self.shrink, self.memory)
 
-    def first(self, safe: float) -> float:
+    def first(self, safe: Array) -> Array | float:
         """The safe step."""
         return safe
 
@@ -153,12 +143,45 @@ class BarzilaiBorwein:
         return xp.where(convex, moved / xp.where(convex, curvature, xp.ones_like(curvature)), self.grow * step)
 
 
+def check_step(step: Array | float | None) -> None:
+    """Refuse a step that is neither None, nor a positive number, nor an array of them."""
+    if step is not None and getattr(step, "ndim", 0) == 0:
+        check_positive(step, "step")
+    elif step is not None and is_concrete(step) and not bool(namespace(step).all(step > 0)):
+        raise ValueError("step must be > 0 for every item")
+
+
 def _check_factors(grow: float, shrink: float, memory: int) -> None:
     check_count(memory, "memory")
     if not grow >= 1:
         raise ValueError(f"grow must be >= 1; got {grow!r}")
     if not 0 < shrink < 1:
         raise ValueError(f"shrink must be between 0 and 1; got {shrink!r}")
+
+
+class ProximalState(NamedTuple):
+    """State at Z: objective and residual, the gradient of the smooth part, and what the step rule remembers.
+
+    Args:
+        objective: f(Z) + g(Z), shape (...).
+        residual: distance of -∇f(Z) to ∂g(Z), shape (...).
+        grad: ∇f(Z), shape (..., n, d).
+        step: length of the last step, shape (...).
+        proposal: length the next step tries first, shape (...).
+        recent: the last objectives a search compares with, shape (..., memory).
+        safe: (1 - σ)/L, a step that always descends, shape (...).
+    """
+
+    objective: Array
+    residual: Array
+    grad: Array
+    step: Array
+    proposal: Array
+    recent: Array
+    safe: Array
+
+
+Trial = tuple[Array, Array, Array, Array, Array]  # iterate, objective, gradient, length, next proposal
 
 
 @dataclass(frozen=True)
@@ -178,18 +201,18 @@ class ProximalGradient:
 
     rule: StepRule = Backtracking()
 
-    def init(self, problem: Problem, Z: Array) -> ProximalState:
+    def init(self, problem: Problem[Penalty], Z: Array) -> ProximalState:
         """State at Z."""
-        xp = namespace(Z)
-        safe = (1.0 - SUFFICIENT if self.rule.memory else 1.0) / problem.smoothness(Z)
         value, grad = problem.value_and_grad(Z)
         objective = value + problem.regularizer.value(Z)
         residual = problem.regularizer.distance(Z, grad)
-        first = xp.full_like(objective, self.rule.first(safe))
+        xp = namespace(objective)
+        safe = (1.0 - SUFFICIENT if self.rule.memory else 1.0) / problem.smoothness(Z) * xp.ones_like(objective)
+        first = self.rule.first(safe) * xp.ones_like(objective)
         recent = xp.stack([objective] * max(self.rule.memory, 1), axis=-1)
         return ProximalState(objective, residual, grad, first, first, recent, safe)
 
-    def step(self, problem: Problem, Z: Array, state: ProximalState) -> tuple[Array, ProximalState]:
+    def step(self, problem: Problem[Penalty], Z: Array, state: ProximalState) -> tuple[Array, ProximalState]:
         """Next iterate: the proposed step as it is, or the first trial that lowers the objective enough."""
         search = self._search if self.rule.memory else self._as_proposed
         Z_new, objective, grad, length, proposal = search(problem, Z, state, namespace(Z))
@@ -197,10 +220,20 @@ class ProximalGradient:
         recent = namespace(Z).concat([state.recent[..., 1:], objective[..., None]], axis=-1)
         return Z_new, ProximalState(objective, residual, grad, length, proposal, recent, state.safe)
 
-    def _as_proposed(self, problem: Problem, Z: Array, state: ProximalState, xp: Namespace) -> Trial:
+    def layer(self, problem: Problem[Penalty], Z: Array, memory: None = None) -> tuple[Array, None]:
+        """A fixed step by itself: the gradient is taken at Z, nothing is measured, nothing is remembered.
+
+        Raises:
+            ValueError: the rule searches, which depends on values.
+        """
+        return move(problem, Z, problem.value_and_grad(Z)[1], fixed_length(self.rule, problem, Z), namespace(Z))[
+            0
+        ], None
+
+    def _as_proposed(self, problem: Problem[Penalty], Z: Array, state: ProximalState, xp: Namespace) -> Trial:
         return (*_trial(problem, Z, state.grad, state.proposal, xp), state.proposal, state.proposal)
 
-    def _search(self, problem: Problem, Z: Array, state: ProximalState, xp: Namespace) -> Trial:
+    def _search(self, problem: Problem[Penalty], Z: Array, state: ProximalState, xp: Namespace) -> Trial:
         length = state.proposal
         while True:
             Z_new, objective, grad = _trial(problem, Z, state.grad, length, xp)
@@ -226,20 +259,41 @@ class ProximalGradient:
         return enough | level | (length <= state.safe)
 
 
-def _trial(problem: Problem, Z: Array, grad: Array, length: Array, xp: Namespace) -> tuple[Array, Array, Array]:
+def fixed_length(rule: StepRule, problem: Smooth, Z: Array) -> Array | float:
+    """Length of a step that is not searched for."""
+    if not isinstance(rule, FixedStep):
+        raise ValueError(f"rule must be FixedStep for a layer, since a search depends on values; got {rule!r}")
+    return rule.length(problem, Z)
+
+
+def move(problem: Problem[Penalty], Z: Array, grad: Array, length: Array | float, xp: Namespace) -> tuple[Array, Array]:
+    """Gradient step from Z and prox; items that overflowed are put back to Z, and which those are, shape (...)."""
+    t = as_factor(length, Z, xp)
+    return keep_finite(problem.regularizer.prox(Z - t * grad, step=t), Z, xp)
+
+
+def _trial(
+    problem: Problem[Penalty], Z: Array, grad: Array, length: Array, xp: Namespace
+) -> tuple[Array, Array, Array]:
     """Trial iterate with its objective and gradient."""
-    t = asarray_like(length, Z, xp=xp)[..., None, None]
-    Z_new, lost = keep_finite(problem.regularizer.prox(Z - t * grad, step=t), Z, xp)
+    Z_new, lost = move(problem, Z, grad, length, xp)
     value, grad_new = problem.value_and_grad(Z_new)
     objective = value + problem.regularizer.value(Z_new)
     return Z_new, xp.where(lost, xp.full_like(objective, float("inf")), objective), grad_new
+
+
+def as_factor(length: Array | float, Z: Array, xp: Namespace) -> Array | float:
+    """A step of shape (...) in the dtype of Z and with its axes; a number as it is."""
+    if isinstance(length, int | float):
+        return float(length)
+    return xp.astype(length, Z.dtype, copy=False)[..., None, None]
 
 
 def keep_finite(Z_new: Array, Z: Array, xp: Namespace) -> tuple[Array, Array]:
     """New tokens, with the items that overflowed put back to Z, and which those are, shape (...)."""
     bound = float(xp.finfo(Z.dtype).max) ** OVERFLOW_MARGIN
     kept = xp.maximum(xp.max(Z_new, axis=(-2, -1)), -xp.min(Z_new, axis=(-2, -1))) < bound
-    if bool(xp.all(kept)):
+    if is_concrete(kept) and bool(xp.all(kept)):
         return Z_new, ~kept
     return xp.where(kept[..., None, None], Z_new, Z), ~kept
 
@@ -249,26 +303,32 @@ def inner(A: Array, B: Array, xp: Namespace) -> Array:
     return xp.sum(xp.vecdot(A, B, axis=-1), axis=-1)
 
 
-# --- srr.solvers.proximal
-# Accelerated proximal gradient that restarts whenever the objective would rise.
+class Momentum(NamedTuple):
+    """Where the next gradient is taken, and Nesterov's t.
+
+    Args:
+        ahead: extrapolated point, shape (..., n, d).
+        t: 1 right after a restart, shape (...).
+    """
+
+    ahead: Array
+    t: Array
 
 
 class AcceleratedState(NamedTuple):
-    """State at Z: objective and residual, where the next gradient is taken, and the momentum.
+    """State at Z.
 
     Args:
         objective: f(Z) + g(Z), shape (...).
         residual: distance of -∇f(Z) to ∂g(Z), shape (...).
-        ahead: extrapolated point of the next gradient, shape (..., n, d).
-        momentum: Nesterov's t, shape (...); 1 right after a restart.
-        step: length of the step.
+        momentum: where the next gradient is taken.
+        step: length of the step, shape (...).
     """
 
     objective: Array
     residual: Array
-    ahead: Array
-    momentum: Array
-    step: float
+    momentum: Momentum
+    step: Array
 
 
 @dataclass(frozen=True)
@@ -281,50 +341,74 @@ class Accelerated:
     Where F(Z⁺) > F(Z), the iterate stays and the momentum starts again from Z.
 
     Args:
-        step_size: length of the step, in squared units of Z per nat; None for 1/L.
+        rule: `FixedStep`.
         restart: False for plain FISTA, whose objective may rise.
 
     Raises:
-        ValueError: step_size is not positive.
+        ValueError: the rule is another one.
 
     Source: Beck and Teboulle (2009), (4.1)-(4.3); O'Donoghue and Candès (2015), function scheme.
     """
 
-    step_size: float | None = None
+    rule: FixedStep = FixedStep()
     restart: bool = True
 
     def __post_init__(self) -> None:
-        if self.step_size is not None:
-            check_positive(self.step_size, "step_size")
+        if not isinstance(self.rule, FixedStep):
+            raise ValueError(f"rule must be a FixedStep; got {self.rule!r}")
 
-    def init(self, problem: Problem, Z: Array) -> AcceleratedState:
+    def init(self, problem: Problem[Penalty], Z: Array) -> AcceleratedState:
         """State at Z, without momentum."""
-        xp = namespace(Z)
         value, grad = problem.value_and_grad(Z)
         objective = value + problem.regularizer.value(Z)
-        step = 1.0 / problem.smoothness(Z) if self.step_size is None else self.step_size
-        residual = problem.regularizer.distance(Z, grad)
-        return AcceleratedState(objective, residual, Z, xp.ones_like(objective), step)
+        ones = namespace(objective).ones_like(objective)
+        step = self.rule.length(problem, Z) * ones
+        return AcceleratedState(objective, problem.regularizer.distance(Z, grad), Momentum(Z, ones), step)
 
-    def step(self, problem: Problem, Z: Array, state: AcceleratedState) -> tuple[Array, AcceleratedState]:
+    def step(self, problem: Problem[Penalty], Z: Array, state: AcceleratedState) -> tuple[Array, AcceleratedState]:
         """Next iterate, or the same one with its momentum gone."""
         xp = namespace(Z)
-        trial = problem.regularizer.prox(state.ahead - state.step * problem.grad(state.ahead), step=state.step)
-        trial, lost = keep_finite(trial, Z, xp)
+        ahead = state.momentum.ahead
+        trial, lost = self._trial(problem, Z, ahead, state.step, xp)
         value, grad = problem.value_and_grad(trial)
         objective = value + problem.regularizer.value(trial)
         objective = xp.where(lost, xp.full_like(objective, float("inf")), objective)
         residual = problem.regularizer.distance(trial, grad)
-        slack = ROUNDING * epsilon(objective.dtype, xp) * xp.abs(state.objective)
-        rose = (objective > state.objective + slack) & (state.momentum > 1.0) & self.restart
-        Z_new = xp.where(rose[..., None, None], Z, trial)
-        momentum = 0.5 * (1.0 + xp.sqrt(1.0 + 4.0 * state.momentum**2))
-        gain = asarray_like((state.momentum - 1.0) / momentum, Z, xp=xp)[..., None, None]
-        ahead, _ = keep_finite(Z_new + xp.where(rose[..., None, None], 0.0 * gain, gain) * (Z_new - Z), Z_new, xp)
-        return Z_new, AcceleratedState(
-            xp.where(rose, state.objective, objective),
-            xp.where(rose, state.residual, residual),
-            ahead,
-            xp.where(rose, xp.ones_like(momentum), momentum),
-            state.step,
-        )
+        rose = self._rose(state.objective, objective, state.momentum, xp)
+        Z_new, momentum = _extrapolate(Z, trial, rose, state.momentum, xp)
+        objective, residual = xp.where(rose, state.objective, objective), xp.where(rose, state.residual, residual)
+        return Z_new, AcceleratedState(objective, residual, momentum, state.step)
+
+    def layer(self, problem: Problem[Penalty], Z: Array, memory: Momentum | None = None) -> tuple[Array, Momentum]:
+        """The step with what it remembers, the momentum alone; objectives are worked out where a restart asks."""
+        xp = namespace(Z)
+        length = self.rule.length(problem, Z)
+        if memory is None:
+            memory = Momentum(Z, xp.ones_like(core_cast(Z[..., 0, 0], None, xp)))
+        trial, lost = self._trial(problem, Z, memory.ahead, length, xp)
+        if not self.restart:
+            return _extrapolate(Z, trial, xp.zeros_like(lost), memory, xp)
+        before, after = (problem.value_and_grad(A)[0] + problem.regularizer.value(A) for A in (Z, trial))
+        after = xp.where(lost, xp.full_like(after, float("inf")), after)
+        return _extrapolate(Z, trial, self._rose(before, after, memory, xp), memory, xp)
+
+    def _trial(
+        self, problem: Problem[Penalty], Z: Array, ahead: Array, length: Array | float, xp: Namespace
+    ) -> tuple[Array, Array]:
+        """Gradient step and prox from the extrapolated point; Z where that overflowed."""
+        t = as_factor(length, Z, xp)
+        return keep_finite(problem.regularizer.prox(ahead - t * problem.value_and_grad(ahead)[1], step=t), Z, xp)
+
+    def _rose(self, before: Array, after: Array, momentum: Momentum, xp: Namespace) -> Array:
+        """Items whose objective rose by more than rounding while they had momentum."""
+        slack = ROUNDING * epsilon(before.dtype, xp) * xp.abs(before)
+        return (after > before + slack) & (momentum.t > 1.0) & self.restart
+
+
+def _extrapolate(Z: Array, trial: Array, rose: Array, momentum: Momentum, xp: Namespace) -> tuple[Array, Momentum]:
+    """Iterate and momentum after a trial: the old iterate without momentum where the objective rose."""
+    Z_new = xp.where(rose[..., None, None], Z, trial)
+    t = 0.5 * (1.0 + xp.sqrt(1.0 + 4.0 * momentum.t**2))
+    gain = as_factor(xp.where(rose, xp.zeros_like(t), (momentum.t - 1.0) / t), Z, xp)
+    ahead, _ = keep_finite(Z_new + gain * (Z_new - Z), Z_new, xp)
+    return Z_new, Momentum(ahead, xp.where(rose, xp.ones_like(t), t))

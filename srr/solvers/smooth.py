@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from srr._array.checks import check_count
 from srr._array.namespace import Array, asarray_like, namespace, to_numpy
-from srr.penalties import SmoothPenalty
+from srr.penalties import Penalty, SmoothPenalty
 from srr.problems import Problem
+
+Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 class SmoothState(NamedTuple):
@@ -50,18 +54,18 @@ class LBFGS:
         check_count(self.memory, "memory")
         check_count(self.inner, "inner")
 
-    def init(self, problem: Problem, Z: Array) -> SmoothState:
+    def init(self, problem: Problem[SmoothPenalty], Z: Array) -> SmoothState:
         """State at Z."""
         if Z.ndim != 2:
             raise ValueError(f"LBFGS solves one problem at a time; Z must have shape (n, d), got {tuple(Z.shape)}")
         value, grad = _value_and_grad(problem, Z)
         return SmoothState(value, _norm(grad))
 
-    def step(self, problem: Problem, Z: Array, state: SmoothState) -> tuple[Array, SmoothState]:
+    def step(self, problem: Problem[SmoothPenalty], Z: Array, state: SmoothState) -> tuple[Array, SmoothState]:
         """Where SciPy arrives after at most `inner` iterations."""
         from scipy.optimize import minimize as scipy_minimize
 
-        def fun(x: Any) -> tuple[float, Any]:
+        def fun(x: Vector) -> tuple[float, Vector]:
             value, grad = _value_and_grad(problem, asarray_like(x.reshape(shape), Z))
             return float(value), to_numpy(grad).astype(float).ravel()
 
@@ -74,8 +78,8 @@ class LBFGS:
         return Z_new, SmoothState(value, _norm(grad))
 
 
-def _value_and_grad(problem: Problem, Z: Array) -> tuple[Array, Array]:
-    penalty = problem.regularizer
+def _value_and_grad(problem: Problem[SmoothPenalty], Z: Array) -> tuple[Array, Array]:
+    penalty: Penalty = problem.regularizer  # whoever checks no types gets a sentence
     if not isinstance(penalty, SmoothPenalty):
         name = type(penalty).__name__
         raise TypeError(f"LBFGS needs a penalty with a gradient, such as Ridge; got {name}")

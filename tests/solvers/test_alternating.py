@@ -90,7 +90,7 @@ def test_one_step_is_a_crate_layer(normed):
     with torch.no_grad():
         step, _ = solver.step(problem, Z, solver.init(problem, Z))
         torch.testing.assert_close(step, block(Z), rtol=0, atol=1e-12)
-        twice = srr.solvers.unroll([solver.layer(problem)] * 2, Z)
+        twice = srr.solvers.unroll([lambda Z: solver.layer(problem, Z)[0]] * 2, Z)
         torch.testing.assert_close(twice, block(block(Z)), rtol=0, atol=1e-12)
 
 
@@ -103,7 +103,7 @@ def test_exact_layers_reach_the_converged_solver():
     converged = srr.minimize(PROBLEM, MIX.Z, srr.ProximalGradient(), tol=1e-8)
     assert solution.objective == pytest.approx(converged.objective, rel=1e-9)
     assert PROBLEM.distance(solution.Z) < 1e-9
-    unrolled = srr.solvers.unroll([solver.layer(PROBLEM)] * int(solution.steps), START)
+    unrolled = srr.solvers.unroll([lambda Z: solver.layer(PROBLEM, Z)[0]] * int(solution.steps), START)
     np.testing.assert_allclose(unrolled, solution.Z, atol=1e-12)
 
 
@@ -137,8 +137,8 @@ def test_neumann_layers_need_a_valid_series():
 def test_backends_agree(backend: Backend):
     problem = srr.SparseRateReduction(backend.asarray(MIX.U), 0.5, srr.UnitL1(0.005))
     solver = srr.Alternating(srr.solvers.SoftmaxCompression(), srr.solvers.ProximalSparsification())
-    wanted = srr.solvers.unroll([solver.layer(PROBLEM)] * 3, START)
-    got = srr.solvers.unroll([solver.layer(problem)] * 3, backend.asarray(START))
+    wanted = srr.solvers.unroll([lambda Z: solver.layer(PROBLEM, Z)[0]] * 3, START)
+    got = srr.solvers.unroll([lambda Z: solver.layer(problem, Z)[0]] * 3, backend.asarray(START))
     backend.close(to_numpy(got), wanted, ulps=1e5)
 
 

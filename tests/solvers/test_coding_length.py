@@ -56,7 +56,7 @@ def test_every_merge_is_the_one_of_the_plain_algorithm(n: int, d: int, rank: int
     bases = rng.standard_normal((2, min(rank, d), d))
     Z = np.stack([rng.standard_normal(len(bases[i % 2])) @ bases[i % 2] for i in range(n)])
     Z = Z + 0.05 * rng.standard_normal((n, d))
-    fit = srr.CodingLengthClustering(eps).fit(Z)
+    fit = srr.CodingLengthSegmentation(eps).fit(Z)
     labels, history = naive_clustering(Z, eps)
     np.testing.assert_array_equal(fit.labels, labels)
     np.testing.assert_allclose(fit.history, history, rtol=1e-9)
@@ -65,7 +65,7 @@ def test_every_merge_is_the_one_of_the_plain_algorithm(n: int, d: int, rank: int
 @pytest.mark.parametrize("clusters", [1, 2, 7])
 def test_a_given_number_of_clusters(clusters: int) -> None:
     Z = srr.subspace_mixture(n=24, d=5, K=2, p=2, noise=0.05, seed=0).Z
-    fit = srr.CodingLengthClustering(EPS, K=clusters).fit(Z)
+    fit = srr.CodingLengthSegmentation(EPS, K=clusters).fit(Z)
     np.testing.assert_array_equal(fit.labels, naive_clustering(Z, EPS, clusters)[0])
     assert clusters == fit.K
 
@@ -95,7 +95,7 @@ def test_the_length_of_one_cluster_is_its_rate() -> None:
 def test_the_number_of_subspaces_comes_out(sizes: list[int], d: int, dims: list[int], eps: float) -> None:
     """Separated mixtures, noise vector 0.1 long: K, sizes and every label over a decade of distortions."""
     mix = srr.subspace_mixture(n=sizes, d=d, K=len(sizes), p=dims, noise=0.1 / np.sqrt(d), rotated=True, seed=0)
-    fit = srr.CodingLengthClustering(eps).fit(mix.Z)
+    fit = srr.CodingLengthSegmentation(eps).fit(mix.Z)
     assert len(sizes) == fit.K
     for k in range(fit.K):
         found, counts = np.unique(mix.labels[fit.labels == k], return_counts=True)
@@ -108,7 +108,7 @@ def test_the_number_of_subspaces_comes_out(sizes: list[int], d: int, dims: list[
 def test_many_noisy_tokens_without_being_told_k(eps: float) -> None:
     """d = 64, K = 6, p = 5 independent subspaces; the noise vector 0.3 long, the signal vector √5."""
     mix = srr.subspace_mixture(n=600, d=64, K=6, p=5, noise=0.3 / 8, coherence=None, rotated=True, seed=0)
-    fit = srr.CodingLengthClustering(eps).fit(mix.Z)
+    fit = srr.CodingLengthSegmentation(eps).fit(mix.Z)
     assert fit.K == 6
     assert sum(np.bincount(mix.labels[fit.labels == k]).max() for k in range(6)) >= 0.99 * 600
 
@@ -116,14 +116,14 @@ def test_many_noisy_tokens_without_being_told_k(eps: float) -> None:
 def test_greedy_merging_can_miss_the_shortest_code() -> None:
     """Outside the separated mixtures: more noise, and merging ends at a longer code than the truth has."""
     mix = srr.subspace_mixture(n=600, d=64, K=6, p=5, noise=0.3 * np.sqrt(5 / 64), coherence=None, rotated=True, seed=0)
-    fit = srr.CodingLengthClustering(0.67).fit(mix.Z)
+    fit = srr.CodingLengthSegmentation(0.67).fit(mix.Z)
     assert fit.coding_length > 1.05 * srr.coding_length(mix.Z, mix.labels, eps=0.67)
     assert fit.K != 6
 
 
 def test_new_tokens_go_where_they_add_least() -> None:
     mix = srr.subspace_mixture(n=60, d=6, K=3, p=2, noise=0.05, seed=0)
-    fit = srr.CodingLengthClustering(EPS).fit(mix.Z[:50])
+    fit = srr.CodingLengthSegmentation(EPS).fit(mix.Z[:50])
     lengths = fit.incremental_lengths(mix.Z[50:])
     for i, z in enumerate(mix.Z[50:]):
         for k in range(fit.K):
@@ -141,7 +141,7 @@ def test_new_tokens_go_where_they_add_least() -> None:
 def test_order_of_the_tokens_does_not_count() -> None:
     mix = srr.subspace_mixture(n=[30, 20, 10], d=8, K=3, p=2, noise=0.05, seed=0)
     order = np.random.default_rng(1).permutation(60)
-    a, b = (srr.CodingLengthClustering(EPS).fit(mix.Z[i]) for i in (np.arange(60), order))
+    a, b = (srr.CodingLengthSegmentation(EPS).fit(mix.Z[i]) for i in (np.arange(60), order))
     np.testing.assert_array_equal(a.labels[order], b.labels)
 
 
@@ -152,7 +152,7 @@ def test_order_of_the_tokens_does_not_count() -> None:
     ids=["zeros", "duplicates", "axes", "scales"],
 )
 def test_degenerate_tokens(Z: np.ndarray, eps: float) -> None:
-    fit = srr.CodingLengthClustering(eps).fit(Z)
+    fit = srr.CodingLengthSegmentation(eps).fit(Z)
     assert np.isfinite(fit.history).all()
     assert (np.diff(fit.history) < 0).all()
     assert fit.coding_length == pytest.approx(srr.coding_length(Z, fit.labels, eps=eps), rel=1e-6)
@@ -160,16 +160,16 @@ def test_degenerate_tokens(Z: np.ndarray, eps: float) -> None:
 
 Z3 = np.ones((3, 2))
 BAD = {
-    "eps": (lambda: srr.CodingLengthClustering(0.0), ValueError, "eps"),
-    "eps without digits": (lambda: srr.CodingLengthClustering(1e-9).fit(Z3), ValueError, "eps"),
-    "K": (lambda: srr.CodingLengthClustering(1.0, K=0), ValueError, "K"),
-    "K not whole": (lambda: srr.CodingLengthClustering(1.0, K=1.5), TypeError, "K"),
-    "more clusters than tokens": (lambda: srr.CodingLengthClustering(1.0, K=4).fit(Z3), ValueError, "K=4"),
-    "three axes": (lambda: srr.CodingLengthClustering(1.0).fit(np.ones((2, 3, 2))), ValueError, "shape"),
-    "integers": (lambda: srr.CodingLengthClustering(1.0).fit(np.ones((3, 2), dtype=int)), TypeError, "Z"),
-    "infinite": (lambda: srr.CodingLengthClustering(1.0).fit(np.full((3, 2), np.inf)), ValueError, "finite"),
+    "eps": (lambda: srr.CodingLengthSegmentation(0.0), ValueError, "eps"),
+    "eps without digits": (lambda: srr.CodingLengthSegmentation(1e-9).fit(Z3), ValueError, "eps"),
+    "K": (lambda: srr.CodingLengthSegmentation(1.0, K=0), ValueError, "K"),
+    "K not whole": (lambda: srr.CodingLengthSegmentation(1.0, K=1.5), TypeError, "K"),
+    "more clusters than tokens": (lambda: srr.CodingLengthSegmentation(1.0, K=4).fit(Z3), ValueError, "K=4"),
+    "three axes": (lambda: srr.CodingLengthSegmentation(1.0).fit(np.ones((2, 3, 2))), ValueError, "shape"),
+    "integers": (lambda: srr.CodingLengthSegmentation(1.0).fit(np.ones((3, 2), dtype=int)), TypeError, "Z"),
+    "infinite": (lambda: srr.CodingLengthSegmentation(1.0).fit(np.full((3, 2), np.inf)), ValueError, "finite"),
     "labels": (lambda: srr.coding_length(Z3, np.zeros(2, dtype=int), eps=1.0), ValueError, "labels"),
-    "other size": (lambda: srr.CodingLengthClustering(1.0).fit(Z3).assign(np.ones((3, 5))), ValueError, "d=2"),
+    "other size": (lambda: srr.CodingLengthSegmentation(1.0).fit(Z3).assign(np.ones((3, 5))), ValueError, "d=2"),
 }
 
 

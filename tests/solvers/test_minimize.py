@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
 import srr
 from srr.solvers import Status
@@ -172,10 +173,43 @@ def test_unroll_is_a_fold():
 
 def test_report_shows_every_so_many_steps():
     seen = []
-    report = srr.solvers.Report(lambda step: seen.append((step.step, float(step.objective))), every=5)
+    report = srr.solvers.Progress(lambda step: seen.append((step.step, float(step.objective))), every=5)
     solution = srr.minimize(*problem_and_start(), srr.ProximalGradient(), tol=0.0, max_steps=12, callbacks=[report])
-    assert [step for step, _ in seen] == [0, 5, 10]
-    assert [value for _, value in seen] == list(solution.history.objective[[0, 5, 10]])
+    assert [step for step, _ in seen] == [0, 5, 10, 12]
+    assert [value for _, value in seen] == list(solution.history.objective[[0, 5, 10, 12]])
+
+
+@pytest.mark.parametrize("end", ["limit", "converged", "stopped"])
+def test_the_last_step_is_shown_and_saved_once(tmp_path, end):
+    """Whatever ends a run between two turns: the step limit, convergence, or another callback."""
+    seen, path = [], tmp_path / "run.npz"
+    callbacks = [
+        srr.solvers.Progress(lambda step: seen.append(step.step), every=4),
+        srr.solvers.Checkpoint(path, every=4),
+    ]
+    options = {"limit": {"max_steps": 6, "tol": 0.0}, "converged": {"tol": 2.01 * 0.5**6}, "stopped": {"tol": 0.0}}[end]
+    if end == "stopped":
+        callbacks.append(lambda step: step.step == 6)
+    solution = srr.minimize(Bowl(), start(1), Descent(0.5), callbacks=callbacks, **options)
+    last = int(solution.steps[0])
+    assert last % 4
+    assert seen == [*range(0, last, 4), last]
+    with np.load(path) as saved:
+        assert int(saved["step"]) == last
+        np.testing.assert_array_equal(saved["Z"], solution.Z)
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, np.asarray(True), torch.tensor(True)], ids=repr)
+def test_a_true_of_any_library_stops(answer):
+    solution = srr.minimize(Bowl(), start(1), Descent(0.5), tol=0.0, callbacks=[lambda seen: answer])
+    assert solution.status[0] is Status.STOPPED
+    assert solution.steps[0] == 0
+
+
+@pytest.mark.parametrize("answer", [None, False, np.False_, 1, "stop", [True], np.asarray([True])], ids=repr)
+def test_other_answers_do_not(answer):
+    solution = srr.minimize(Bowl(), start(1), Descent(0.5), tol=0.0, max_steps=3, callbacks=[lambda seen: answer])
+    assert solution.status[0] is Status.MAX_STEPS
 
 
 def test_early_stop():
@@ -199,7 +233,7 @@ def test_checkpoint_is_whole_and_goes_on(tmp_path):
     problem, Z = problem_and_start()
     solver = srr.ProximalGradient(srr.FixedStep())
     path = tmp_path / "run.npz"
-    srr.minimize(problem, Z, solver, tol=0.0, max_steps=25, callbacks=[srr.solvers.Checkpoint(path, every=10)])
+    srr.minimize(problem, Z, solver, tol=0.0, max_steps=20, callbacks=[srr.solvers.Checkpoint(path, every=10)])
     with np.load(path) as saved:
         assert int(saved["step"]) == 20
         rest = srr.minimize(problem, saved["Z"], solver, tol=0.0, max_steps=5)
@@ -227,14 +261,14 @@ def test_a_checkpoint_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     [
         lambda: srr.solvers.Checkpoint("run.txt"),
         lambda: srr.solvers.Checkpoint("run.npz", every=0),
-        lambda: srr.solvers.Report(print, every=0),
+        lambda: srr.solvers.Progress(print, every=0),
         lambda: srr.solvers.EarlyStop(patience=0),
         lambda: srr.solvers.EarlyStop(patience=1, gain=-1.0),
         lambda: srr.Backtracking(grow=0.5),
         lambda: srr.Backtracking(shrink=1.0),
         lambda: srr.BarzilaiBorwein(memory=0),
         lambda: srr.FixedStep(0.0),
-        lambda: srr.Accelerated(step_size=-1.0),
+        lambda: srr.Accelerated(srr.FixedStep(-1.0)),
     ],
 )
 def test_bad_arguments(make):

@@ -126,7 +126,7 @@ def test_backends_agree(backend: Backend, which):
     assert float(value) == pytest.approx(float(wanted), rel=1e-5 if backend.dtype == "float32" else 1e-12)
     backend.close(grad, wanted_grad)
     assert "float64" in str(value.dtype)
-    assert problem.smoothness(backend.asarray(Z)) == pytest.approx(reference.smoothness(Z), rel=1e-6)
+    assert float(problem.smoothness(backend.asarray(Z))) == pytest.approx(reference.smoothness(Z), rel=1e-6)
 
 
 def test_tokens_keep_their_dtype_and_the_core_can_be_float32():

@@ -56,7 +56,7 @@ def test_no_layer_up_to_the_safe_step_lowers_the_rate_reduction(seed: int, eps: 
     n, d = int(rng.integers(4, 30)), int(rng.integers(2, 8))
     Z, labels = to_sphere(rng.standard_normal((n, d))), rng.integers(0, 3, n)
     safe = 8 * n * eps**2 / (9 * d)
-    network = srr.fits.build_redunet(Z, labels, eps=eps, depth=8, step_size=fraction * safe)
+    network = srr.fits.build_redunet(Z, labels, eps=eps, depth=8, step=fraction * safe)
     values = [ref.naive_coding_rate(Z, eps) - ref.naive_partition_coding_rate(Z, ref.one_hot(labels, 3), eps)]
     assert network.rate_reduction[0] == pytest.approx(values[0], rel=1e-10, abs=1e-12)
     assert (np.diff(network.rate_reduction) >= -1e-12 * np.abs(network.rate_reduction).max()).all()
@@ -67,7 +67,7 @@ def test_a_step_far_beyond_the_safe_one_can_lower_it() -> None:
     rng = np.random.default_rng(0)
     Z, labels = to_sphere(rng.standard_normal((30, 6))), np.arange(30) % 3
     safe = 8 * 30 * 0.05**2 / (9 * 6)
-    network = srr.fits.build_redunet(Z, labels, eps=0.05, depth=8, step_size=50 * safe)
+    network = srr.fits.build_redunet(Z, labels, eps=0.05, depth=8, step=50 * safe)
     assert np.diff(network.rate_reduction).min() < 0
 
 
@@ -184,7 +184,7 @@ BAD = {
     "depth": ({"depth": -1}, ValueError, "depth"),
     "depth not whole": ({"depth": 1.5}, TypeError, "depth"),
     "eps": ({"eps": 0.0}, ValueError, "eps"),
-    "step": ({"step_size": -1.0}, ValueError, "step_size"),
+    "step": ({"step": -1.0}, ValueError, "step"),
     "sharpness": ({"sharpness": -1.0}, ValueError, "sharpness"),
     "axes": ({"shift_axes": 1}, ValueError, "axes"),
 }

@@ -75,7 +75,7 @@ def seed_of(random_state: RandomState) -> int:
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
-class FitsSamples(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class FitsSamples(BaseEstimator):
     """``fit`` of an estimator without labels: the samples are validated, then learned from."""
 
     def fit(self, X: Samples, y: object = None) -> Self:
@@ -156,7 +156,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
     def _learn(self, X: Matrix) -> None:
         check_sizes(X, candidates(self.n_subspaces), candidates(self.rank))
         solver = SubspaceMixture(self.n_subspaces, self.rank)
-        self.bases_ = solver.fit(X, seed=seed_of(self.random_state)).U
+        self.bases_ = np.asarray(solver.fit(X, seed=seed_of(self.random_state)).U)
         self.frame_ = aligned_frame(self.bases_)
         U = self.frame_.T @ self.bases_
         Z = to_sphere(X @ self.frame_)
@@ -283,13 +283,13 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         Raises:
             ValueError: labels that are not classes, a signal shape of another size, NaN or infinity.
         """
-        X, y = validate_data(self, X, y, dtype=FLOATS)
+        samples, y = validate_data(self, X, y, dtype=FLOATS)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        self.constant_ = affine_constant(X, self.affine and self.signal_shape is None)
-        self.filters_ = self._draw_filters(X.dtype)
+        self.constant_ = affine_constant(samples, self.affine and self.signal_shape is None)
+        self.filters_ = self._draw_filters(samples.dtype)
         self.network_ = build_redunet(
-            self._tokens(X),
+            self._tokens(samples),
             labels,
             eps=self.eps,
             depth=self.n_layers,

@@ -37,8 +37,49 @@ def f(Z: ArrayT, xp: Namespace) -> ArrayT:
     total: ArrayT = xp.sum(inner)
     return inner[..., :d] - total
 """,
+    "a solver given what it can solve": """
+Z = np.eye(4)
+smooth = srr.RateReduction(np.asarray([0, 1, 0, 1]), 0.5, srr.Ridge(0.1))
+srr.minimize(smooth, Z, srr.LBFGS())
+srr.minimize(smooth, Z, srr.ProximalGradient())
+sparse = srr.SparseRateReduction(Z[None], eps=0.5)
+srr.minimize(sparse, srr.minimize(sparse, Z, srr.Alternating()), srr.Accelerated()).Z.shape
+srr.minimize(srr.SparseRateReduction(Z[None], 0.5, srr.Ridge(0.1)), Z, srr.LBFGS())
+""",
+    "a problem, a penalty and a solver of one's own": """
+from typing import NamedTuple
+class State(NamedTuple):
+    objective: Array
+    residual: Array
+class Bowl:
+    def start(self, Z: Array) -> Array:
+        return Z
+class Descent:
+    def init(self, problem: Bowl, Z: Array) -> State:
+        return State((Z * Z)[0], Z[0])
+    def step(self, problem: Bowl, Z: Array, state: State) -> tuple[Array, State]:
+        return 0.5 * Z, self.init(problem, 0.5 * Z)
+srr.minimize(Bowl(), np.eye(2), Descent(), callbacks=[lambda seen: bool(seen.state.residual < 1)])
+""",
 }
 BAD = {
+    "a quasi-Newton method given a kink": (
+        "srr.minimize(srr.RateReduction(np.asarray([0, 1]), 0.5, srr.UnitL1()), np.eye(2), srr.LBFGS())\n",
+        "minimize",
+    ),
+    "compress and sparsify without subspaces": (
+        "srr.minimize(srr.RateReduction(np.asarray([0, 1]), 0.5, srr.Ridge()), np.eye(2), srr.Alternating())\n",
+        "minimize",
+    ),
+    "no solver": (
+        "srr.minimize(srr.SparseRateReduction(np.eye(4)[None], 0.5), np.eye(4), srr.FixedStep())\n",
+        "minimize",
+    ),
+    "attribute of a solution": (
+        "srr.minimize(srr.SparseRateReduction(np.eye(4)[None], 0.5), np.eye(4), srr.Alternating()).Z.shpae\n",
+        "shpae",
+    ),
+    "a solver's name for its step": ("srr.Accelerated(step_size=0.1)\n", "step_size"),
     "attribute": ("def f(Z: Array, xp: Namespace) -> Array:\n    return xp.summ(Z.shpae @ 'no such thing')\n", "shpae"),
     "attribute of a product": ("def f(Z: Array) -> object:\n    return (Z @ Z.mT).shpae\n", "shpae"),
     "attribute of a result": ("def f(Z: torch.Tensor) -> object:\n    return srr.mssa(Z, Z).shpae\n", "shpae"),

@@ -145,9 +145,11 @@ class BarzilaiBorwein:
 
 def check_step(step: Array | float | None) -> None:
     """Refuse a step that is neither None, nor a positive number, nor an array of them."""
-    if step is not None and getattr(step, "ndim", 0) == 0:
+    if step is None:
+        return
+    if isinstance(step, int | float) or step.ndim == 0:
         check_positive(step, "step")
-    elif step is not None and is_concrete(step) and not bool(namespace(step).all(step > 0)):
+    elif is_concrete(step) and not bool(namespace(step).all(step > 0)):
         raise ValueError("step must be > 0 for every item")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import srr
-from srr.nn import CrateBlock
+from srr.nn import Block
 
 DEPTH = 60
 mix = srr.subspace_mixture(n=400, d=32, K=4, p=8, noise=0.3, seed=0)
@@ -67,7 +67,7 @@ plt.show()
 # %%
 # Layers that learn
 # -----------------
-# The same computation as released: :class:`srr.nn.CrateBlock`, ``Z + MSSA(LN Z)`` and one ISTA step. Untrained, every
+# The same computation as released: :class:`srr.nn.Block`, ``Z + MSSA(LN Z)`` and one ISTA step. Untrained, every
 # block holds the true subspaces and the dictionary I; trained, six blocks maximize the sparse rate reduction of their
 # output on fresh mixtures. Outputs are put on the unit sphere before they are measured, all of them on mixtures that
 # training never saw and nothing was chosen on.
@@ -86,7 +86,7 @@ def reward(Z):
 
 
 def network(depth):
-    blocks = [CrateBlock(dim=32, heads=4, head_dim=8) for _ in range(depth)]
+    blocks = [Block("crate", dim=32, heads=4, head_dim=8) for _ in range(depth)]
     with torch.no_grad():
         for block in blocks:
             block.attention.projection.copy_(SUBSPACES.mT.reshape(32, 32))

@@ -18,8 +18,9 @@ FLOORS = (
     ("srr.penalties",),
     ("srr.problems",),
     ("srr.solvers",),
-    ("srr.mixtures", "srr.theory", "srr.fits", "srr.estimators", "srr.diagnostics", "srr.plots", "srr.testing"),
+    ("srr.mixtures", "srr.theory", "srr.fits", "srr.estimators", "srr.testing"),
     ("srr.nn",),
+    ("srr.diagnostics", "srr.plots"),
     ("srr.training",),
     ("srr.cli", "srr.__main__"),
 )

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from srr.nn.crate import ClassifierHead
-from srr.nn.embed import PatchEmbedding, TokenEmbedding
+from srr.nn import ClassifierHead, PatchEmbedding, TokenEmbedding
 
 Shape = tuple[int, int]
 

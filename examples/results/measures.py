@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import srr
-from srr.nn.embed import patchify, unpatchify
+from srr.nn import patchify, unpatchify
 from srr.training.data.base import Source
 from srr.training.module import TrainingModule
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from srr.nn import CRATE, CrateMAE, load_model
-from srr.nn.config import pair
+from srr.nn.crate import pair
 
 
 class Knowledge(NamedTuple):

@@ -1,80 +1,74 @@
 """Networks whose layers are the steps of the solvers (needs torch)."""
 
-from srr.nn.blocks import AlphaBlock, AttentionOnlyBlock, CrateBlock
-from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState
-from srr.nn.cbsa import CBSA, ContractBroadcastBlock
-from srr.nn.config import Config, CrateConfig
-from srr.nn.convert import load_released
-from srr.nn.crate import CRATE, ClassifierHead
-from srr.nn.decoder import DecoderBlock
-from srr.nn.embed import PatchEmbedding, TokenEmbedding, patchify, unpatchify
-from srr.nn.inspect import attention_maps, layer_tokens
-from srr.nn.investigations import FixedBlock, NegatedBlock, ProxMMBlock, StrictBlock, TiedBlock, TransposedBlock
-from srr.nn.ista import ISTA
-from srr.nn.mae import CrateMAE, MaeConfig, random_patch_mask, reconstruction_loss
-from srr.nn.mssa import MSSA
-from srr.nn.mssa_variants import FixedMSSA, StrictMSSA, TiedMSSA, TransposedMSSA
-from srr.nn.overcomplete import OvercompleteISTA
-from srr.nn.positions import interpolate_positions, sincos_positions
-from srr.nn.presets import PRESETS, build_model, create_model, load_model
-from srr.nn.pretrained import PretrainedModel
-from srr.nn.prox_mm import ProxMM
-from srr.nn.released import released_names, to_released
-from srr.nn.tssa import TSSA, TokenStatisticsBlock, TostBlock
-from srr.nn.variants import BLOCKS, build_blocks, keep_orthonormal
+from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
+from srr.nn.blocks import BLOCKS, Block, HalfStep, Variant, keep_orthonormal
+from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbedding
+from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, NetworkConfig, PatchEmbedding, build_blocks, patchify
+from srr.nn.layers import ISTA, MSSA
+from srr.nn.losses import (
+    fused_coding_rate,
+    fused_rate_reduction,
+    fused_subspace_coding_rate,
+    mcr2_loss,
+    reconstruction_loss,
+    srr_regularizer,
+    total_coding_rate_regularizer,
+)
+from srr.nn.mae import CrateMAE, DecoderBlock, MaeConfig, random_patch_mask, sincos_positions, unpatchify
+from srr.nn.presets import PRESETS, create_model, load_model
+from srr.nn.pretrained import PretrainedModel, interpolate_positions
+from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens
+from srr.nn.released import load_released, released_names, to_released
 
-__all__ = [
-    "BLOCKS",
-    "CBSA",
-    "CRATE",
-    "ISTA",
-    "MSSA",
+# In the order of use: make a model, look into it, its parts from the whole to the single layer, files.
+__all__ = [  # noqa: RUF022
+    "create_model",
     "PRESETS",
-    "TSSA",
-    "AlphaBlock",
-    "AttentionOnlyBlock",
+    "load_model",
+    "CRATE",
+    "CrateConfig",
     "CausalCRATE",
     "CausalConfig",
-    "ClassifierHead",
-    "Config",
-    "ContractBroadcastBlock",
-    "CrateBlock",
-    "CrateConfig",
-    "CrateMAE",
-    "DecoderBlock",
     "DecodingState",
-    "FixedBlock",
-    "FixedMSSA",
+    "CrateMAE",
     "MaeConfig",
-    "NegatedBlock",
-    "OvercompleteISTA",
-    "PatchEmbedding",
-    "PretrainedModel",
-    "ProxMM",
-    "ProxMMBlock",
-    "StrictBlock",
-    "StrictMSSA",
-    "TiedBlock",
-    "TiedMSSA",
-    "TokenEmbedding",
-    "TokenStatisticsBlock",
-    "TostBlock",
-    "TransposedBlock",
-    "TransposedMSSA",
-    "attention_maps",
-    "build_blocks",
-    "build_model",
-    "create_model",
-    "interpolate_positions",
-    "keep_orthonormal",
+    "layer_states",
+    "LayerState",
     "layer_tokens",
-    "load_model",
-    "load_released",
-    "patchify",
-    "random_patch_mask",
+    "attention_maps",
+    "head_inputs",
+    "mcr2_loss",
+    "srr_regularizer",
+    "total_coding_rate_regularizer",
     "reconstruction_loss",
-    "released_names",
-    "sincos_positions",
-    "to_released",
+    "fused_coding_rate",
+    "fused_subspace_coding_rate",
+    "fused_rate_reduction",
+    "BLOCKS",
+    "Variant",
+    "HalfStep",
+    "Block",
+    "DecoderBlock",
+    "build_blocks",
+    "keep_orthonormal",
+    "MSSA",
+    "ISTA",
+    "TSSA",
+    "CBSA",
+    "OvercompleteISTA",
+    "ProxMM",
+    "Perceptron",
+    "PatchEmbedding",
+    "TokenEmbedding",
+    "ClassifierHead",
+    "patchify",
     "unpatchify",
+    "random_patch_mask",
+    "sincos_positions",
+    "interpolate_positions",
+    "NetworkConfig",
+    "PretrainedModel",
+    "load_released",
+    "to_released",
+    "released_names",
 ]

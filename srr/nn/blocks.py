@@ -1,32 +1,147 @@
-"""Layers of the family: a compressing half-step, then a sparsifying half-step."""
+"""One layer of the family, and the table of its variants: a compressing half-step, then a sparsifying half-step."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from srr.nn.ista import ISTA
-from srr.nn.mssa import MSSA
-from srr.nn.overcomplete import OvercompleteISTA
-from srr.nn.prox_mm import ProxMM
+from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
+from srr.nn.layers import ISTA, MSSA
 
-__all__ = ["AlphaBlock", "AttentionOnlyBlock", "CrateBlock"]
+__all__ = ["BLOCKS", "Block", "HalfStep", "Variant", "keep_orthonormal"]
 
 
-class CrateBlock(nn.Module):
-    r"""One released CRATE layer: compress against the subspaces, then sparsify in the dictionary.
+class HalfStep(NamedTuple):
+    """What one half of a layer does, and what it is a step on.
+
+    Args:
+        formula: the half in one line; LN is layer norm.
+        function: the function of the tokens that it is a step on, None when there is none.
+        descends: the condition under which it is proved not to raise that function, None when nothing is proved.
+        note: what separates it from a step that descends, or what is proved.
+    """
+
+    formula: str
+    function: str | None
+    descends: str | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of :data:`BLOCKS`: how a layer is put together and what its halves are steps on.
+
+    Args:
+        attention: makes the compressing half from ``(dim, heads, head_dim, causal=...)``.
+        sparsifier: makes the other half from ``(dim, step=..., lam=...)``; None leaves the tokens as they are.
+        source: where the layer is published.
+        compresses: what the first half is a step on.
+        sparsifies: what the second half is a step on.
+        sign: the tokens move by sign times what attention returns.
+        residual: whether the tokens are added to what the sparsifier returns.
+    """
+
+    attention: Callable[..., MSSA]
+    sparsifier: Callable[..., nn.Module] | None
+    source: str
+    compresses: HalfStep
+    sparsifies: HalfStep
+    sign: int = 1
+    residual: bool = False
+
+
+RATE, CODE = "R^c(Z; U)", "½‖Z − A Dᵀ‖² + λ‖A‖₁, A ≥ 0"
+FREE = HalfStep(
+    "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Oᵀ + b, V = LN(Z) U",
+    RATE,
+    None,
+    "the softmax stands in for the gradient, without (1 − κβ) in front of Z, and O is free",
+)
+TIED = HalfStep(
+    "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Uᵀ",
+    RATE,
+    None,
+    "the softmax stands in for the gradient; measured, R^c of raw tokens may rise, of unit tokens it falls",
+)
+NEGATED = HalfStep(
+    "Z½ = Z − Σ softmax(p^-½ V Vᵀ) V Uᵀ",
+    RATE,
+    None,
+    "the sign that lowers R^c of raw tokens, by measurement; with a free O it would be absorbed",
+)
+TRANSPOSED = HalfStep(
+    "Z½ = Z + [softmax(p^-½ V Vᵀ) V]₁…ₖ [U₁ … Uₖ]", None, None, "the parameters of CRATE-C, off its direction"
+)
+STRICT = HalfStep(
+    "Z½ = Z + Σ softmax(V Vᵀ) V Uᵀ", RATE, None, "(10) with κβ = 1 in front of attention and 1 in front of Z"
+)
+DENOISE = HalfStep(
+    FREE.formula, None, None, "a denoising step of a mixture of subspaces, whose theorem needs a threshold"
+)
+STATISTICS = HalfStep(
+    "Z½ = Z + TSSA(LN Z)",
+    "the variational bound on R^c(Z | Π)",
+    None,
+    "a gradient step of free length without 1/n; O and biases are free",
+)
+CONTRACT = HalfStep(
+    "Z½ = Z + CBSA(LN Z)", "R^c of the representatives", None, "each token moves by its share of their motion"
+)
+SPARSE = HalfStep(
+    "Z⁺ = ReLU(A + η (A − A Dᵀ) D − ηλ), A = LN Z½",
+    CODE,
+    None,
+    "one proximal step, from A = Z, which need not be feasible",
+)
+MAJORIZE = HalfStep(
+    "Z⁺ = ReLU((1 + 4/(9(1 + α))) LN(Z½) D − 4λ/(9α))",
+    "λ‖A‖₁ − R(A), A ≥ 0",
+    None,
+    "a majorizer whose gradient is taken as if ZᵀZ = I",
+)
+TWO_STEPS = HalfStep(
+    "Z⁺ = Z½ + A₂ D₁ᵀ", CODE, "η ≤ 1/‖D‖₂²", "two proximal steps of the codes from the feasible A = 0; D₁ decodes them"
+)
+PERCEPTRON = HalfStep("Z⁺ = Z½ + MLP(LN Z½)", None, None, "an ordinary perceptron")
+NOTHING = HalfStep("Z⁺ = Z½", None, None, "there is no second half")
+
+tied, transposed, frozen = (partial(MSSA, **{how: True}) for how in ("tied", "transposed", "frozen"))
+
+BLOCKS: dict[str, Variant] = {
+    "crate": Variant(MSSA, ISTA, "[CRATE] (17)-(18)", FREE, SPARSE),
+    "crate_c": Variant(tied, ISTA, "CRATE-C of [INDEPTH]", TIED, SPARSE),
+    "crate_n": Variant(tied, ISTA, "CRATE-N of [INDEPTH]", NEGATED, SPARSE, sign=-1),
+    "crate_t": Variant(transposed, ISTA, "CRATE-T of [INDEPTH]", TRANSPOSED, SPARSE),
+    "crate_fix": Variant(frozen, ISTA, "CRATE-Fix of [INDEPTH]: U is never trained", FREE, SPARSE),
+    "crate_strict": Variant(partial(MSSA, tied=True, scale=1.0), ISTA, "[CRATE] (11)-(12) in (18)", STRICT, SPARSE),
+    "crate_prox_mm": Variant(MSSA, ProxMM, "[CRATE] appendix A.3, (92)", FREE, MAJORIZE),
+    "alpha": Variant(partial(MSSA, bias=False), OvercompleteISTA, "[ALPHA]", FREE, TWO_STEPS, residual=True),
+    "attention_only": Variant(MSSA, None, "[AOT]", DENOISE, NOTHING),
+    "tssa": Variant(TSSA, ISTA, "[TOST] for the first half, [CRATE] (17) for the second", STATISTICS, SPARSE),
+    "tost": Variant(TSSA, Perceptron, "[TOST]", STATISTICS, PERCEPTRON, residual=True),
+    "cbsa": Variant(CBSA, ISTA, "[CBSA] for the first half, [CRATE] (17) for the second", CONTRACT, SPARSE),
+}
+"""Kinds of layers, by the name a config gives them."""
+
+
+class Block(nn.Module):
+    r"""One layer: compress against the subspaces, then sparsify in the dictionary.
 
     .. math::
 
-        Z^{\ell+1/2} = Z^\ell + \mathrm{MSSA}(\mathrm{LN}\, Z^\ell), \qquad
-        Z^{\ell+1} = \mathrm{ISTA}(\mathrm{LN}\, Z^{\ell+1/2})
+        Z^{\ell+1/2} = Z^\ell \pm \mathrm{attention}(\mathrm{LN}\, Z^\ell), \qquad
+        Z^{\ell+1} = [Z^{\ell+1/2} +]\ \mathrm{sparsifier}(\mathrm{LN}\, Z^{\ell+1/2})
 
-    Objective step: the first half is the softmax stand-in for a gradient step on R^c(Z; U), without the (1
-    - κβ) in front of Z and with a free output map; the second half is one proximal step on ½‖Z − A Dᵀ‖² +
-    λ‖A‖₁, A ≥ 0, from A = Z. There is no residual around the second half.
+    The sign, the residual in brackets and the two halves are those of the variant; ``objective`` says what they are
+    steps on.
 
     Args:
+        variant: a name in :data:`srr.nn.BLOCKS`, or a row of one's own.
         dim: width d of a token.
         heads: number K of subspaces.
         head_dim: dimension p of each.
@@ -38,20 +153,21 @@ class CrateBlock(nn.Module):
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
 
+    Raises:
+        ValueError: an unknown variant, or a size that does not fit it.
+
     Source: [CRATE] (18) and (17).
 
     Example:
         >>> import torch
-        >>> CrateBlock(dim=8, heads=2, head_dim=4)(torch.zeros(3, 5, 8)).shape
-        torch.Size([3, 5, 8])
+        >>> block = Block("crate", dim=8, heads=2, head_dim=4)
+        >>> block(torch.zeros(3, 5, 8)).shape, block.objective["compress"].function
+        (torch.Size([3, 5, 8]), 'R^c(Z; U)')
     """
-
-    attention_type: ClassVar[type[MSSA]] = MSSA
-    attention_bias: ClassVar[bool] = True
-    dictionary_type: ClassVar[type[ISTA | OvercompleteISTA | ProxMM]] = ISTA
 
     def __init__(
         self,
+        variant: str | Variant,
         dim: int,
         heads: int,
         head_dim: int,
@@ -62,13 +178,18 @@ class CrateBlock(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
+        self.variant = variant if isinstance(variant, Variant) else find_variant(variant)
         self.attention_norm = nn.LayerNorm(dim, eps=norm_eps)
-        self.attention = self.attention_type(dim, heads, head_dim, bias=self.attention_bias, causal=causal)
-        self._make_sparsifier(dim, step, lam, norm_eps)
+        self.attention = self.variant.attention(dim, heads, head_dim, causal=causal)
+        self.dictionary: nn.Module | None = None
+        if self.variant.sparsifier is not None:
+            self.dictionary_norm = nn.LayerNorm(dim, eps=norm_eps)
+            self.dictionary = self.variant.sparsifier(dim, step=step, lam=lam)
 
-    def _make_sparsifier(self, dim: int, step: float, lam: float, norm_eps: float) -> None:
-        self.dictionary_norm = nn.LayerNorm(dim, eps=norm_eps)
-        self.dictionary = self.dictionary_type(dim, step=step, lam=lam)
+    @property
+    def objective(self) -> dict[str, HalfStep]:
+        """What ``compress`` and ``sparsify`` are steps on, and whether descent is proved."""
+        return {"compress": self.variant.compresses, "sparsify": self.variant.sparsifies}
 
     def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """Both halves; only the first ``rows`` tokens after the layer where that is a number."""
@@ -76,16 +197,15 @@ class CrateBlock(nn.Module):
 
     def compress(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """First half: Z^{ℓ+1/2}."""
-        attended = self.attention(self.attention_norm(Z), mask, rows)
-        return self.move(Z[..., :rows, :], attended)
+        attended: Tensor = self.attention(self.attention_norm(Z), mask, rows)
+        return Z[..., :rows, :] + attended if self.variant.sign > 0 else Z[..., :rows, :] - attended
 
     def sparsify(self, Z: Tensor) -> Tensor:
         """Second half: Z^{ℓ+1} from Z^{ℓ+1/2}."""
-        return self.dictionary(self.dictionary_norm(Z))
-
-    def move(self, Z: Tensor, attended: Tensor) -> Tensor:
-        """Tokens moved by what attention returned."""
-        return Z + attended
+        if self.dictionary is None:
+            return Z
+        codes: Tensor = self.dictionary(self.dictionary_norm(Z))
+        return Z + codes if self.variant.residual else codes
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both halves for the newest tokens of a causal sequence.
@@ -99,55 +219,40 @@ class CrateBlock(nn.Module):
             The new tokens after the layer, and the coordinates of all t + m.
         """
         attended, coordinates = self.attention.extend(self.attention_norm(Z), past, mask)
-        return self.sparsify(self.move(Z, attended)), coordinates
+        return self.sparsify(Z + self.variant.sign * attended), coordinates
 
 
-class AlphaBlock(CrateBlock):
-    r"""CRATE-α layer: an overcomplete dictionary, a separate one to come back, residuals around both halves.
-
-    .. math::
-
-        Z^{\ell+1/2} = Z^\ell + \mathrm{MSSA}(\mathrm{LN}\, Z^\ell), \qquad
-        Z^{\ell+1} = Z^{\ell+1/2} + A_2(\mathrm{LN}\, Z^{\ell+1/2})\, D_1^\top
-
-    Objective step: the second half is two proximal steps on ½‖Z − A Dᵀ‖² + λ‖A‖₁, A ≥ 0, from A = 0.
-
-    Source: [ALPHA].
-
-    Example:
-        >>> import torch
-        >>> AlphaBlock(dim=8, heads=2, head_dim=4)(torch.zeros(3, 5, 8)).shape
-        torch.Size([3, 5, 8])
-    """
-
-    attention_bias = False
-    dictionary_type = OvercompleteISTA
-
-    def sparsify(self, Z: Tensor) -> Tensor:
-        """Second half, with its residual."""
-        return Z + super().sparsify(Z)
+def find_variant(name: str) -> Variant:
+    """The row of a name, or one sentence with the names there are."""
+    if name not in BLOCKS:
+        raise ValueError(f"block must be one of {sorted(BLOCKS)}; got {name!r}")
+    return BLOCKS[name]
 
 
-class AttentionOnlyBlock(CrateBlock):
-    r"""Attention-only layer: compress and nothing else.
+def keep_orthonormal(block: nn.Module) -> nn.Module:
+    """Keep the bases of all heads of a layer orthonormal and orthogonal to each other during training.
 
-    .. math::
+    Args:
+        block: a layer whose ``attention.projection`` is a parameter with heads·head_dim ≤ dim.
 
-        Z^{\ell+1} = Z^\ell + \mathrm{MSSA}(\mathrm{LN}\, Z^\ell)
+    Returns:
+        The same layer, its projection parametrized on the Stiefel manifold.
 
-    Objective step: one denoising step of a mixture of low-rank Gaussians; there is no sparsity term.
-
-    Source: [AOT].
+    Raises:
+        ValueError: the bases do not fit in the token space.
 
     Example:
         >>> import torch
-        >>> AttentionOnlyBlock(dim=8, heads=2, head_dim=4)(torch.zeros(3, 5, 8)).shape
-        torch.Size([3, 5, 8])
+        >>> U = keep_orthonormal(Block("crate", dim=8, heads=2, head_dim=4)).attention.projection
+        >>> torch.allclose(U @ U.T, torch.eye(8), atol=1e-5)
+        True
     """
-
-    def _make_sparsifier(self, dim: int, step: float, lam: float, norm_eps: float) -> None:
-        """There is none."""
-
-    def sparsify(self, Z: Tensor) -> Tensor:
-        """The tokens as they are."""
-        return Z
+    attention = block.get_submodule("attention")
+    projection = attention.projection
+    if not isinstance(projection, nn.Parameter):
+        return block  # fixed bases stay as they are
+    rows, columns = projection.shape
+    if rows > columns:
+        raise ValueError(f"orthonormal bases need heads * head_dim <= dim; got {rows} and {columns}")
+    parametrizations.orthogonal(attention, "projection")
+    return block

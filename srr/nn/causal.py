@@ -7,22 +7,19 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_positive
-from srr.nn.blocks import CrateBlock
-from srr.nn.config import Config
-from srr.nn.crate import ClassifierHead, layer_steps
-from srr.nn.embed import TokenEmbedding
+from srr.nn.blocks import Block
+from srr.nn.crate import ClassifierHead, NetworkConfig, build_blocks, layer_steps
 from srr.nn.pretrained import PretrainedModel
-from srr.nn.variants import build_blocks
 from srr.solvers.driver import unroll
 
-__all__ = ["CausalCRATE", "CausalConfig", "DecodingState"]
+__all__ = ["CausalCRATE", "CausalConfig", "DecodingState", "TokenEmbedding"]
 
 
 @dataclass(frozen=True)
-class CausalConfig(Config):
+class CausalConfig(NetworkConfig):
     """Description of a :class:`srr.nn.CausalCRATE` language model.
 
     Args:
@@ -39,11 +36,42 @@ class CausalConfig(Config):
     context: int = 256
     position_std: float = 0.02
 
-    counts: ClassVar[tuple[str, ...]] = (*Config.counts, "vocabulary", "context")
+    counts: ClassVar[tuple[str, ...]] = (*NetworkConfig.counts, "vocabulary", "context")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self.position_std, "position_std")
+
+
+class TokenEmbedding(nn.Module):
+    """Symbols to tokens: a row of a table for each symbol plus a learned position.
+
+    Args:
+        vocabulary: number of symbols.
+        context: longest sequence.
+        dim: width of a token.
+        std: standard deviation of the initial tables.
+
+    Shapes:
+        integers ``(B, n)`` to ``(B, n, dim)``; ``start`` is the position of the first symbol.
+
+    Example:
+        >>> TokenEmbedding(256, context=10, dim=8)(torch.zeros(2, 5, dtype=torch.long)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, vocabulary: int, *, context: int, dim: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.context = context
+        self.symbols = nn.Parameter(std * torch.randn(vocabulary, dim))
+        self.positions = nn.Parameter(std * torch.randn(context, dim))
+
+    def forward(self, symbols: Tensor, start: int = 0) -> Tensor:
+        """Tokens of the symbols at positions ``start`` and on."""
+        end = start + symbols.shape[-1]
+        if end > self.context:
+            raise ValueError(f"a sequence must have at most context={self.context} symbols; got {end}")
+        return nn.functional.embedding(symbols, self.symbols) + self.positions[start:end]  # (B, n) -> (B, n, d)
 
 
 class DecodingState(NamedTuple):
@@ -74,7 +102,7 @@ class DecodingState(NamedTuple):
 class CausalCRATE(PretrainedModel):
     r"""Language model of causal CRATE layers: embed → unroll(blocks) → head.
 
-    Objective step: that of its layers, each token compressing against those before it and itself only.
+    Each token compresses against those before it and itself only.
 
     Args:
         config: sizes and choices, see :class:`srr.nn.CausalConfig`.
@@ -200,9 +228,9 @@ class CausalCRATE(PretrainedModel):
             text = torch.cat((text, unread), dim=1)
         return text
 
-    def _layers(self) -> Iterator[CrateBlock]:
+    def _layers(self) -> Iterator[Block]:
         for block in self.blocks:
-            yield cast("CrateBlock", block)
+            yield cast("Block", block)
 
 
 def draw(scores: Tensor, *, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:

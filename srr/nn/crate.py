@@ -1,21 +1,246 @@
-"""The CRATE classifier: embed the image, unroll the layers, read the head."""
+"""The CRATE classifier, top to bottom: config, embedding, the layers unrolled, head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from srr.nn.config import CrateConfig
-from srr.nn.embed import PatchEmbedding
+from srr._array.checks import check_count, check_nonnegative, check_positive
+from srr.nn.blocks import Block, keep_orthonormal
 from srr.nn.pretrained import PretrainedModel
-from srr.nn.variants import build_blocks
+from srr.nn.probe import is_watched
 from srr.solvers.driver import unroll
 
-__all__ = ["CRATE", "ClassifierHead"]
+__all__ = [
+    "CRATE",
+    "ClassifierHead",
+    "CrateConfig",
+    "NetworkConfig",
+    "PatchEmbedding",
+    "build_blocks",
+    "patchify",
+]
+
+Size = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes and kind of the layers: the fields shared by every model of the family, written as JSON beside the weights.
+
+    Args:
+        dim: width d of a token.
+        depth: number of layers.
+        heads: number K of subspaces.
+        head_dim: dimension p of each.
+        step: step η of the sparsifying half of a layer.
+        lam: sparsity weight λ.
+        block: name of the layer in :data:`srr.nn.BLOCKS`.
+        orthogonal: keep the bases of all heads orthonormal during training.
+        checkpoint_blocks: recompute a layer in the backward pass instead of keeping its activations.
+        norm_eps: variance floor of the layer norms inside blocks.
+    """
+
+    dim: int = 384
+    depth: int = 12
+    heads: int = 6
+    head_dim: int = 64
+    step: float = 0.1
+    lam: float = 0.1
+    block: str = "crate"
+    orthogonal: bool = False
+    checkpoint_blocks: bool = False
+    norm_eps: float = 1e-5
+
+    counts: ClassVar[tuple[str, ...]] = ("dim", "depth", "heads", "head_dim")
+
+    def __post_init__(self) -> None:
+        for name in self.counts:
+            check_count(getattr(self, name), name)
+        check_positive(self.step, "step")
+        check_nonnegative(self.lam, "lam")
+        check_positive(self.norm_eps, "norm_eps")
+
+    def override(self, **changes: Any) -> Self:
+        """Copy with other values.
+
+        Raises:
+            ValueError: a name that is no field, or a value that does not fit.
+        """
+        known = {f.name for f in fields(self)}
+        if unknown := sorted(changes.keys() - known):
+            raise ValueError(f"unknown model options {unknown}; wanted some of {sorted(known)}")
+        return replace(self, **changes)
+
+    def to_json(self) -> str:
+        """Text of ``config.json``."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Config from parsed JSON, lists read as tuples."""
+        return cls().override(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class CrateConfig(NetworkConfig):
+    """Description of a :class:`srr.nn.CRATE` classifier.
+
+    Args:
+        image_size: height and width in pixels (one number for a square).
+        patch_size: height and width of a patch.
+        channels: channels of an image.
+        num_classes: classes of the head.
+        pool: ``"cls"`` reads the class token, ``"mean"`` the mean over all tokens.
+        position_std: standard deviation of the initial positions and class token; 1 in the released network.
+        patch_norm: layer norms around the patch projection.
+
+    Raises:
+        ValueError: a count below one, an image that is no whole number of patches, an unknown pooling.
+
+    Example:
+        >>> CrateConfig(image_size=32, patch_size=4).grid
+        (8, 8)
+    """
+
+    image_size: Size = 224
+    patch_size: Size = 16
+    channels: int = 3
+    num_classes: int = 1000
+    pool: str = "cls"
+    position_std: float = 1.0
+    patch_norm: bool = True
+
+    counts: ClassVar[tuple[str, ...]] = (*NetworkConfig.counts, "channels", "num_classes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self.position_std, "position_std")
+        patch_grid(self.image_size, self.patch_size)
+        if self.pool not in ("cls", "mean"):
+            raise ValueError(f'pool must be "cls" or "mean"; got {self.pool!r}')
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return patch_grid(self.image_size, self.patch_size)
+
+
+def pair(size: Size, name: str = "size") -> tuple[int, int]:
+    """Height and width from one number or two."""
+    both = (size, size) if isinstance(size, int) else tuple(size)
+    if len(both) != 2:
+        raise ValueError(f"{name} must be one number or two; got {size!r}")
+    for side in both:
+        check_count(side, name)
+    return both
+
+
+def patch_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
+    """Rows and columns of patches.
+
+    Raises:
+        ValueError: the image is no whole number of patches.
+    """
+    (height, width), (p1, p2) = pair(image_size, "image_size"), pair(patch_size, "patch_size")
+    if height % p1 or width % p2:
+        raise ValueError(f"image_size must be a multiple of patch_size; got {(height, width)} and {(p1, p2)}")
+    return height // p1, width // p2
+
+
+def patchify(images: Tensor, patch_size: Size) -> Tensor:
+    """Patches of images as rows, channel fastest.
+
+    Args:
+        images: (B, C, H, W).
+        patch_size: height p1 and width p2 of a patch.
+
+    Returns:
+        (B, H/p1 · W/p2, p1 · p2 · C), patches in reading order.
+
+    Raises:
+        ValueError: not four axes, or no whole number of patches.
+
+    Example:
+        >>> patchify(torch.zeros(2, 3, 8, 12), 4).shape
+        torch.Size([2, 6, 48])
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (batch, channels, height, width); got {tuple(images.shape)}")
+    (B, C, H, W), (p1, p2) = images.shape, pair(patch_size)
+    h, w = patch_grid((H, W), patch_size)
+    tiles = images.reshape(B, C, h, p1, w, p2)  # (B, C, H, W) -> (B, C, h, p1, w, p2)
+    return tiles.permute(0, 2, 4, 3, 5, 1).reshape(B, h * w, p1 * p2 * C)  # (B, n, patch_dim)
+
+
+class PatchEmbedding(nn.Module):
+    """Image to tokens: linear map of each patch, class token in front, learned positions.
+
+    Args:
+        image_size: height and width in pixels.
+        patch_size: height and width of a patch.
+        channels: channels of an image.
+        dim: width of a token.
+        norm: layer norms before and after the linear map.
+        position_std: standard deviation of the initial positions and class token.
+
+    Shapes:
+        ``(B, channels, height, width)`` to ``(B, 1 + patches, dim)``.
+
+    Source: released CRATE network; without norms, the strided convolution of CRATE-α.
+
+    Example:
+        >>> PatchEmbedding(32, 4, channels=3, dim=16)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 65, 16])
+    """
+
+    def __init__(
+        self,
+        image_size: Size,
+        patch_size: Size,
+        *,
+        channels: int,
+        dim: int,
+        norm: bool = True,
+        position_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        (h, w), (p1, p2) = patch_grid(image_size, patch_size), pair(patch_size)
+        self.image_size, self.patch_size, self.channels = pair(image_size), (p1, p2), channels
+        patch_dim = p1 * p2 * channels
+        self.patch_norm = nn.LayerNorm(patch_dim) if norm else nn.Identity()
+        self.linear = nn.Linear(patch_dim, dim)
+        self.token_norm = nn.LayerNorm(dim) if norm else nn.Identity()
+        self.class_token = nn.Parameter(position_std * torch.randn(1, 1, dim))
+        self.positions = nn.Parameter(position_std * torch.randn(1, 1 + h * w, dim))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens of the images, class token first."""
+        check_images(images, self.channels, self.image_size)
+        patches = patchify(images, self.patch_size)  # (B, C, H, W) -> (B, n, patch_dim)
+        Z = self.token_norm(self.linear(self.patch_norm(patches)))  # (B, n, d)
+        return prepend(self.class_token, Z) + self.positions  # (B, 1 + n, d)
+
+
+def prepend(token: Tensor, Z: Tensor) -> Tensor:
+    """Sequences (B, n, d) with one shared token (1, 1, d) in front: (B, 1 + n, d)."""
+    return torch.cat((token.expand(Z.shape[0], -1, -1), Z), dim=1)
+
+
+def check_images(images: Tensor, channels: int, size: tuple[int, int]) -> None:
+    """Refuse anything but floating images (B, channels, height, width)."""
+    wanted = (channels, *size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        raise ValueError(f"images must have shape (batch, {', '.join(map(str, wanted))}); got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"images must have a floating dtype; got {images.dtype}")
 
 
 class ClassifierHead(nn.Module):
@@ -42,6 +267,33 @@ class ClassifierHead(nn.Module):
     def forward(self, token: Tensor) -> Tensor:
         """Class scores, unnormalized."""
         return self.linear(self.norm(token))
+
+
+def build_blocks(config: NetworkConfig, *, causal: bool = False) -> nn.ModuleList:
+    """The layers of a model.
+
+    Args:
+        config: kind, number and sizes of the layers.
+        causal: whether a token sees only those before it and itself.
+
+    Returns:
+        ``config.depth`` layers of the kind ``config.block``.
+
+    Raises:
+        ValueError: an unknown kind of layer, or orthonormal bases that do not fit.
+
+    Example:
+        >>> from srr.nn import CrateConfig
+        >>> len(build_blocks(CrateConfig(dim=8, heads=2, head_dim=4, depth=3)))
+        3
+    """
+    options: dict[str, Any] = {"step": config.step, "lam": config.lam, "norm_eps": config.norm_eps, "causal": causal}
+    sizes = config.dim, config.heads, config.head_dim
+    blocks = nn.ModuleList(Block(config.block, *sizes, **options) for _ in range(config.depth))
+    if config.orthogonal:
+        for block in blocks:
+            keep_orthonormal(block)
+    return blocks
 
 
 class CRATE(PretrainedModel):
@@ -120,11 +372,6 @@ def layer_steps(
 def call(block: nn.Module, Z: Tensor, **options: Any) -> Tensor:
     """A layer applied as it is."""
     return block(Z, **options)
-
-
-def is_watched(block: nn.Module) -> bool:
-    """Whether a hook on the layer or inside it may read tokens."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
 
 
 def with_class_token(mask: Tensor | None) -> Tensor | None:

@@ -10,20 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from srr._array.checks import check_count
-from srr.nn.config import Config, Size, pair, patch_grid
-from srr.nn.crate import layer_steps, with_class_token
-from srr.nn.decoder import DecoderBlock
-from srr.nn.embed import check_images, patchify, prepend, unpatchify
-from srr.nn.positions import sincos_positions
+from srr.nn.blocks import HalfStep
+from srr.nn.crate import (
+    NetworkConfig,
+    Size,
+    build_blocks,
+    check_images,
+    layer_steps,
+    pair,
+    patch_grid,
+    patchify,
+    prepend,
+    with_class_token,
+)
+from srr.nn.layers import MSSA
+from srr.nn.losses import reconstruction_loss
 from srr.nn.pretrained import PretrainedModel
-from srr.nn.variants import build_blocks
 from srr.solvers.driver import unroll
 
-__all__ = ["CrateMAE", "MaeConfig", "random_patch_mask", "reconstruction_loss"]
+__all__ = ["CrateMAE", "DecoderBlock", "MaeConfig", "random_patch_mask", "sincos_positions", "unpatchify"]
 
 
 @dataclass(frozen=True)
-class MaeConfig(Config):
+class MaeConfig(NetworkConfig):
     """Description of a :class:`srr.nn.CrateMAE` autoencoder.
 
     Args:
@@ -50,7 +59,7 @@ class MaeConfig(Config):
     mask_ratio: float = 0.75
     normalize_targets: bool = False
 
-    counts: ClassVar[tuple[str, ...]] = (*Config.counts, "channels", "decoder_depth")
+    counts: ClassVar[tuple[str, ...]] = (*NetworkConfig.counts, "channels", "decoder_depth")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,14 +73,63 @@ class MaeConfig(Config):
         return patch_grid(self.image_size, self.patch_size)
 
 
+class DecoderBlock(nn.Module):
+    r"""One CRATE-MAE decoder layer, the two halves of an encoder layer run backwards.
+
+    .. math::
+
+        Z^{\ell+1/2} = \mathrm{LN}(Z^\ell)\, D^\top, \qquad
+        Z^{\ell+1} = Z^{\ell+1/2} - \mathrm{MSSA}(\mathrm{LN}\, Z^{\ell+1/2})
+
+    Args:
+        dim: width d of a token.
+        heads: number K of subspaces.
+        head_dim: dimension p of each.
+        norm_eps: variance floor of the layer norms.
+
+    Shapes:
+        ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
+
+    Source: [MAE], decoder layer.
+
+    Example:
+        >>> DecoderBlock(dim=8, heads=2, head_dim=4)(torch.zeros(3, 5, 8)).shape
+        torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, dim: int, heads: int, head_dim: int, *, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.dictionary_norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.D = nn.Parameter(torch.empty(dim, dim))
+        nn.init.kaiming_uniform_(self.D)
+        self.attention_norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.attention = MSSA(dim, heads, head_dim)
+
+    @property
+    def objective(self) -> dict[str, HalfStep]:
+        """What the two halves are steps on, and whether descent is proved."""
+        expand = HalfStep("Z½ = LN(Z) Dᵀ", None, None, "tokens are read back from sparse codes, in one product")
+        undo = HalfStep(
+            "Z⁺ = Z½ − Σ softmax(p^-½ V Vᵀ) V Oᵀ − b, V = LN(Z½) U",
+            "−R^c(Z; U)",
+            None,
+            "the flow of the encoder with time reversed; as there, the softmax stands in for the gradient, O is free",
+        )
+        return {"expand": expand, "undo": undo}
+
+    def forward(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Both halves."""
+        Y = self.dictionary_norm(Z) @ self.D.mT
+        return Y - self.attention(self.attention_norm(Y), mask)  # type: ignore[no-any-return]
+
+
 class CrateMAE(PretrainedModel):
     r"""Masked autoencoder whose encoder is CRATE with λ = 0.5 and whose decoder runs its layers backwards.
 
     Hidden patches are replaced by one learned token *before* the encoder, which therefore sees every
     position.
 
-    Objective step: encoder layers compress and sparsify as in :class:`srr.nn.CrateBlock`; the training loss
-    is the mean squared error of hidden patches.
+    The training loss is the mean squared error of hidden patches.
 
     Args:
         config: sizes and choices, see :class:`srr.nn.MaeConfig`.
@@ -205,23 +263,56 @@ def random_patch_mask(batch: int, patches: int, *, ratio: float, seed: int | tor
     return noise.argsort(dim=1).argsort(dim=1) >= int(patches * (1 - ratio))  # rank of each patch's noise
 
 
-def reconstruction_loss(predicted: Tensor, targets: Tensor, hidden: Tensor) -> Tensor:
-    r"""Mean over hidden patches of the mean squared error of a patch.
+def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """Fixed two-dimensional sine-cosine positions with a zero row for the class token in front.
+
+    The first half of the coordinates encodes the column, the second the row; each half is sines then
+    cosines of the index times 10000^(-4i/dim), i = 0 … dim/4 − 1.
 
     Args:
-        predicted: (B, n, patch_dim).
-        targets: (B, n, patch_dim).
-        hidden: boolean (B, n).
+        grid: rows and columns of patches.
+        dim: width of a token, a multiple of four.
 
     Returns:
-        One number; NaN when no patch is hidden.
+        Table (1 + rows · columns, dim), patches in reading order.
 
-    Source: [MAE], training objective.
+    Raises:
+        ValueError: dim is no multiple of four.
+
+    Source: [MAE], positions of encoder and decoder.
 
     Example:
-        >>> reconstruction_loss(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False]]))
-        tensor(1.)
+        >>> sincos_positions((2, 3), 8).shape
+        torch.Size([7, 8])
     """
-    error = (predicted - targets).square().mean(dim=-1)  # (B, n, patch_dim) -> (B, n)
-    weight = hidden.to(error.dtype)
-    return (error * weight).sum() / weight.sum()
+    if dim % 4:
+        raise ValueError(f"dim must be a multiple of 4; got {dim}")
+    rows, columns = grid
+    frequencies = 10000.0 ** (-4.0 * torch.arange(dim // 4, dtype=torch.float64) / dim)
+    angles = torch.arange(max(grid), dtype=torch.float64)[:, None] * frequencies  # (side, dim/4)
+    waves = torch.cat((angles.sin(), angles.cos()), dim=1)  # (side, dim/2)
+    across = waves[:columns].expand(rows, -1, -1)  # (rows, columns, dim/2)
+    down = waves[:rows, None].expand(-1, columns, -1)  # (rows, columns, dim/2)
+    table = torch.cat((across, down), dim=2).flatten(0, 1)  # (rows · columns, dim)
+    return torch.cat((torch.zeros(1, dim, dtype=torch.float64), table)).to(torch.get_default_dtype())
+
+
+def unpatchify(patches: Tensor, image_size: Size, patch_size: Size) -> Tensor:
+    """Images from the rows :func:`patchify` makes of them.
+
+    Args:
+        patches: (B, n, p1 · p2 · C).
+        image_size: height and width of the images.
+        patch_size: height p1 and width p2 of a patch.
+
+    Returns:
+        (B, C, H, W).
+
+    Example:
+        >>> images = torch.randn(2, 3, 8, 12)
+        >>> torch.equal(unpatchify(patchify(images, 4), (8, 12), 4), images)
+        True
+    """
+    (h, w), (p1, p2) = patch_grid(image_size, patch_size), pair(patch_size)
+    tiles = patches.reshape(-1, h, w, p1, p2, patches.shape[-1] // (p1 * p2))  # (B, h, w, p1, p2, C)
+    return tiles.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, C, H, W)

@@ -6,13 +6,11 @@ import os
 from typing import Any
 
 from srr.nn.causal import CausalConfig, CausalCRATE
-from srr.nn.config import Config, CrateConfig
-from srr.nn.crate import CRATE
-from srr.nn.hub import HUB_OPTIONS
+from srr.nn.crate import CRATE, CrateConfig, NetworkConfig
 from srr.nn.mae import CrateMAE, MaeConfig
-from srr.nn.pretrained import PretrainedModel, local_folder, read_config
+from srr.nn.pretrained import HUB_OPTIONS, PretrainedModel, local_folder, read_config
 
-__all__ = ["PRESETS", "build_model", "create_model", "load_model"]
+__all__ = ["PRESETS", "create_model", "load_model"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"dim": 384, "heads": 6, "head_dim": 64, "depth": 12},
@@ -23,7 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
 MICRO: dict[str, Any] = {"dim": 64, "heads": 4, "head_dim": 16, "depth": 4}
 ALPHA: dict[str, Any] = {"block": "alpha", "patch_norm": False, "norm_eps": 1e-6}
 
-PRESETS: dict[str, Config] = {
+PRESETS: dict[str, NetworkConfig] = {
     "crate_micro": CrateConfig(
         **MICRO, image_size=8, patch_size=4, channels=1, num_classes=10, pool="mean", position_std=0.02
     ),
@@ -37,18 +35,18 @@ PRESETS: dict[str, Config] = {
 }
 """Configs by name."""
 
-MODELS: dict[type[Config], type[PretrainedModel]] = {
+MODELS: dict[type[NetworkConfig], type[PretrainedModel]] = {
     CrateConfig: CRATE,
     CausalConfig: CausalCRATE,
     MaeConfig: CrateMAE,
 }
 
 
-def create_model(name: str, **overrides: Any) -> Any:
-    """Model of a named size, freshly initialized.
+def create_model(model: str | NetworkConfig, **overrides: Any) -> Any:
+    """Model of a named size or of a config, freshly initialized.
 
     Args:
-        name: a key of :data:`PRESETS`.
+        model: a key of :data:`PRESETS`, or one of the configs of :mod:`srr.nn`.
         **overrides: fields of its config, such as ``image_size``, ``patch_size``, ``channels``,
             ``num_classes``, ``dim``, ``depth``, ``heads``, ``head_dim``, ``pool``, ``step``, ``lam`` or
             ``block``.
@@ -63,29 +61,14 @@ def create_model(name: str, **overrides: Any) -> Any:
         >>> model = create_model("crate_tiny", num_classes=10)
         >>> sum(p.numel() for p in model.parameters())
         5709706
+        >>> type(create_model(CausalConfig(depth=1))).__name__
+        'CausalCRATE'
     """
-    if name not in PRESETS:
-        raise ValueError(f"model must be one of {sorted(PRESETS)}; got {name!r}")
-    return build_model(PRESETS[name].override(**overrides))
-
-
-def build_model(config: Config) -> Any:
-    """Model a config describes.
-
-    Args:
-        config: one of the configs of :mod:`srr.nn`.
-
-    Returns:
-        :class:`srr.nn.CRATE`, :class:`srr.nn.CausalCRATE` or :class:`srr.nn.CrateMAE`, freshly initialized.
-
-    Raises:
-        ValueError: an option that no layer can take.
-
-    Example:
-        >>> from srr.nn import CrateConfig
-        >>> type(build_model(CrateConfig(depth=1))).__name__
-        'CRATE'
-    """
+    if isinstance(model, str):
+        if model not in PRESETS:
+            raise ValueError(f"model must be one of {sorted(PRESETS)}; got {model!r}")
+        model = PRESETS[model]
+    config = model.override(**overrides)
     return MODELS[type(config)](config)
 
 

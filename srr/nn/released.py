@@ -1,4 +1,4 @@
-"""Names and layouts of the released files, and ours for each."""
+"""Names and layouts of the released files, and ours for each, in both directions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srr.nn.config import pair
-from srr.nn.crate import CRATE
+from srr.nn.crate import CRATE, pair
 from srr.nn.mae import CrateMAE
+from srr.nn.pretrained import load_adapted
 
-__all__ = ["released_names", "to_released"]
+__all__ = ["load_released", "released_names", "to_released"]
 
 _CRATE = (
     (r"embed\.positions", "pos_embedding"),
@@ -144,3 +144,44 @@ def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
         if count:
             return renamed
     return name
+
+
+def load_released(
+    model: nn.Module,
+    state_dict: Mapping[str, Any],
+    *,
+    strict: bool = True,
+    grid: tuple[int, int] | None = None,
+) -> None:
+    """Load released weights of CRATE, CRATE-α or CRATE-MAE into the model of the same size.
+
+    Learned positions of another grid are interpolated, fixed ones are made anew; a head of another class
+    count is left as initialized, with a warning. ``module.`` in front of the names and nesting under
+    ``state_dict`` or ``model`` are taken off.
+
+    Args:
+        model: a :class:`srr.nn.CRATE` or :class:`srr.nn.CrateMAE`.
+        state_dict: tensors by their released names, read with ``weights_only=True``.
+        strict: refuse missing and unexpected names; tensors of a wrong shape are always refused.
+        grid: rows and columns of patches the file was made for, a square by default.
+
+    Raises:
+        ValueError: one sentence that lists every missing, unexpected and misshapen name.
+
+    Source: names and shapes of the files published with [CRATE], [ALPHA] and [MAE].
+
+    Example:
+        >>> from srr.nn import create_model, to_released
+        >>> model, twin = create_model("crate_micro"), create_model("crate_micro")
+        >>> load_released(twin, {"state_dict": to_released(model)})
+        >>> bool((model.head.linear.weight == twin.head.linear.weight).all())
+        True
+    """
+    theirs = strip_wrapping(state_dict)
+    names = released_names(model)
+    ours = {}
+    for name, released in names.items():
+        if released in theirs:
+            ours[name] = conv_to_linear(theirs[released])
+    unexpected = sorted(theirs.keys() - set(names.values())) if strict else []
+    load_adapted(model, ours, grid=grid, strict=strict, unexpected=unexpected, names=names)

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from srr.nn.probe import modules_entered
+
 
 class _FirstBad(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the first operator whose output is not finite although its inputs are, and the module it ran in."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: list[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.stack: list[str] = []
+        self.inside = inside
         self.found: str | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if self.found is None and _bad(result) and not _bad([*args, *(kwargs or {}).values()]):
-            self.found = f"operator {func.overloadpacket.__name__} in {self.stack[-1] if self.stack else 'the loss'}"
+            place = f"layer {self.inside[-1]}" if self.inside else "the loss"
+            self.found = f"operator {func.overloadpacket.__name__} in {place}"
         return result
 
 
@@ -46,30 +49,9 @@ def first_nonfinite(model: nn.Module, compute: Callable[[], Any]) -> str:
     broken = next((name for name, p in model.named_parameters() if _bad(p.detach())), None)
     if broken:
         return f"parameter {broken}, already not finite before the step"
-    watch = _FirstBad()
-    handles = []
-    for name, module in model.named_modules():
-        if name:
-            handles.append(module.register_forward_pre_hook(_entering(watch, name)))
-            handles.append(module.register_forward_hook(_leaving(watch), always_call=True))
-    try:
-        with torch.enable_grad(), watch:
-            compute()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with modules_entered(model) as inside, torch.enable_grad(), _FirstBad(inside) as watch:
+        compute()
     return watch.found or "no operator of the forward pass, run again"
-
-
-def _entering(watch: _FirstBad, name: str) -> Callable[..., None]:
-    return lambda module, inputs: watch.stack.append(f"layer {name}")
-
-
-def _leaving(watch: _FirstBad) -> Callable[..., None]:
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        watch.stack.pop()
-
-    return leave
 
 
 def gradients_finite(model: nn.Module) -> bool:

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from srr.nn.adapt import load_adapted
-from srr.nn.presets import build_model
-from srr.nn.pretrained import local_folder, read_weights
+from srr.nn import create_model
+from srr.nn.pretrained import load_adapted, local_folder, read_config, read_weights
 from srr.training.ema import WeightAverage
 from srr.training.module import TrainingModule
 
@@ -21,7 +20,7 @@ def export_model(module: TrainingModule, average: WeightAverage | None, folder: 
     with place:
         state = gathered_state(module.model)
     if module.trainer.is_global_zero:
-        whole = build_model(module.model.config)  # type: ignore[arg-type]
+        whole = create_model(module.model.config)  # type: ignore[arg-type]
         whole.load_state_dict(state)
         whole.save_pretrained(folder)
 
@@ -45,8 +44,6 @@ def load_weights(model: nn.Module, source: str) -> None:
     """
     inner = Path(source) / "model"
     folder = inner if inner.is_dir() else local_folder(source)
-    from srr.nn.pretrained import read_config
-
     values = read_config(folder)
     values.pop("model", None)
     saved = type(model.config).from_dict(values)  # type: ignore[union-attr]

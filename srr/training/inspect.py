@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from srr.diagnostics import LayerTrace, layer_trace
+from srr.nn.probe import head_inputs
 from srr.training.build import build_model
 from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, read_checkpoint
 from srr.training.config import Config
@@ -104,10 +105,6 @@ def scores(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
 
 def head_input(model: Any, x: Tensor) -> Tensor:
     """What reaches the head of a classifier: the pooled tokens (N, d)."""
-    kept: list[Tensor] = []
-    handle = model.head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-    try:
+    with head_inputs(model) as pooled:
         scores(model, x)
-    finally:
-        handle.remove()
-    return torch.cat(kept)
+    return torch.cat(pooled)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srr.nn.embed import patchify
-from srr.nn.mae import reconstruction_loss
+from srr.nn.crate import patchify
+from srr.nn.losses import reconstruction_loss
+from srr.nn.probe import head_inputs, layer_states
 from srr.ops.rates import coding_rate, subspace_coding_rate
 from srr.ops.streaming import SecondMoment
-from srr.training.capture import layer_outputs
 from srr.training.config import ObjectiveConfig
 from srr.training.data.base import IGNORE
 from srr.training.distributed import sum_over_ranks
@@ -77,11 +75,10 @@ class WithSparseRateReduction:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
         """The other losses, the regularizer as ``srr``, and their sum as ``loss``."""
-        with layer_outputs(model, self.layers) as outputs:
+        with layer_states(model, self.layers) as seen:
             losses = self.base(model, x, y)
-        blocks = list(model.blocks)  # type: ignore[arg-type]
         real = y != IGNORE if y.ndim == 1 else slice(None)
-        terms = [self.measure(outputs[layer][real], full_tensor(blocks[layer].attention.U)) for layer in self.layers]
+        terms = [self.measure(state.after[real], full_tensor(state.block.attention.U)) for state in seen.values()]
         srr = torch.stack(terms).mean()
         return {**losses, "loss": losses["loss"] - self.weight * srr, "srr": srr.detach()}
 
@@ -112,8 +109,7 @@ class RateReduction:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
         """−ΔR + head loss as ``loss``; ΔR in nats as ``rate_reduction``."""
-        pooled: list[Tensor] = []
-        with head_on_detached(model, pooled.append):
+        with head_inputs(model, detach=True) as pooled:
             read = CrossEntropy()(model, x, y)
         real = y != IGNORE
         Z = functional.normalize(pooled[0][real].float(), dim=-1, eps=1e-6)
@@ -124,21 +120,6 @@ class RateReduction:
         """ΔR of features (n, d) and labels (n,) of all ranks together, in nats."""
         moment = SecondMoment.zeros(Z.shape[-1], like=Z, classes=self.classes).update(Z, labels=y)
         return moment.map(sum_over_ranks).rate_reduction(eps=self.eps).to(Z.dtype)
-
-
-@contextlib.contextmanager
-def head_on_detached(model: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """Hand what reaches the head to ``keep`` and give the head a detached copy, during the forward passes inside."""
-
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        keep(inputs[0])
-        return (inputs[0].detach(), *inputs[1:])
-
-    handle = model.head.register_forward_pre_hook(hook)  # type: ignore[union-attr]
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from srr.ops.attention import attention_weights
+from srr.nn import attention_maps, layer_tokens
 from srr.ops.subspaces import orthonormalize
 from srr.plots.attention import plot_attention
 from srr.plots.networks import plot_atoms, plot_coherence, plot_confusion, plot_curves, plot_features
@@ -146,16 +145,14 @@ def _attention(run: TrainedRun) -> str:
     if not hasattr(model.config, "grid"):
         raise Missing("this model sees no images")
     x, picture, _ = held_out(run, 1)
-    kept: list[Tensor] = []
-    handle = model.blocks[-1].register_forward_pre_hook(lambda block, args: kept.append(args[0]))
-    model(x)
-    handle.remove()
-    block = model.blocks[-1]
-    V = (block.attention_norm(kept[0]) @ block.attention.projection.mT).unflatten(-1, (block.attention.heads, -1))
-    maps = attention_weights(V.transpose(1, 2), scale=block.attention.scale)[0, :, 0, 1:]
+    try:
+        maps = attention_maps(model, x)[0, :, 0, 1:]  # (1, K, 1 + n, 1 + n) -> (K, n)
+    except ValueError as reason:
+        raise Missing(str(reason)) from reason
+    tokens = layer_tokens(model, x)[-2][0, 1:]  # (1, 1 + n, d) -> (n, d)
     image = picture[0].permute(1, 2, 0).clamp(0, 1)
     image = image[..., 0] if image.shape[-1] != 3 else image
-    figure = plot_attention(image, maps, kept[0][0, 1:], grid=model.config.grid)
+    figure = plot_attention(image, maps, tokens, grid=model.config.grid)
     return _picture(figure, f"attention maps of {run.folder.name}")
 
 

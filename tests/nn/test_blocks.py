@@ -7,15 +7,14 @@ import pytest
 import torch
 
 import srr
-from srr.nn import BLOCKS, DecoderBlock, OvercompleteISTA, ProxMM
+from srr.nn import BLOCKS, Block, DecoderBlock, OvercompleteISTA, ProxMM
 
 Array = np.ndarray
 
 
 def made(block: str | type[torch.nn.Module], **options: object) -> torch.nn.Module:
     torch.manual_seed(0)
-    kind = BLOCKS[block] if isinstance(block, str) else block
-    layer = kind(12, 3, 4, **options).double()
+    layer = (Block(block, 12, 3, 4, **options) if isinstance(block, str) else block(12, 3, 4, **options)).double()
     with torch.no_grad():  # norms that matter
         for name, parameter in layer.named_parameters():
             if any(word in name for word in ("norm", "temperature", "_step")):
@@ -107,9 +106,9 @@ def overcomplete(w: dict[str, Array], Z: Array) -> Array:
 def perceptron(w: dict[str, Array], Z: Array) -> Array:
     from scipy.special import erf
 
-    inner = Z @ w["mlp.0.weight"].T + w["mlp.0.bias"]
+    inner = Z @ w["dictionary.0.weight"].T + w["dictionary.0.bias"]
     inner = inner * (1 + erf(inner / np.sqrt(2))) / 2
-    return inner @ w["mlp.2.weight"].T + w["mlp.2.bias"]
+    return inner @ w["dictionary.2.weight"].T + w["dictionary.2.bias"]
 
 
 Half = Callable[[dict[str, Array], Array], Array]

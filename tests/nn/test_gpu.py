@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srr.nn import create_model
-from srr.nn.losses import rate_reduction, subspace_coding_rate
+from srr.nn.losses import fused_rate_reduction, fused_subspace_coding_rate
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,8 +15,8 @@ pytestmark = [
 def test_losses_equal_those_of_the_cpu() -> None:
     Z, U, labels = torch.randn(60, 12), torch.randn(3, 12, 4), torch.arange(60) % 3
     for rate in (
-        lambda Z: rate_reduction(Z, labels.to(Z.device), eps=0.5),
-        lambda Z: subspace_coding_rate(Z, U.to(Z.device), eps=0.5),
+        lambda Z: fused_rate_reduction(Z, labels.to(Z.device), eps=0.5),
+        lambda Z: fused_subspace_coding_rate(Z, U.to(Z.device), eps=0.5),
     ):
         here, there = Z.clone().requires_grad_(), Z.cuda().requires_grad_()
         value, moved = rate(here), rate(there)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from srr.nn import CRATE, create_model, load_model
-from srr.nn.hub import upload
+from srr.nn.pretrained import upload
 
 SMALL = {"depth": 1, "dim": 16, "heads": 4, "head_dim": 4}
 

@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from srr import ops
 from srr.nn import create_model
 from srr.nn.losses import (
-    coding_rate,
+    fused_coding_rate,
+    fused_rate_reduction,
+    fused_subspace_coding_rate,
     mcr2_loss,
-    rate_reduction,
     srr_regularizer,
-    subspace_coding_rate,
     total_coding_rate_regularizer,
 )
 from tests.benchmarks import reference_rates as naive
@@ -35,11 +35,11 @@ def labels_of(n, K):
 
 
 CASES = {
-    "coding_rate": lambda Z: coding_rate(Z, eps=EPS),
-    "weighted": lambda Z: coding_rate(Z, eps=EPS, weights=torch.linspace(0, 2, Z.shape[-2], dtype=Z.dtype)),
-    "subspace": lambda Z: subspace_coding_rate(Z, draw(2, Z.shape[-1], 2, seed=3, dtype=Z.dtype), eps=EPS),
-    "labels": lambda Z: rate_reduction(Z, labels_of(Z.shape[-2], 3), eps=EPS),
-    "membership": lambda Z: rate_reduction(Z, members(Z.shape[-2], 3), eps=EPS),
+    "coding_rate": lambda Z: fused_coding_rate(Z, eps=EPS),
+    "weighted": lambda Z: fused_coding_rate(Z, eps=EPS, weights=torch.linspace(0, 2, Z.shape[-2], dtype=Z.dtype)),
+    "subspace": lambda Z: fused_subspace_coding_rate(Z, draw(2, Z.shape[-1], 2, seed=3, dtype=Z.dtype), eps=EPS),
+    "labels": lambda Z: fused_rate_reduction(Z, labels_of(Z.shape[-2], 3), eps=EPS),
+    "membership": lambda Z: fused_rate_reduction(Z, members(Z.shape[-2], 3), eps=EPS),
     "mcr2_loss": lambda Z: mcr2_loss(Z, labels_of(Z.shape[-2], 2), eps=EPS),
     "total_coding_rate": lambda Z: total_coding_rate_regularizer(Z, eps=EPS),
 }
@@ -55,8 +55,8 @@ def test_gradients_of_both_orders(case, shape):
 
 def test_bases_receive_gradients_of_both_orders():
     Z, U = draw(5, 4).requires_grad_(), draw(2, 4, 3, seed=1).requires_grad_()
-    assert gradcheck(lambda Z, U: subspace_coding_rate(Z, U, eps=EPS), (Z, U))
-    assert gradgradcheck(lambda Z, U: subspace_coding_rate(Z, U, eps=EPS), (Z, U))
+    assert gradcheck(lambda Z, U: fused_subspace_coding_rate(Z, U, eps=EPS), (Z, U))
+    assert gradgradcheck(lambda Z, U: fused_subspace_coding_rate(Z, U, eps=EPS), (Z, U))
 
 
 def value_and_grad(rate, Z):
@@ -73,10 +73,10 @@ def test_equal_to_eigenvalues_and_one_hot_memberships(shape):
     U, y = draw(3, shape[1], 4, seed=2), labels_of(n, 4)
     Pi = functional.one_hot(y).double()
     pairs = [
-        (lambda Z: coding_rate(Z, eps=EPS), lambda Z: naive.coding_rate(Z, EPS)),
-        (lambda Z: subspace_coding_rate(Z, U, eps=EPS), lambda Z: naive.subspace_coding_rate(Z, U, EPS)),
-        (lambda Z: rate_reduction(Z, y, eps=EPS), lambda Z: naive.rate_reduction(Z, Pi, EPS)),
-        (lambda Z: rate_reduction(Z, Pi, eps=EPS), lambda Z: naive.rate_reduction(Z, Pi, EPS)),
+        (lambda Z: fused_coding_rate(Z, eps=EPS), lambda Z: naive.coding_rate(Z, EPS)),
+        (lambda Z: fused_subspace_coding_rate(Z, U, eps=EPS), lambda Z: naive.subspace_coding_rate(Z, U, EPS)),
+        (lambda Z: fused_rate_reduction(Z, y, eps=EPS), lambda Z: naive.rate_reduction(Z, Pi, EPS)),
+        (lambda Z: fused_rate_reduction(Z, Pi, eps=EPS), lambda Z: naive.rate_reduction(Z, Pi, EPS)),
     ]
     for fused, plain in pairs:
         torch.testing.assert_close(value_and_grad(fused, Z), value_and_grad(plain, Z), rtol=1e-9, atol=1e-11)
@@ -86,9 +86,9 @@ def test_equal_to_autograd_through_the_operators():
     Z, y = draw(2, 9, 5), labels_of(9, 3)
     U = draw(2, 5, 3, seed=2)
     pairs = [
-        (lambda Z: coding_rate(Z, eps=EPS), lambda Z: ops.coding_rate(Z, eps=EPS)),
-        (lambda Z: subspace_coding_rate(Z, U, eps=EPS), lambda Z: ops.subspace_coding_rate(Z, U, eps=EPS)),
-        (lambda Z: rate_reduction(Z, y, eps=EPS), lambda Z: ops.rate_reduction(Z, y, eps=EPS)),
+        (lambda Z: fused_coding_rate(Z, eps=EPS), lambda Z: ops.coding_rate(Z, eps=EPS)),
+        (lambda Z: fused_subspace_coding_rate(Z, U, eps=EPS), lambda Z: ops.subspace_coding_rate(Z, U, eps=EPS)),
+        (lambda Z: fused_rate_reduction(Z, y, eps=EPS), lambda Z: ops.rate_reduction(Z, y, eps=EPS)),
     ]
     for fused, plain in pairs:
         torch.testing.assert_close(value_and_grad(fused, Z), value_and_grad(plain, Z), rtol=1e-11, atol=1e-12)
@@ -111,7 +111,7 @@ class Counter(TorchDispatchMode):
 def test_forward_and_backward_share_one_cholesky_factor(shape):
     Z = draw(*shape).requires_grad_()
     with Counter() as counter:
-        coding_rate(Z, eps=EPS).backward()
+        fused_coding_rate(Z, eps=EPS).backward()
     assert counter.calls["linalg_cholesky_ex"] == 1
     assert "linalg_eigh" not in counter.calls
     assert "_linalg_svd" not in counter.calls
@@ -120,15 +120,15 @@ def test_forward_and_backward_share_one_cholesky_factor(shape):
 def test_a_value_alone_computes_no_gradient():
     Z = draw(8, 64)
     with Counter() as counter:
-        coding_rate(Z, eps=EPS)
+        fused_coding_rate(Z, eps=EPS)
     assert not {"cholesky_solve", "cholesky_inverse", "linalg_solve_triangular"} & counter.calls.keys()
 
 
 def test_no_grad_makes_no_graph():
     Z = draw(6, 4).requires_grad_()
     with torch.no_grad():
-        assert not coding_rate(Z, eps=EPS).requires_grad
-        assert not subspace_coding_rate(Z, draw(2, 4, 2), eps=EPS).requires_grad
+        assert not fused_coding_rate(Z, eps=EPS).requires_grad
+        assert not fused_subspace_coding_rate(Z, draw(2, 4, 2), eps=EPS).requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -137,9 +137,9 @@ def test_no_grad_makes_no_graph():
 def test_half_precision_is_computed_in_the_core(case, core, dtype):
     """Only the tokens are rounded: the value is that of the rounded tokens, in float32."""
     rates = {
-        "coding": lambda Z, **core: coding_rate(Z, eps=EPS, **core),
-        "subspace": lambda Z, **core: subspace_coding_rate(Z, draw(3, 8, 4).float(), eps=EPS, **core),
-        "reduction": lambda Z, **core: rate_reduction(Z, labels_of(20, 4), eps=EPS, **core),
+        "coding": lambda Z, **core: fused_coding_rate(Z, eps=EPS, **core),
+        "subspace": lambda Z, **core: fused_subspace_coding_rate(Z, draw(3, 8, 4).float(), eps=EPS, **core),
+        "reduction": lambda Z, **core: fused_rate_reduction(Z, labels_of(20, 4), eps=EPS, **core),
         "mcr2": lambda Z, **core: mcr2_loss(Z, labels_of(20, 4), eps=EPS, **core),
     }
     rounded = draw(20, 8).to(dtype)
@@ -155,9 +155,9 @@ def test_half_precision_is_computed_in_the_core(case, core, dtype):
 def test_autocast_changes_nothing(core):
     Z, U = draw(20, 8, dtype=torch.float32), draw(3, 8, 4, dtype=torch.float32)
     rates = [
-        lambda Z: coding_rate(Z, eps=EPS, core_dtype=core),
-        lambda Z: subspace_coding_rate(Z, U, eps=EPS, core_dtype=core),
-        lambda Z: rate_reduction(Z, labels_of(20, 4), eps=EPS, core_dtype=core),
+        lambda Z: fused_coding_rate(Z, eps=EPS, core_dtype=core),
+        lambda Z: fused_subspace_coding_rate(Z, U, eps=EPS, core_dtype=core),
+        lambda Z: fused_rate_reduction(Z, labels_of(20, 4), eps=EPS, core_dtype=core),
     ]
     for rate in rates:
         plain = value_and_grad(rate, Z)
@@ -170,7 +170,7 @@ def test_autocast_changes_nothing(core):
 
 def test_bases_in_float32_and_tokens_in_bfloat16_mix():
     Z, U = draw(20, 8, dtype=torch.bfloat16), draw(3, 8, 4, dtype=torch.float32).requires_grad_()
-    subspace_coding_rate(Z, U, eps=EPS).backward()
+    fused_subspace_coding_rate(Z, U, eps=EPS).backward()
     assert U.grad.dtype == torch.float32
 
 
@@ -185,8 +185,8 @@ def test_float32_core_is_trusted_where_documented(eps, norm, trusted):
     exact = ops.coding_rate_grad(Z.double(), eps=eps)
     doubt = 6e-8 * 32 / (200 * eps**2) * float(torch.linalg.matrix_norm(Z.double(), 2)) ** 2
     assert (doubt < 1e-2) == trusted
-    double = value_and_grad(lambda Z: coding_rate(Z, eps=eps), Z)[1]
-    single = value_and_grad(lambda Z: coding_rate(Z, eps=eps, core_dtype=torch.float32), Z)[1]
+    double = value_and_grad(lambda Z: fused_coding_rate(Z, eps=eps), Z)[1]
+    single = value_and_grad(lambda Z: fused_coding_rate(Z, eps=eps, core_dtype=torch.float32), Z)[1]
     assert relative(double, exact) < 1e-6
     assert (relative(single, exact) < 1e-3) == trusted
 
@@ -197,8 +197,8 @@ def test_compiles_without_a_graph_break(case):
     Z, U, Pi = draw(9, 5).float(), draw(2, 5, 2, seed=3).float(), members(9, 3)
     rates = {
         **CASES,
-        "subspace": lambda Z: subspace_coding_rate(Z, U, eps=EPS),
-        "membership": lambda Z: rate_reduction(Z, Pi, eps=EPS),
+        "subspace": lambda Z: fused_subspace_coding_rate(Z, U, eps=EPS),
+        "membership": lambda Z: fused_rate_reduction(Z, Pi, eps=EPS),
     }
     compiled = torch.compile(rates[case], fullgraph=True, backend="aot_eager")
     got, expected = value_and_grad(compiled, Z), value_and_grad(rates[case], Z)
@@ -216,14 +216,14 @@ def test_labels_compile_with_one_graph_break():
 def test_constants_that_ask_for_a_gradient_are_refused():
     Z = draw(6, 3)
     with pytest.raises(ValueError, match="weights must be a constant"):
-        coding_rate(Z, eps=EPS, weights=torch.ones(6, dtype=Z.dtype, requires_grad=True))
+        fused_coding_rate(Z, eps=EPS, weights=torch.ones(6, dtype=Z.dtype, requires_grad=True))
     with pytest.raises(ValueError, match="Pi must be a constant"):
-        rate_reduction(Z, members(6, 2).requires_grad_(), eps=EPS)
+        fused_rate_reduction(Z, members(6, 2).requires_grad_(), eps=EPS)
 
 
 def test_tokens_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="Z must be finite"):
-        coding_rate(torch.full((3, 2), torch.nan, requires_grad=True), eps=EPS)
+        fused_coding_rate(torch.full((3, 2), torch.nan, requires_grad=True), eps=EPS)
 
 
 def test_mcr2_training_separates_classes():

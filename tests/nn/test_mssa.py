@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from srr.nn import MSSA, FixedMSSA, StrictMSSA, TiedMSSA, TransposedMSSA
+from srr.nn import MSSA
 from srr.ops.attention import mssa
 
-KINDS = [MSSA, TiedMSSA, StrictMSSA, TransposedMSSA, FixedMSSA]
+TIED, STRICT = {"tied": True}, {"tied": True, "scale": 1.0}
+TRANSPOSED, FROZEN = {"transposed": True}, {"frozen": True}
+KINDS = [{}, TIED, STRICT, TRANSPOSED, FROZEN]
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,30 +31,37 @@ def by_heads(layer: MSSA, Z: np.ndarray, *, causal: bool = False) -> np.ndarray:
     if layer.output is not None:
         out = V @ layer.output.detach().numpy().T
         return out if layer.bias is None else out + layer.bias.detach().numpy()
-    if isinstance(layer, TransposedMSSA):
+    if layer.transposed:
         return V @ P.T
     return V @ P if layer.lifted else V
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_layer_is_the_definition(kind: type[MSSA], causal: bool) -> None:
+def test_layer_is_the_definition(kind: dict[str, object], causal: bool) -> None:
     torch.manual_seed(0)
-    layer = kind(12, 3, 4, causal=causal).double()
+    layer = MSSA(12, 3, 4, causal=causal, **kind).double()
     Z = tokens(2, 7, 12)
     wanted = np.stack([by_heads(layer, z.numpy(), causal=causal) for z in Z])
     np.testing.assert_allclose(layer(Z).detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layer_is_the_numpy_operator(kind: type[MSSA]) -> None:
+def test_layer_is_the_numpy_operator(kind: dict[str, object]) -> None:
     torch.manual_seed(0)
-    layer = kind(12, 3, 4).double()
+    layer = MSSA(12, 3, 4, **kind).double()
     Z = tokens(2, 7, 12)
-    out = None if layer.out is None else layer.out.detach().numpy()
+    out = layer.out.detach().numpy()
     bias = None if layer.bias is None else layer.bias.detach().numpy()
     wanted = mssa(Z.numpy(), layer.U.detach().numpy(), out=out, bias=bias, scale=layer.scale)
     np.testing.assert_allclose(layer(Z).detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_scales_and_parameters_are_those_of_the_variant() -> None:
+    assert MSSA(12, 3, 4).scale == 0.5
+    assert MSSA(12, 3, 4, **STRICT).scale == 1.0
+    for kind in (TIED, TRANSPOSED):
+        assert [name for name, _ in MSSA(12, 3, 4, **kind).named_parameters()] == ["projection"]
 
 
 def test_one_full_width_head_has_no_output_map() -> None:
@@ -64,8 +73,8 @@ def test_one_full_width_head_has_no_output_map() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_padding_is_invisible(kind: type[MSSA], causal: bool) -> None:
-    layer = kind(12, 3, 4, causal=causal).double()
+def test_padding_is_invisible(kind: dict[str, object], causal: bool) -> None:
+    layer = MSSA(12, 3, 4, causal=causal, **kind).double()
     Z = tokens(2, 7, 12)
     mask = torch.ones(2, 7, dtype=torch.bool)
     mask[0, 5:] = False
@@ -75,8 +84,8 @@ def test_padding_is_invisible(kind: type[MSSA], causal: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_receives_a_gradient(kind: type[MSSA]) -> None:
-    layer = kind(12, 3, 4)
+def test_every_parameter_receives_a_gradient(kind: dict[str, object]) -> None:
+    layer = MSSA(12, 3, 4, **kind)
     layer(torch.randn(2, 7, 12)).square().sum().backward()
     for name, parameter in layer.named_parameters():
         assert parameter.grad is not None, name
@@ -84,12 +93,12 @@ def test_every_parameter_receives_a_gradient(kind: type[MSSA]) -> None:
 
 
 def test_fixed_bases_are_orthonormal_and_untrained() -> None:
-    layer = FixedMSSA(12, 3, 4)
+    layer = MSSA(12, 3, 4, frozen=True)
     assert "projection" not in dict(layer.named_parameters())
     assert "projection" in layer.state_dict()
     P = layer.projection
     torch.testing.assert_close(P @ P.T, torch.eye(12), rtol=0, atol=1e-5)
-    wide = FixedMSSA(6, 3, 4)
+    wide = MSSA(6, 3, 4, frozen=True)
     for k in range(3):
         torch.testing.assert_close(wide.U[k].T @ wide.U[k], torch.eye(4), rtol=0, atol=1e-5)
 
@@ -98,13 +107,16 @@ def test_bad_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="heads"):
         MSSA(8, 0, 4)
     with pytest.raises(ValueError, match="heads \\* head_dim = dim"):
-        TransposedMSSA(8, 3, 4)
+        MSSA(8, 3, 4, transposed=True)
     with pytest.raises(ValueError, match="head_dim"):
-        FixedMSSA(4, 2, 8)
+        MSSA(4, 2, 8, frozen=True)
+    with pytest.raises(ValueError, match="tied and transposed"):
+        MSSA(8, 2, 4, tied=True, transposed=True)
+    with pytest.raises(ValueError, match="scale"):
+        MSSA(8, 2, 4, scale=-1.0)
 
 
 def test_the_projection_is_one_contiguous_product() -> None:
     layer = MSSA(12, 3, 4)
     assert layer.U.data_ptr() == layer.projection.data_ptr()
-    assert layer.out is not None
     assert layer.out.data_ptr() == layer.output.data_ptr()

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import approx_fprime
 
 import srr
-from srr.nn import CrateBlock
+from srr.nn import Block
 from tests.backends import BACKENDS, Backend, to_numpy
 
 MIX = srr.subspace_mixture(n=40, d=8, K=2, p=4, noise=0.2, seed=0)
@@ -77,7 +77,7 @@ def test_proximal_sparsification_ascends_the_rate_on_the_sphere():
 def test_one_step_is_a_crate_layer(normed):
     """The same half-steps with a block's weights give the block's output to 1e-12."""
     torch.manual_seed(0)
-    block = CrateBlock(dim=8, heads=2, head_dim=4, step=0.1, lam=0.1).double()
+    block = Block("crate", dim=8, heads=2, head_dim=4, step=0.1, lam=0.1).double()
     if not normed:
         block.attention_norm = block.dictionary_norm = torch.nn.Identity()
     Z = torch.randn(3, 10, 8, dtype=torch.float64)

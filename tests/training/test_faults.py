@@ -200,7 +200,7 @@ def test_an_existing_run_is_refused_and_untouched(tiny, tmp_path):
 
 
 def test_a_nan_loss_stops_and_names_layer_and_operator(tiny, tmp_path, monkeypatch):
-    from srr.nn.ista import ISTA
+    from srr.nn import ISTA
 
     forward, calls = ISTA.forward, []
 

@@ -117,5 +117,5 @@ def test_unknown_objectives(config, words):
 
 def test_a_layer_that_is_not_there(model):
     objective = build_objective(ObjectiveConfig(srr_weight=1.0, srr_layers=(5,)), 10)
-    with pytest.raises(ValueError, match=r"layer must be in \[-2, 2\)"):
+    with pytest.raises(ValueError, match=r"layers must be in \[-2, 2\)"):
         objective(model, *batch())

@@ -1,0 +1,312 @@
+"""The two halves of a CRATE layer as modules that own their arrays: subspace attention, and the sparsifying step.
+
+A module holds parameters and calls one operator of :mod:`srr.ops`; the operator has the mathematics.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from srr._array.checks import check_count, check_nonnegative, check_positive
+from srr.ops.attention import attention_weights, ssa, ssa_newest
+from srr.ops.gram import gram
+from srr.ops.sparse import folded_ista_step, ista_matrix, ista_step
+from srr.ops.subspaces import lift, project
+
+__all__ = ["ISTA", "MSSA"]
+
+
+class MSSA(nn.Module):
+    r"""Multi-head subspace self-attention: the compressing half of a CRATE layer, without its residual.
+
+    .. math::
+
+        \mathrm{MSSA}(Z) = \sum_k \mathrm{softmax}(s\, V_k V_k^\top)\, V_k O_k^\top + b, \qquad V_k = Z U_k
+
+    The projection is stored as one ``(heads * head_dim, dim)`` matrix, so that all heads cost one product;
+    :attr:`U` is a view of it. The output map O is free; it is left out when there is one head of full width, as in the
+    released network.
+
+    Args:
+        dim: width d of a token.
+        heads: number K of subspaces.
+        head_dim: dimension p of each.
+        bias: whether a free output map has a bias.
+        causal: whether row i sees the tokens up to i only.
+        tied: the output map is U itself: tokens come back through the subspaces they were projected on.
+        transposed: the output map is the matrix of U transposed, where heads · head_dim = dim.
+        frozen: U is drawn once, uniformly among orthonormal frames (over all heads where they fit, else head by head),
+            and is a buffer.
+        scale: s of the softmax; p^{-1/2} when None, 1 in the theory.
+
+    Shapes:
+        ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
+
+    Raises:
+        ValueError: a count below one, tied and transposed at once, sizes that do not fit.
+
+    Source: [CRATE] (11)-(12); the free output map and p^{-1/2} are those of the released network.
+
+    Example:
+        >>> layer = MSSA(dim=8, heads=2, head_dim=4)
+        >>> layer(torch.zeros(3, 5, 8)).shape, layer.U.shape
+        (torch.Size([3, 5, 8]), torch.Size([2, 8, 4]))
+    """
+
+    always_lifted = False
+    """Whether even one head of full width has an output map."""
+    projection: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        *,
+        bias: bool = True,
+        causal: bool = False,
+        tied: bool = False,
+        transposed: bool = False,
+        frozen: bool = False,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        for name, count in {"dim": dim, "heads": heads, "head_dim": head_dim}.items():
+            check_count(count, name)
+        if tied and transposed:
+            raise ValueError("tied and transposed are two output maps; got both")
+        if transposed and heads * head_dim != dim:
+            raise ValueError(f"transposed needs heads * head_dim = dim; got {heads} * {head_dim} and {dim}")
+        self.dim, self.heads, self.head_dim = dim, heads, head_dim
+        self.causal, self.transposed = causal, transposed
+        self.scale = head_dim**-0.5 if scale is None else check_nonnegative(scale, "scale")
+        width = heads * head_dim
+        if frozen:
+            self.register_buffer("projection", orthonormal_rows(heads, head_dim, dim))
+        else:
+            self.projection = nn.Parameter(uniform(width, dim, fan_in=dim))
+        own = not (tied or transposed)
+        self.lifted = self.always_lifted or not own or heads > 1 or head_dim != dim
+        free = own and self.lifted
+        self.output = nn.Parameter(uniform(dim, width, fan_in=width)) if free else None
+        self.bias = nn.Parameter(uniform(dim, fan_in=width)) if free and bias else None
+
+    @property
+    def U(self) -> Tensor:
+        """Bases of the subspaces, shape (K, d, p), as a view of the projection."""
+        return self.projection.view(self.heads, self.head_dim, self.dim).mT  # (K p, d) -> (K, d, p)
+
+    @property
+    def out(self) -> Tensor:
+        """Output maps, shape (K, d, p): the free ones, U, or the transpose of its matrix."""
+        if self.output is None and not self.transposed:
+            return self.U
+        weight = self.projection if self.output is None else self.output
+        return weight.view(self.dim, self.heads, self.head_dim).transpose(0, 1)  # (d, K p) -> (K, d, p)
+
+    def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Attended tokens; only the first ``rows`` of them where that is a number."""
+        V = self.coordinates(Z)  # (..., n, d) -> (..., K, n, p)
+        return self.restore(self.attend(V, mask, rows))  # (..., K, rows, p) -> (..., rows, d)
+
+    def coordinates(self, Z: Tensor) -> Tensor:
+        """Coordinates of tokens in every head: (..., n, d) to (..., K, n, p)."""
+        return project(Z, self.U)
+
+    def attend(self, V: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Attention inside the heads: (..., K, n, p) to (..., K, rows, p)."""
+        return ssa(V, scale=self.scale, causal=self.causal, mask=over_queries(mask), rows=rows)
+
+    def restore(self, V: Tensor) -> Tensor:
+        """Tokens from attended coordinates: (..., K, n, p) to (..., n, d)."""
+        if not self.lifted:
+            return V.squeeze(-3)  # (..., 1, n, d) -> (..., n, d)
+        Z = lift(V, self.out)
+        return Z if self.bias is None else Z + self.bias
+
+    def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attended tokens for the newest of a causal sequence, and the coordinates of the whole of it.
+
+        As queries, keys and values are one, one array per layer is all that has to be remembered.
+
+        Args:
+            Z: tokens (..., m, d) that follow those of ``past``.
+            past: coordinates (..., K, t, p) of the tokens before, None at the start.
+            mask: (..., t + m), True at real tokens; all are by default.
+
+        Returns:
+            Attended tokens (..., m, d) and coordinates (..., K, t + m, p).
+
+        Raises:
+            ValueError: the layer is not causal.
+        """
+        if not self.causal:
+            raise ValueError("only a causal layer can be extended; this one lets tokens see later ones")
+        V = self.coordinates(Z)  # (..., m, d) -> (..., K, m, p)
+        V = V if past is None else torch.cat((past, V), dim=-2)  # (..., K, t + m, p)
+        return self.restore(self.attend_newest(V, Z.shape[-2], mask)), V
+
+    def attend_newest(self, V: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
+        """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""
+        return ssa_newest(V, count=count, scale=self.scale, mask=None if mask is None else mask[..., None, :])
+
+    def attention_map(self, Z: Tensor) -> Tensor:
+        """What token i attends to, row i of (..., K, n, n)."""
+        return attention_weights(self.coordinates(Z), scale=self.scale, causal=self.causal)
+
+    def extra_repr(self) -> str:
+        """Sizes shown by ``print(layer)``."""
+        return f"dim={self.dim}, heads={self.heads}, head_dim={self.head_dim}, causal={self.causal}"
+
+
+def over_queries(mask: Tensor | None) -> Tensor | None:
+    """Attention mask (..., 1, 1, n) of all heads and rows from a token mask (..., n), True at real tokens."""
+    return None if mask is None else mask[..., None, None, :]
+
+
+def uniform(*shape: int, fan_in: int) -> Tensor:
+    """Tensor uniform in ±1/√fan_in, the initialization of linear maps in the released network."""
+    bound = fan_in**-0.5
+    return torch.empty(shape).uniform_(-bound, bound)
+
+
+def orthonormal_rows(heads: int, head_dim: int, dim: int) -> Tensor:
+    """Projection with orthonormal rows: over all heads where they fit, else head by head."""
+    if head_dim > dim:
+        raise ValueError(f"orthonormal bases need head_dim <= dim={dim}; got {head_dim}")
+    if heads * head_dim <= dim:
+        return nn.init.orthogonal_(torch.empty(heads * head_dim, dim))
+    return torch.cat([nn.init.orthogonal_(torch.empty(head_dim, dim)) for _ in range(heads)])
+
+
+class ISTA(nn.Module):
+    r"""One non-negative ISTA step in a complete dictionary, started at the tokens themselves.
+
+    .. math::
+
+        A = \mathrm{ReLU}\big(Z + \eta\,(Z D - Z D^\top D) - \eta\lambda\big)
+          = \mathrm{ReLU}(Z M - \eta\lambda), \qquad M = I + \eta\,(D - D^\top D)
+
+    Three forms of the same step are used, equal up to rounding: the folded one-product form with M formed
+    anew when there are more tokens than dimensions, the two-product residual form below that, and in
+    evaluation the folded form with M kept. Where the product is taken in half precision the identity stays out
+    of it, Z + Z (M − I), so that the tokens themselves are not rounded. A kept M is dropped as soon as D has
+    another version, storage, device or dtype (``load_state_dict``, optimizers and ``train()`` included); after
+    writing through ``D.data``, which torch does not count, call ``train()`` or ``eval()``.
+
+    Args:
+        dim: width d of a token; D is d × d.
+        step: η > 0.
+        lam: λ ≥ 0.
+
+    Shapes:
+        ``(..., n, dim)`` to ``(..., n, dim)``, non-negative.
+
+    Source: [CRATE] (17), from the warm start A = Z of the network.
+
+    Example:
+        >>> ISTA(dim=8)(torch.zeros(3, 5, 8)).shape
+        torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, dim: int, *, step: float = 0.1, lam: float = 0.1) -> None:
+        super().__init__()
+        check_count(dim, "dim")
+        self.step, self.lam = check_positive(step, "step"), check_nonnegative(lam, "lam")
+        self.D = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(dim, dim)))
+        self._fold: _Fold | None = None
+
+    def forward(self, Z: Tensor) -> Tensor:
+        """Sparse codes of the tokens."""
+        if self._may_keep():
+            return self._folded_step(Z, self._kept_matrix(is_half(Z)))
+        if Z.numel() // Z.shape[-1] > self.D.shape[0]:
+            return self._folded_step(Z, self._matrix(is_half(Z)))
+        return ista_step(Z, Z, self.D, step=self.step, lam=self.lam)
+
+    def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
+        """The step by M, or by M − I where the product is taken in half precision."""
+        if is_half(Z):
+            return (Z + Z @ M - self.step * self.lam).relu_()
+        return folded_ista_step(Z, M, step=self.step, lam=self.lam)
+
+    def _matrix(self, half: bool) -> Tensor:
+        """M, or M − I, of D in its own precision, whose backward pass costs one product in place of two."""
+        D = self.D
+        with torch.autocast(D.device.type, enabled=False):
+            change: Tensor = self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-untyped-call]
+            return change if half else change + identity_like(D)
+
+    def _may_keep(self) -> bool:
+        """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""
+        if self.training or torch.compiler.is_compiling():
+            return False
+        if torch.is_grad_enabled() and self.D.requires_grad:
+            return False
+        return isinstance(self.D, nn.Parameter) and not self.D.is_inference()
+
+    def _kept_matrix(self, half: bool) -> Tensor:
+        fold, D = self._fold, self.D
+        stamp = (half, D._version, D.data_ptr(), D.device, D.dtype)
+        if fold is None or fold.dictionary() is not D or fold.stamp != stamp:
+            fold = self._fold = _Fold(weakref.ref(D), stamp, self._new_matrix(half))
+        return fold.matrix
+
+    def _new_matrix(self, half: bool) -> Tensor:
+        D = self.D.detach()
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(D.device.type, enabled=False):
+            M = ista_matrix(D, step=self.step)
+            return M - identity_like(D) if half else M
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode and drop the kept matrix."""
+        self._fold = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fold": None}
+
+    def extra_repr(self) -> str:
+        """Sizes shown by ``print(layer)``."""
+        return f"dim={self.D.shape[0]}, step={self.step}, lam={self.lam}"
+
+
+class _Fold(NamedTuple):
+    """A folded matrix and what it was folded from."""
+
+    dictionary: weakref.ref[Tensor]
+    stamp: tuple[Any, ...]
+    matrix: Tensor
+
+
+class _ColumnGram(torch.autograd.Function):
+    """DᵀD with the gradient D (G + Gᵀ), one product where the product rule takes two."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(D: Tensor) -> Tensor:
+        return gram(D)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        D: Tensor = ctx.saved_tensors[0]
+        return D @ (G + G.mT).to(D.dtype)
+
+
+def is_half(Z: Tensor) -> bool:
+    """Whether products of these tokens are taken in half precision."""
+    return torch.is_autocast_enabled(Z.device.type) or Z.dtype in (torch.bfloat16, torch.float16)
+
+
+def identity_like(D: Tensor) -> Tensor:
+    """Identity of the size, dtype and device of D."""
+    return torch.eye(D.shape[0], dtype=D.dtype, device=D.device)

@@ -1,0 +1,209 @@
+"""Looking into a network while it runs: the only place with hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LayerState", "attention_maps", "head_inputs", "layer_states", "layer_tokens", "modules_entered"]
+
+
+class LayerState(NamedTuple):
+    """Tokens on either side of a layer in one forward pass.
+
+    Args:
+        block: the layer.
+        before: Z^ℓ, (..., n, d).
+        after: Z^{ℓ+1}, (..., n, d).
+    """
+
+    block: nn.Module
+    before: Tensor
+    after: Tensor
+
+
+@contextmanager
+def layer_states(model: nn.Module, layers: Sequence[int] | None = None) -> Iterator[dict[int, LayerState]]:
+    """Tokens before and after the layers of a network, kept during the forward passes inside the context.
+
+    Hooks read them, so that wrappers (sharding, recomputation) stay in charge and gradients flow.
+
+    Args:
+        model: a network with ``blocks``.
+        layers: their numbers, negative ones from the end; all of them by default.
+
+    Yields:
+        A dictionary that every forward pass fills anew: number as given → :class:`LayerState`.
+
+    Raises:
+        ValueError: a network without blocks, no layer at all, or one that the network does not have.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> model = create_model("crate_micro")
+        >>> with layer_states(model, [0, -1]) as seen:
+        ...     scores = model(torch.zeros(2, 1, 8, 8))
+        >>> seen[-1].after.shape
+        torch.Size([2, 5, 64])
+    """
+    blocks = blocks_of(model)
+    chosen = range(len(blocks)) if layers is None else layers
+    if not chosen:
+        raise ValueError(f"layers must name at least one of the {len(blocks)} blocks of the model; got none")
+    for layer in chosen:
+        if not -len(blocks) <= layer < len(blocks):
+            raise ValueError(f"layers must be in [{-len(blocks)}, {len(blocks)}); got {layer}")
+    seen: dict[int, LayerState] = {}
+
+    def keep(layer: int, block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen[layer] = LayerState(block, inputs[0], output)
+
+    with ExitStack() as hooks:
+        for layer in chosen:
+            hooks.callback(blocks[layer].register_forward_hook(partial(keep, layer)).remove)
+        yield seen
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of a network."""
+    blocks = list(getattr(model, "blocks", ()))
+    if not blocks:
+        raise ValueError(f"model must be a network with blocks; got a {type(model).__name__} without")
+    return blocks
+
+
+@contextmanager
+def head_inputs(model: nn.Module, *, detach: bool = False) -> Iterator[list[Tensor]]:
+    """What reaches the head of a classifier, kept during the forward passes inside the context.
+
+    Args:
+        model: a network with a ``head``.
+        detach: give the head a copy without history, so that its loss reaches the head alone.
+
+    Yields:
+        A list to which every forward pass adds the pooled tokens (B, d), with their history.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> model = create_model("crate_micro")
+        >>> with head_inputs(model) as pooled:
+        ...     scores = model(torch.zeros(2, 1, 8, 8))
+        >>> pooled[0].shape
+        torch.Size([2, 64])
+    """
+    found: list[Tensor] = []
+
+    def keep(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        found.append(inputs[0])
+        return (inputs[0].detach(), *inputs[1:]) if detach else None
+
+    hook = model.get_submodule("head").register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def modules_entered(model: nn.Module) -> Iterator[list[str]]:
+    """Names of the modules a forward pass is inside of, the innermost last, while the context lasts.
+
+    Args:
+        model: any network.
+
+    Yields:
+        A list that grows on entry into a module and shrinks on the way out, through errors too.
+    """
+    inside: list[str] = []
+
+    def enter(name: str, module: nn.Module, inputs: Any) -> None:
+        inside.append(name)
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        inside.pop()
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name:
+                hooks.callback(module.register_forward_pre_hook(partial(enter, name)).remove)
+                hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield inside
+
+
+def is_watched(block: nn.Module) -> bool:
+    """Whether a hook on the layer or inside it may read tokens."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients; the mode comes back afterwards.
+
+    Args:
+        model: any network.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def layer_tokens(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """Tokens before the first layer and after each, in evaluation mode.
+
+    Args:
+        model: :class:`srr.nn.CRATE`, :class:`srr.nn.CrateMAE` or :class:`srr.nn.CausalCRATE`.
+        inputs: images (B, C, H, W) or symbols (B, n).
+
+    Returns:
+        depth + 1 arrays (B, n, d), the class token first where there is one.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> tokens = layer_tokens(create_model("crate_micro"), torch.zeros(2, 1, 8, 8))
+        >>> len(tokens), tokens[-1].shape
+        (5, torch.Size([2, 5, 64]))
+    """
+    with evaluating(model), layer_states(model) as seen:
+        model(inputs)
+    return [seen[0].before, *(state.after for state in seen.values())]
+
+
+def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tensor:
+    """Attention of every head of one layer.
+
+    Args:
+        model: as for :func:`layer_tokens`.
+        inputs: images (B, C, H, W) or symbols (B, n).
+        layer: which layer, counted from the end when negative.
+
+    Returns:
+        Weights (B, K, n, n); row i is what token i attends to and sums to one. In row 0 of an image model the class
+        token attends to itself first, then to the patches in reading order.
+
+    Raises:
+        ValueError: no such layer, or one without pairwise attention: one sentence, fit to be shown.
+
+    Source: [CRATE] (11), the softmax.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> attention_maps(create_model("crate_micro"), torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 4, 5, 5])
+    """
+    depth = len(blocks_of(model))
+    if not -depth <= layer < depth:
+        raise ValueError(f"layer must lie in {-depth} … {depth - 1}; got {layer}")
+    with evaluating(model), layer_states(model, [layer]) as seen:
+        model(inputs)
+        block: Any = seen[layer].block
+        maps: Tensor = block.attention.attention_map(block.attention_norm(seen[layer].before))
+    return maps

@@ -21,7 +21,7 @@ from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, 
 from srr.nn.released import load_released, released_names, to_released
 
 # In the order of use: make a model, look into it, its parts from the whole to the single layer, files.
-__all__ = [  # noqa: RUF022
+__all__ = [
     "create_model",
     "PRESETS",
     "load_model",

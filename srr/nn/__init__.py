@@ -1,7 +1,7 @@
 """Networks whose layers are the steps of the solvers (needs torch)."""
 
 from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
-from srr.nn.blocks import BLOCKS, Block, HalfStep, Variant, keep_orthonormal
+from srr.nn.blocks import BLOCKS, Block, HalfObjective, Variant, keep_orthonormal
 from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbedding
 from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, NetworkConfig, PatchEmbedding, build_blocks, patchify
 from srr.nn.layers import ISTA, MSSA
@@ -46,7 +46,7 @@ __all__ = [
     "fused_rate_reduction",
     "BLOCKS",
     "Variant",
-    "HalfStep",
+    "HalfObjective",
     "Block",
     "DecoderBlock",
     "build_blocks",

@@ -13,10 +13,10 @@ from torch.nn.utils import parametrizations
 from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.layers import ISTA, MSSA
 
-__all__ = ["BLOCKS", "Block", "HalfStep", "Variant", "keep_orthonormal"]
+__all__ = ["BLOCKS", "Block", "HalfObjective", "Variant", "keep_orthonormal"]
 
 
-class HalfStep(NamedTuple):
+class HalfObjective(NamedTuple):
     """What one half of a layer does, and what it is a step on.
 
     Args:
@@ -49,66 +49,66 @@ class Variant:
     attention: Callable[..., MSSA]
     sparsifier: Callable[..., nn.Module] | None
     source: str
-    compresses: HalfStep
-    sparsifies: HalfStep
+    compresses: HalfObjective
+    sparsifies: HalfObjective
     sign: int = 1
     residual: bool = False
 
 
 RATE, CODE = "R^c(Z; U)", "½‖Z − A Dᵀ‖² + λ‖A‖₁, A ≥ 0"
-FREE = HalfStep(
+FREE = HalfObjective(
     "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Oᵀ + b, V = LN(Z) U",
     RATE,
     None,
     "the softmax stands in for the gradient, without (1 − κβ) in front of Z, and O is free",
 )
-TIED = HalfStep(
+TIED = HalfObjective(
     "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Uᵀ",
     RATE,
     None,
     "the softmax stands in for the gradient; measured, R^c of raw tokens may rise, of unit tokens it falls",
 )
-NEGATED = HalfStep(
+NEGATED = HalfObjective(
     "Z½ = Z − Σ softmax(p^-½ V Vᵀ) V Uᵀ",
     RATE,
     None,
     "the sign that lowers R^c of raw tokens, by measurement; with a free O it would be absorbed",
 )
-TRANSPOSED = HalfStep(
+TRANSPOSED = HalfObjective(
     "Z½ = Z + [softmax(p^-½ V Vᵀ) V]₁…ₖ [U₁ … Uₖ]", None, None, "the parameters of CRATE-C, off its direction"
 )
-STRICT = HalfStep(
+STRICT = HalfObjective(
     "Z½ = Z + Σ softmax(V Vᵀ) V Uᵀ", RATE, None, "(10) with κβ = 1 in front of attention and 1 in front of Z"
 )
-DENOISE = HalfStep(
+DENOISE = HalfObjective(
     FREE.formula, None, None, "a denoising step of a mixture of subspaces, whose theorem needs a threshold"
 )
-STATISTICS = HalfStep(
+STATISTICS = HalfObjective(
     "Z½ = Z + TSSA(LN Z)",
     "the variational bound on R^c(Z | Π)",
     None,
     "a gradient step of free length without 1/n; O and biases are free",
 )
-CONTRACT = HalfStep(
+CONTRACT = HalfObjective(
     "Z½ = Z + CBSA(LN Z)", "R^c of the representatives", None, "each token moves by its share of their motion"
 )
-SPARSE = HalfStep(
+SPARSE = HalfObjective(
     "Z⁺ = ReLU(A + η (A − A Dᵀ) D − ηλ), A = LN Z½",
     CODE,
     None,
     "one proximal step, from A = Z, which need not be feasible",
 )
-MAJORIZE = HalfStep(
+MAJORIZE = HalfObjective(
     "Z⁺ = ReLU((1 + 4/(9(1 + α))) LN(Z½) D − 4λ/(9α))",
     "λ‖A‖₁ − R(A), A ≥ 0",
     None,
     "a majorizer whose gradient is taken as if ZᵀZ = I",
 )
-TWO_STEPS = HalfStep(
+TWO_STEPS = HalfObjective(
     "Z⁺ = Z½ + A₂ D₁ᵀ", CODE, "η ≤ 1/‖D‖₂²", "two proximal steps of the codes from the feasible A = 0; D₁ decodes them"
 )
-PERCEPTRON = HalfStep("Z⁺ = Z½ + MLP(LN Z½)", None, None, "an ordinary perceptron")
-NOTHING = HalfStep("Z⁺ = Z½", None, None, "there is no second half")
+PERCEPTRON = HalfObjective("Z⁺ = Z½ + MLP(LN Z½)", None, None, "an ordinary perceptron")
+NOTHING = HalfObjective("Z⁺ = Z½", None, None, "there is no second half")
 
 tied, transposed, frozen = (partial(MSSA, **{how: True}) for how in ("tied", "transposed", "frozen"))
 
@@ -187,7 +187,7 @@ class Block(nn.Module):
             self.dictionary = self.variant.sparsifier(dim, step=step, lam=lam)
 
     @property
-    def objective(self) -> dict[str, HalfStep]:
+    def objective(self) -> dict[str, HalfObjective]:
         """What ``compress`` and ``sparsify`` are steps on, and whether descent is proved."""
         return {"compress": self.variant.compresses, "sparsify": self.variant.sparsifies}
 

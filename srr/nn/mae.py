@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from srr._array.checks import check_count
-from srr.nn.blocks import HalfStep
+from srr.nn.blocks import HalfObjective
 from srr.nn.crate import (
     NetworkConfig,
     Size,
@@ -106,10 +106,10 @@ class DecoderBlock(nn.Module):
         self.attention = MSSA(dim, heads, head_dim)
 
     @property
-    def objective(self) -> dict[str, HalfStep]:
+    def objective(self) -> dict[str, HalfObjective]:
         """What the two halves are steps on, and whether descent is proved."""
-        expand = HalfStep("Z½ = LN(Z) Dᵀ", None, None, "tokens are read back from sparse codes, in one product")
-        undo = HalfStep(
+        expand = HalfObjective("Z½ = LN(Z) Dᵀ", None, None, "tokens are read back from sparse codes, in one product")
+        undo = HalfObjective(
             "Z⁺ = Z½ − Σ softmax(p^-½ V Vᵀ) V Oᵀ − b, V = LN(Z½) U",
             "−R^c(Z; U)",
             None,

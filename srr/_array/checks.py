@@ -16,7 +16,8 @@ def check_array(x: Array, name: str, *, ndim: int = 2, finite: bool = True, xp: 
         TypeError: not an array, or of an integer, boolean or complex dtype.
         ValueError: too few axes, a zero-length axis among the last ``ndim``, NaN or infinity.
     """
-    xp = namespace(x, xp=xp)
+    if xp is None:
+        xp = namespace(x)
     if not is_floating(x, xp):
         raise TypeError(f"{name} must have a real floating dtype; got {x.dtype}")
     if x.ndim < ndim:
@@ -60,6 +61,22 @@ def check_batch(x: Array, batch: tuple[int, ...], ndim: int, name: str) -> None:
     lead = tuple(x.shape[: x.ndim - ndim])
     if any(a != b and 1 not in (a, b) for a, b in zip(reversed(lead), reversed(batch), strict=False)):
         raise ValueError(f"{name} must have batch axes that broadcast with {batch}; got shape {tuple(x.shape)}")
+
+
+def check_mask(mask: Array | None, sizes: tuple[int, ...], *, xp: Namespace) -> None:
+    """Refuse anything but booleans of these sizes: numbers to add would be read upside down.
+
+    Two sizes are broadcast to, one must be met.
+    """
+    if mask is None:
+        return
+    if not xp.isdtype(mask.dtype, "bool"):
+        raise TypeError(f"mask must be boolean, True where a token may be seen; got {mask.dtype}")
+    last = tuple(mask.shape[-len(sizes) :])
+    if len(sizes) == 1 and last != sizes:
+        raise ValueError(f"mask must have shape (..., {sizes[0]}); got shape {tuple(mask.shape)}")
+    if len(last) < len(sizes) or any(a not in (1, b) for a, b in zip(last, sizes, strict=True)):
+        raise ValueError(f"mask must broadcast to (..., {sizes[0]}, {sizes[1]}); got shape {tuple(mask.shape)}")
 
 
 def check_labels(labels: Array, name: str, *, classes: int | None = None, xp: Namespace = None) -> None:

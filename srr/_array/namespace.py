@@ -106,7 +106,7 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
     if xp is not None:
         return xp
     given = [a for a in arrays if a is not None]
-    if given and all(is_torch(a) for a in given):
+    if _all_torch(given):
         import array_api_compat.torch as torch_namespace  # import_module stops torch.compile
 
         return torch_namespace
@@ -115,6 +115,16 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
     except TypeError as error:
         kinds = ", ".join(sorted({f"{type(a).__module__}.{type(a).__name__}" for a in given}))
         raise TypeError(f"arguments must be arrays of one library; got {kinds}") from error
+
+
+def _all_torch(given: list[Array]) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None or not given:
+        return False
+    for a in given:  # noqa: SIM110 - a generator would cost more than the loop
+        if not isinstance(a, torch.Tensor):
+            return False
+    return True
 
 
 def device(x: Array) -> Any:
@@ -174,7 +184,13 @@ def to_numpy(x: Array | Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.asarray(x.detach().cpu().numpy())
     if is_cupy(x):
         return np.asarray(x.get())
-    return np.asarray(x)
+    return np.asarray(_strict_on_host(x))
+
+
+def _strict_on_host(x: Any) -> Any:
+    """The strict library gives NumPy the arrays of its CPU device only."""
+    strict = sys.modules.get("array_api_strict")
+    return x.to_device(strict.Device("CPU_DEVICE")) if strict and isinstance(x, type(strict.empty(0))) else x
 
 
 def epsilon(dtype: DType, xp: Namespace) -> float:
@@ -183,9 +199,11 @@ def epsilon(dtype: DType, xp: Namespace) -> float:
 
 
 def core_cast(Z: ArrayT, core_dtype: DType, xp: Namespace) -> ArrayT:
-    """Tokens in the dtype of the core: float64 unless asked otherwise, or unless there is none (JAX without x64)."""
+    """Tokens in the dtype of the core: float64 unless asked otherwise; without one (JAX without x64) float32."""
     if core_dtype is None:
-        core_dtype = xp.float64 if _has_float64(Z, xp) else Z.dtype
+        if not _has_float64(Z, xp):
+            return widen(Z, xp)
+        core_dtype = xp.float64
     return Z if Z.dtype == core_dtype else xp.astype(Z, core_dtype)
 
 
@@ -193,6 +211,16 @@ def _has_float64(Z: Array, xp: Namespace) -> bool:
     if is_jax(Z):
         return bool(sys.modules["jax"].config.jax_enable_x64)
     return not (is_torch(Z) and Z.device.type == "mps")
+
+
+def widen(x: ArrayT, xp: Namespace) -> ArrayT:
+    """The array in float32 where it is of a half type: sums of squares of halves overflow, and LAPACK has none."""
+    return xp.astype(x, xp.float32) if getattr(x.dtype, "itemsize", 4) < 4 else x
+
+
+def cast_like(x: ArrayT, like: Array, xp: Namespace) -> ArrayT:
+    """The array in the dtype of the argument that decides it."""
+    return x if x.dtype == like.dtype else xp.astype(x, like.dtype)
 
 
 def positive_part(x: ArrayT, xp: Namespace) -> ArrayT:

@@ -882,7 +882,7 @@ def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Nam
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
     eps = check_positive(eps, "eps")
-    wide = flatten_heads(U, xp=xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
+    wide = flatten_heads(U, xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
     beta = U.shape[-1] / Z.shape[-1] * rate_scale(Z, eps=eps)
     return beta * xp.linalg.svdvals(wide)[..., 0] ** 2
 

@@ -1,4 +1,4 @@
-"""Shrinkage: proximal operators of sparsity penalties, as plain functions."""
+"""Sparsity: shrinkage, the proximal operators of its penalties, and sparse coding, the steps that use them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from srr._array.namespace import (
     ArrayT,
     Namespace,
     any_true,
+    cast_like,
     device,
     eye,
     is_concrete,
     namespace,
     positive_part,
     root,
+    widen,
 )
 
 
@@ -42,6 +44,11 @@ def soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None
         [-2.0, 0.0, 1.0]
     """
     threshold, xp = _checked(Z, threshold, 0, xp)
+    return bare_soft_threshold(Z, threshold, xp)
+
+
+def bare_soft_threshold(Z: ArrayT, threshold: ArrayT | float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`soft_threshold`."""
     return positive_part(Z - threshold, xp) - positive_part(-Z - threshold, xp)
 
 
@@ -63,6 +70,11 @@ def relu_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None
     Source: the ReLU of [CRATE] (17).
     """
     threshold, xp = _checked(Z, threshold, 0, xp)
+    return bare_relu_threshold(Z, threshold, xp)
+
+
+def bare_relu_threshold(Z: ArrayT, threshold: ArrayT | float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`relu_threshold`."""
     return positive_part(Z - threshold, xp)
 
 
@@ -92,7 +104,7 @@ def group_soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace 
 
     Args:
         Z: rows of shape (..., d).
-        threshold: t ≥ 0, in units of Z: a number, or an array that broadcasts against Z.
+        threshold: t ≥ 0, in units of Z: a number, or one for each row in the shape (..., 1).
         xp: array namespace; looked up when None.
 
     Returns:
@@ -100,22 +112,29 @@ def group_soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace 
 
     Raises:
         TypeError: Z is not a real floating array.
-        ValueError: threshold negative, Z without axes, NaN or infinity.
+        ValueError: threshold negative or of another shape, Z without axes, NaN or infinity.
 
     Source: Yuan and Lin (2006), group lasso, the row-sparse counterpart of [CRATE] (15).
     """
     threshold, xp = _checked(Z, threshold, 1, xp)
-    lengths = row_norms(Z, xp)
+    if not isinstance(threshold, float) and threshold.shape[-1:] not in ((), (1,)):
+        raise ValueError(
+            f"threshold must be one number for each row, of shape (..., 1) as in {(*Z.shape[:-1], 1)}; "
+            f"got {tuple(threshold.shape)}"
+        )
+    A = widen(Z, xp)
+    lengths = row_norms(A, xp)
     kept = positive_part(lengths - threshold, xp)
-    return Z * (kept / xp.where(lengths > 0, lengths, xp.ones_like(lengths)))
+    return cast_like(A * (kept / xp.where(lengths > 0, lengths, xp.ones_like(lengths))), Z, xp)
 
 
 def unit_soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace = None) -> ArrayT:
     r"""Proximal operator of :math:`t \lVert \cdot \rVert_1` on the unit sphere, row by row.
 
-    It is the soft-thresholded row put back to unit length, or, where nothing survives the threshold, the
-    signed unit vector of the row's largest entry. Both are exact minimizers of
-    :math:`\tfrac12 \lVert x - z \rVert^2 + t \lVert x \rVert_1` over :math:`\lVert x \rVert_2 = 1`.
+    It is the soft-thresholded row put back to unit length, or, where nothing survives the threshold, the signed unit
+    vector of the entry with the largest :math:`|z_i| - t_i`. Both are exact minimizers of
+    :math:`\tfrac12 \lVert x - z \rVert^2 + \sum_i t_i |x_i|` over :math:`\lVert x \rVert_2 = 1`: with the signs of z
+    this is the smallest :math:`\sum_i (t_i - |z_i|)\, |x_i|`, linear on the positive part of the sphere.
 
     Args:
         Z: rows of shape (..., d).
@@ -123,8 +142,8 @@ def unit_soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace =
         xp: array namespace; looked up when None.
 
     Returns:
-        Array of the shape of Z with rows of unit length. Of several largest entries the first is taken; a zero row
-        becomes the first unit vector.
+        Array of the shape of Z with rows of unit length. Of several largest entries the first is taken; with one
+        threshold for the row, a zero row becomes the first unit vector.
 
     Raises:
         TypeError: Z is not a real floating array.
@@ -138,10 +157,17 @@ def unit_soft_threshold(Z: ArrayT, *, threshold: ArrayT | float, xp: Namespace =
         [[0.6, 0.8], [-1.0, 0.0]]
     """
     threshold, xp = _checked(Z, threshold, 1, xp)
+    return cast_like(bare_unit_soft_threshold(widen(Z, xp), threshold, xp), Z, xp)
+
+
+def bare_unit_soft_threshold(Z: ArrayT, threshold: ArrayT | float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`unit_soft_threshold`."""
     if is_concrete(Z) and 0 not in Z.shape and (easy := _unit_without_corners(Z, threshold, xp)) is not None:
         return easy
     size = xp.abs(Z)
-    largest = xp.argmax(size, axis=-1, keepdims=True)
+    same = isinstance(threshold, float) or threshold.shape[-1:] in ((), (1,))
+    gain = size if same else size - threshold  # the same order where all thresholds are the same, and no rounding
+    largest = xp.argmax(gain, axis=-1, keepdims=True)
     sign = xp.where(Z < 0, -xp.ones_like(Z), xp.ones_like(Z))
     positions = xp.arange(Z.shape[-1], dtype=largest.dtype, device=device(Z))
     corner = xp.where(positions == largest, sign, xp.zeros_like(Z))
@@ -170,19 +196,19 @@ def row_norms(Z: ArrayT, xp: Namespace) -> ArrayT:
 
 
 def _checked(Z: ArrayT, threshold: ArrayT | float, ndim: int, xp: Namespace) -> tuple[ArrayT | float, Namespace]:
-    """Threshold as a number or in the dtype of Z, and the namespace."""
+    """Threshold as a number or in the dtype that Z is shrunk in, and the namespace."""
     xp = namespace(Z, xp=xp)
     check_array(Z, "Z", ndim=ndim, xp=xp)
     if isinstance(threshold, (int, float)) or getattr(threshold, "ndim", 0) == 0:
         return check_nonnegative(threshold, "threshold"), xp
     check_array(threshold, "threshold", ndim=1, xp=xp)
+    if threshold.ndim > Z.ndim or any(
+        a not in (1, b) for a, b in zip(reversed(threshold.shape), reversed(Z.shape), strict=False)
+    ):
+        raise ValueError(f"threshold must broadcast to the shape of Z, {tuple(Z.shape)}; got {tuple(threshold.shape)}")
     if is_concrete(threshold) and any_true(threshold < 0, xp):
         raise ValueError("threshold must be >= 0; got a negative entry")
-    return xp.astype(threshold, Z.dtype, copy=False), xp
-
-
-# --- srr.ops.sparse
-# Sparse coding: the lasso, its proximal gradient steps, and the one-matrix form a network runs.
+    return cast_like(threshold, widen(Z, xp) if ndim else Z, xp), xp
 
 
 def lasso(A: ArrayT, Z: ArrayT, D: ArrayT, *, lam: float, xp: Namespace = None) -> ArrayT:
@@ -212,8 +238,10 @@ def lasso(A: ArrayT, Z: ArrayT, D: ArrayT, *, lam: float, xp: Namespace = None) 
     xp = namespace(A, Z, D, xp=xp)
     _check_code(A, Z, D, xp)
     lam = check_nonnegative(lam, "lam")
-    residual = Z - A @ D.mT
-    return 0.5 * xp.sum(residual**2, axis=(-2, -1)) + lam * xp.sum(xp.abs(A), axis=(-2, -1))
+    codes = widen(A, xp)
+    residual = widen(Z, xp) - codes @ widen(D, xp).mT
+    value = 0.5 * xp.sum(residual**2, axis=(-2, -1)) + lam * xp.sum(xp.abs(codes), axis=(-2, -1))
+    return cast_like(value, Z, xp)
 
 
 def ista_step(
@@ -245,9 +273,17 @@ def ista_step(
     _check_code(A, Z, D, xp)
     step = check_nonnegative(step, "step")
     lam = check_nonnegative(lam, "lam")
+    codes, tokens, atoms = widen(A, xp), widen(Z, xp), widen(D, xp)
+    return cast_like(bare_ista_step(codes, tokens, atoms, step, lam, nonnegative, xp), A, xp)
+
+
+def bare_ista_step(
+    A: ArrayT, Z: ArrayT, D: ArrayT, step: float, lam: float, nonnegative: bool, xp: Namespace
+) -> ArrayT:
+    """Formula of :func:`ista_step`."""
     moved = A + step * ((Z - A @ D.mT) @ D)
-    shrink = relu_threshold if nonnegative else soft_threshold
-    return shrink(moved, threshold=step * lam, xp=xp)
+    shrink = bare_relu_threshold if nonnegative else bare_soft_threshold
+    return shrink(moved, step * lam, xp)
 
 
 def ista_matrix(D: ArrayT, *, step: float, xp: Namespace = None) -> ArrayT:
@@ -272,6 +308,11 @@ def ista_matrix(D: ArrayT, *, step: float, xp: Namespace = None) -> ArrayT:
     step = check_nonnegative(step, "step")
     if D.shape[-1] != D.shape[-2]:
         raise ValueError(f"D must be square to start from A = Z; got shape {tuple(D.shape)}")
+    return cast_like(bare_ista_matrix(widen(D, xp), step, xp), D, xp)
+
+
+def bare_ista_matrix(D: ArrayT, step: float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`ista_matrix`."""
     return eye(D.shape[-1], D, xp) + step * (D - D.mT @ D)
 
 
@@ -301,8 +342,13 @@ def folded_ista_step(Z: ArrayT, M: ArrayT, *, step: float, lam: float, xp: Names
     lam = check_nonnegative(lam, "lam")
     if M.shape[-2] != Z.shape[-1]:
         raise ValueError(f"M must have shape (d, d) with d={Z.shape[-1]}; got {tuple(M.shape)}")
+    return cast_like(bare_folded_ista_step(widen(Z, xp), widen(M, xp), step, lam, xp), Z, xp)
+
+
+def bare_folded_ista_step(Z: ArrayT, M: ArrayT, step: float, lam: float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`folded_ista_step`."""
     moved = Z @ M
-    moved -= step * lam  # in place: the product is ours, and large arrays are dear to allocate
+    moved -= step * lam  # in place: the product is ours, and large arrays are expensive to allocate
     return positive_part(moved, xp)
 
 
@@ -346,8 +392,9 @@ def fista_step(
     check_array(A_previous, "A_previous", xp=xp)
     if tuple(A_previous.shape) != tuple(A.shape):
         raise ValueError(f"A_previous must have the shape of A, {tuple(A.shape)}; got {tuple(A_previous.shape)}")
-    ahead = A + momentum * (A - A_previous)
-    return ista_step(ahead, Z, D, step=step, lam=lam, nonnegative=nonnegative, xp=xp)
+    codes = widen(A, xp)
+    ahead = codes + momentum * (codes - widen(A_previous, xp))
+    return cast_like(ista_step(ahead, Z, D, step=step, lam=lam, nonnegative=nonnegative, xp=xp), A, xp)
 
 
 def prox_mm_step(
@@ -390,9 +437,15 @@ def prox_mm_step(
         check_array(D, "D", xp=xp)
         if D.shape[-2] != Z.shape[-1]:
             raise ValueError(f"D must have shape (d, m) with d={Z.shape[-1]}; got {tuple(D.shape)}")
-        Z = Z @ D
-    grown = (1.0 + 1.0 / (curvature * (1.0 + alpha))) * Z
-    return relu_threshold(grown, threshold=lam / (curvature * alpha), xp=xp)
+    frame = None if D is None else widen(D, xp)
+    return cast_like(bare_prox_mm_step(widen(Z, xp), frame, alpha, lam, curvature, xp), Z, xp)
+
+
+def bare_prox_mm_step(Z: ArrayT, D: ArrayT | None, alpha: float, lam: float, curvature: float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`prox_mm_step`."""
+    coordinates = Z if D is None else Z @ D
+    grown = (1.0 + 1.0 / (curvature * (1.0 + alpha))) * coordinates
+    return bare_relu_threshold(grown, lam / (curvature * alpha), xp)
 
 
 def _check_code(A: Array, Z: Array, D: Array, xp: Namespace) -> None:

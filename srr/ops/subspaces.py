@@ -1,6 +1,8 @@
-"""Subspaces: coordinates of tokens in them, and bases from data."""
+"""Subspaces: coordinates of tokens in them, bases from data, and how tokens and subspaces lie to each other."""
 
 from __future__ import annotations
+
+import itertools
 
 from srr._array.checks import (
     check_array,
@@ -11,7 +13,19 @@ from srr._array.checks import (
     check_same_dtype,
     check_tokens,
 )
-from srr._array.namespace import ArrayT, Namespace, asarray_like, device, namespace, softmax, to_numpy
+from srr._array.namespace import (
+    Array,
+    ArrayT,
+    Namespace,
+    asarray_like,
+    cast_like,
+    device,
+    eye,
+    namespace,
+    softmax,
+    to_numpy,
+    widen,
+)
 
 
 def swap_heads(x: ArrayT, xp: Namespace) -> ArrayT:
@@ -20,9 +34,8 @@ def swap_heads(x: ArrayT, xp: Namespace) -> ArrayT:
     return xp.permute_dims(x, (*range(last - 2), last - 1, last - 2, last))
 
 
-def flatten_heads(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
+def flatten_heads(U: ArrayT, xp: Namespace) -> ArrayT:
     """Bases (..., K, d, p) side by side as one matrix (..., d, K·p), so that one product serves all heads."""
-    xp = namespace(U, xp=xp)
     wide = swap_heads(U, xp)  # (..., d, K, p)
     return xp.reshape(wide, (*wide.shape[:-2], wide.shape[-2] * wide.shape[-1]))
 
@@ -47,7 +60,12 @@ def project(Z: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     xp = namespace(Z, U, xp=xp)
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
-    V = Z @ flatten_heads(U, xp=xp)  # (..., n, K·p)
+    return cast_like(bare_project(widen(Z, xp), widen(U, xp), xp), Z, xp)
+
+
+def bare_project(Z: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
+    """Formula of :func:`project`: one product for all heads."""
+    V = Z @ flatten_heads(U, xp)  # (..., n, K·p)
     return swap_heads(xp.reshape(V, (*V.shape[:-1], U.shape[-3], U.shape[-1])), xp)
 
 
@@ -75,14 +93,14 @@ def lift(V: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
         raise ValueError(
             f"V must have shape (..., K, n, p) with K={U.shape[-3]}, p={U.shape[-1]}; got {tuple(V.shape)}"
         )
-    return lift_unchecked(V, U, xp)
+    return cast_like(bare_lift(widen(V, xp), widen(U, xp), xp), V, xp)
 
 
-def lift_unchecked(V: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
-    """:func:`lift` of coordinates that were made from checked tokens."""
+def bare_lift(V: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
+    """Formula of :func:`lift`: one product for all heads."""
     rows = swap_heads(V, xp)  # (..., n, K, p)
     rows = xp.reshape(rows, (*rows.shape[:-2], rows.shape[-2] * rows.shape[-1]))
-    return rows @ flatten_heads(U, xp=xp).mT
+    return rows @ flatten_heads(U, xp).mT
 
 
 def orthonormalize(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
@@ -111,12 +129,12 @@ def orthonormalize(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     check_array(U, "U", xp=xp)
     if U.shape[-1] > U.shape[-2]:
         raise ValueError(f"U must have at most d={U.shape[-2]} columns; got shape {tuple(U.shape)}")
-    Q, R = xp.linalg.qr(U)
+    Q, R = xp.linalg.qr(widen(U, xp))
     flip = xp.linalg.diagonal(R) < 0
-    return xp.where(flip[..., None, :], -Q, Q)
+    return cast_like(xp.where(flip[..., None, :], -Q, Q), U, xp)
 
 
-def principal_bases(Z: ArrayT, labels: ArrayT, *, rank: int, xp: Namespace = None) -> ArrayT:
+def principal_bases(Z: ArrayT, labels: Array, *, rank: int, xp: Namespace = None) -> ArrayT:
     r"""Leading right singular vectors of each class: the best rank-p subspace for its tokens.
 
     Args:
@@ -130,8 +148,8 @@ def principal_bases(Z: ArrayT, labels: ArrayT, *, rank: int, xp: Namespace = Non
 
     Raises:
         TypeError: Z is not a real floating array, labels or rank not integers.
-        ValueError: Z is not a matrix, labels negative or of another length, a class with fewer than ``rank`` tokens,
-            rank > d, NaN or infinity.
+        ValueError: Z is not a matrix, labels negative, of another length or at least n, a class with fewer than
+            ``rank`` tokens, rank > d, NaN or infinity.
 
     Source: [MCR2] §2.3: each class spans its principal subspace at the optimum.
     """
@@ -144,15 +162,17 @@ def principal_bases(Z: ArrayT, labels: ArrayT, *, rank: int, xp: Namespace = Non
         raise ValueError(f"Z and labels must have shapes (n, d) and (n,); got {tuple(Z.shape)} and {y.shape}")
     if rank > Z.shape[1]:
         raise ValueError(f"rank must be at most d={Z.shape[1]}; got {rank}")
-    members = [(y == k).nonzero()[0] for k in range(int(y.max()) + 1)]
+    K, n = int(y.max()) + 1, len(y)
+    if n < K:
+        raise ValueError(f"labels must be classes 0 to K-1 that all have tokens; got class {K - 1} with n={n} tokens")
+    order = y.argsort(kind="stable")
+    ends = y[order].searchsorted(range(K + 1)).tolist()
+    members = [order[a:b] for a, b in itertools.pairwise(ends)]
     if short := [k for k, index in enumerate(members) if len(index) < rank]:
-        raise ValueError(f"every class must have at least rank={rank} tokens; classes {short} have fewer")
-    classes = (xp.take(Z, asarray_like(i, Z, dtype=xp.int64, xp=xp), axis=0) for i in members)
-    return xp.stack([xp.linalg.svd(C, full_matrices=False)[2][:rank, :].mT for C in classes])
-
-
-# --- srr.ops.subspaces
-# How tokens lie among subspaces, and subspaces among each other.
+        raise ValueError(f"every class must have at least rank={rank} tokens; classes {short[:9]} have fewer")
+    A = widen(Z, xp)
+    classes = (xp.take(A, asarray_like(i, Z, dtype=xp.int64, xp=xp), axis=0) for i in members)
+    return cast_like(xp.stack([xp.linalg.svd(C, full_matrices=False)[2][:rank, :].mT for C in classes]), Z, xp)
 
 
 def subspace_membership(Z: ArrayT, U: ArrayT, *, temperature: float = 1.0, xp: Namespace = None) -> ArrayT:
@@ -177,9 +197,16 @@ def subspace_membership(Z: ArrayT, U: ArrayT, *, temperature: float = 1.0, xp: N
     Source: [CRATE] (5)-(6), Proposition 1; [TOST] with temperature η.
     """
     xp = namespace(Z, U, xp=xp)
+    check_tokens(Z, xp=xp)
+    check_bases(U, Z.shape[-1], xp=xp)
     temperature = check_positive(temperature, "temperature")
-    energy = xp.sum(project(Z, U, xp=xp) ** 2, axis=-1)  # (..., K, n)
-    return softmax(energy / (2.0 * temperature), axis=-2, xp=xp).mT
+    V = bare_project(widen(Z, xp), widen(U, xp), xp)
+    return cast_like(bare_membership(V, temperature, xp).mT, Z, xp)
+
+
+def bare_membership(V: ArrayT, temperature: float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`subspace_membership` from coordinates (..., K, n, p): one number per head and token."""
+    return softmax(xp.sum(V**2, axis=-1) / (2.0 * temperature), axis=-2, xp=xp)  # (..., K, n)
 
 
 def coherence(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
@@ -202,9 +229,9 @@ def coherence(U: ArrayT, *, xp: Namespace = None) -> ArrayT:
     check_bases(U, xp=xp)
     if U.ndim != 3:
         raise ValueError(f"U must have shape (K, d, p); got {tuple(U.shape)}")
-    K = U.shape[0]
-    cosines = xp.max(xp.linalg.svdvals(U.mT[:, None, ...] @ U[None, ...]), axis=-1)  # (K, K)
-    return xp.max(cosines - cosines * xp.eye(K, dtype=U.dtype, device=device(U)))
+    bases = widen(U, xp)
+    cosines = xp.max(xp.linalg.svdvals(bases.mT[:, None, ...] @ bases[None, ...]), axis=-1)  # (K, K)
+    return cast_like(xp.max(cosines - cosines * eye(U.shape[0], cosines, xp)), U, xp)
 
 
 def principal_angles(A: ArrayT, B: ArrayT, *, xp: Namespace = None) -> ArrayT:
@@ -230,13 +257,14 @@ def principal_angles(A: ArrayT, B: ArrayT, *, xp: Namespace = None) -> ArrayT:
     check_same_dtype(A=A, B=B)
     if A.shape[-2] != B.shape[-2] or B.shape[-1] > A.shape[-1]:
         raise ValueError(f"B must have shape (d, q) with d={A.shape[-2]}, q <= {A.shape[-1]}; got {tuple(B.shape)}")
-    inner = A.mT @ B
+    first, second = widen(A, xp), widen(B, xp)
+    inner = first.mT @ second
     cosines = xp.linalg.svdvals(inner)
-    sines = xp.flip(xp.linalg.svdvals(B - A @ inner), axis=-1)[..., : B.shape[-1]]
-    return xp.atan2(sines, cosines)
+    sines = xp.flip(xp.linalg.svdvals(second - first @ inner), axis=-1)[..., : B.shape[-1]]
+    return cast_like(xp.atan2(sines, cosines), A, xp)
 
 
-def snr(Z: ArrayT, U: ArrayT, labels: ArrayT, *, xp: Namespace = None) -> ArrayT:
+def snr(Z: ArrayT, U: ArrayT, labels: Array, *, xp: Namespace = None) -> ArrayT:
     r"""Signal-to-noise ratio of each class: what lies on its subspace over what lies off it.
 
     .. math:: \mathrm{SNR}_k = \lVert Z_k U_k \rVert_F \,/\, \lVert Z_k (I - U_k U_k^\top) \rVert_F
@@ -263,12 +291,13 @@ def snr(Z: ArrayT, U: ArrayT, labels: ArrayT, *, xp: Namespace = None) -> ArrayT
     if tuple(labels.shape) != tuple(Z.shape[:-1]):
         raise ValueError(f"labels must have shape {tuple(Z.shape[:-1])}; got {tuple(labels.shape)}")
     check_labels(labels, "labels", classes=U.shape[-3], xp=xp)
-    V = project(Z, U, xp=xp)
-    classes = asarray_like(list(range(U.shape[-3])), Z, dtype=labels.dtype, xp=xp)
-    own = xp.astype(labels[..., None, :] == classes[:, None], Z.dtype)  # (..., K, n)
+    A, bases = widen(Z, xp), widen(U, xp)
+    V = bare_project(A, bases, xp)
+    classes = xp.arange(U.shape[-3], dtype=labels.dtype, device=device(Z))
+    own = xp.astype(labels[..., None, :] == classes[:, None], A.dtype)  # (..., K, n)
     on = xp.sum(V**2, axis=-1)
-    residual = Z[..., None, :, :] - V @ U.mT  # (..., K, n, d)
+    residual = A[..., None, :, :] - V @ bases.mT  # (..., K, n, d)
     off = xp.sum(residual**2, axis=-1)
     on, off = xp.sum(own * on, axis=-1), xp.sum(own * off, axis=-1)
     edge = xp.where(on > 0, xp.full_like(on, float("inf")), xp.full_like(on, float("nan")))
-    return xp.where(off > 0, xp.sqrt(on / xp.where(off > 0, off, xp.ones_like(off))), edge)
+    return cast_like(xp.where(off > 0, xp.sqrt(on / xp.where(off > 0, off, xp.ones_like(off))), edge), Z, xp)

@@ -1,30 +1,410 @@
-"""The losses of the family, and their only place: rates with closed-form gradients, MCR², reconstruction."""
+"""The losses of the family, in their only place: the same value and gradient on one process and on many.
+
+Where ``torch.distributed`` is initialized, a loss of a batch is that of the batches of all ranks together, however
+unevenly they are split: sums and second moments are added up over the ranks by a sum that gradients flow through.
+Every rank then holds the loss of the whole, and DDP and FSDP, which *average* gradients over the ranks, arrive at its
+exact gradient. Every rank has to call the loss, with tensors that ask for a gradient on all ranks or on none; a group
+of one process gives the loss of that process alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional
 
 from srr import ops
 from srr._array.checks import check_bases, check_nonnegative, check_positive, check_tokens
-from srr._array.namespace import core_cast, namespace
-from srr.nn.probe import layer_states
+from srr._array.namespace import Array, core_cast, namespace
+from srr.nn.probe import chosen_blocks, layer_states
 
 __all__ = [
-    "fused_coding_rate",
-    "fused_rate_reduction",
-    "fused_subspace_coding_rate",
-    "mcr2_loss",
+    "cross_entropy",
     "reconstruction_loss",
+    "mcr2_loss",
     "srr_regularizer",
     "total_coding_rate_regularizer",
+    "fused_coding_rate",
+    "fused_subspace_coding_rate",
+    "fused_rate_reduction",
+    "sum_over_ranks",
 ]
+
+Group = dist.ProcessGroup | None
+"""Processes whose batches make one batch; None for all of them."""
+IGNORE = -100
+"""Label of a target that does not count, as in torch."""
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over ranks, whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return sum_over_ranks(gradient.contiguous(), ctx.group), None
+
+
+def world_size(group: Group = None) -> int:
+    """Number of processes of a group; 1 where there is none."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(x: Tensor, group: Group = None) -> Tensor:
+    """Sum of a tensor over all processes, differentiable; the tensor itself where there is one process.
+
+    Args:
+        x: a tensor of the same shape on every rank.
+        group: the processes, all of them by default.
+
+    Returns:
+        The sum, on every rank.
+    """
+    if world_size(group) == 1:
+        return x
+    total: Tensor = _SumOverRanks.apply(x, group)
+    return total
+
+
+def _mean_over_ranks(values: Tensor, count: Tensor | int, group: Group) -> Tensor:
+    """Sum of values over all ranks, divided by the count of all ranks."""
+    total = values.sum()
+    if world_size(group) == 1:
+        return total / count
+    both = torch.stack((total, torch.as_tensor(count, dtype=total.dtype, device=total.device)))
+    everything, number = sum_over_ranks(both, group).unbind()
+    return everything / number
+
+
+def cross_entropy(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, group: Group = None) -> Tensor:
+    r"""Cross-entropy of class scores, in nats, mean over the targets of all ranks.
+
+    With the scores of a causal model and the symbols that follow, this is the loss of the next token.
+
+    Args:
+        scores: (..., K), unnormalized.
+        targets: class numbers (...), -100 where there is none; or class probabilities (..., K), as mixed samples have.
+        label_smoothing: share of the target that is spread over all classes.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        One number; NaN when there is no target.
+
+    Raises:
+        ValueError: targets that are neither numbers nor probabilities for the scores.
+
+    Example:
+        >>> cross_entropy(torch.zeros(2, 4), torch.tensor([1, -100])).exp()
+        tensor(4.0000)
+    """
+    mixed = targets.is_floating_point()
+    if targets.shape != (scores.shape if mixed else scores.shape[:-1]):
+        raise ValueError(
+            f"targets must be numbers {tuple(scores.shape[:-1])} or probabilities {tuple(scores.shape)}; "
+            f"got {targets.dtype} {tuple(targets.shape)}"
+        )
+    rows = scores.flatten(0, -2)  # (..., K) -> (N, K)
+    wanted = targets.flatten(0, -2) if mixed else targets.flatten()  # (N, K) or (N,)
+    options: dict[str, Any] = {"label_smoothing": label_smoothing, "ignore_index": IGNORE, "reduction": "sum"}
+    count = len(rows) if mixed else (wanted != IGNORE).sum()
+    return _mean_over_ranks(functional.cross_entropy(rows, wanted, **options), count, group)
+
+
+def reconstruction_loss(predicted: Tensor, targets: Tensor, hidden: Tensor, *, group: Group = None) -> Tensor:
+    r"""Mean squared error of a patch, mean over the hidden patches of all ranks.
+
+    Args:
+        predicted: (B, n, patch_dim).
+        targets: (B, n, patch_dim).
+        hidden: boolean (B, n).
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        One number; NaN when no patch is hidden.
+
+    Source: [MAE], training objective.
+
+    Example:
+        >>> reconstruction_loss(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False]]))
+        tensor(1.)
+    """
+    error = (predicted - targets).square().mean(dim=-1)  # (B, n, patch_dim) -> (B, n)
+    return _mean_over_ranks(error * hidden, hidden.sum(), group)
+
+
+def standardize_patches(patches: Tensor) -> Tensor:
+    """Patches (..., patch_dim) with zero mean and unit variance each, the other targets of [MAE]."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def mcr2_loss(
+    Z: Tensor,
+    Pi: Tensor,
+    *,
+    eps: float = 0.5,
+    normalize: bool = True,
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""Maximal coding rate reduction as a loss, :math:`-\Delta R(Z \mid \Pi)`, in nats.
+
+    Args:
+        Z: features (..., n, d), one row a sample; the n of all ranks are one set.
+        Pi: integer labels (..., n) or membership weights (..., n, K).
+        eps: distortion ε > 0.
+        normalize: put every feature on the unit sphere first; without a constraint on the scale the loss has no
+            minimum.
+        core_dtype: dtype of the Gram matrices and their factors, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        Mean over the batch axes, a scalar; zero for no sample at all.
+
+    Raises:
+        TypeError: Z is not a floating tensor.
+        ValueError: as :func:`srr.nn.fused_rate_reduction`.
+
+    Source: [MCR2] (11).
+
+    Example:
+        >>> round(float(mcr2_loss(3.0 * torch.eye(2), torch.tensor([0, 1]))), 4)
+        -0.5108
+    """
+    Z = unit_rows(Z) if normalize else at_least_single(Z)
+    if world_size(group) > 1:
+        return -_moment_of_all(Z, Pi, core_dtype, group, lambda moment: moment.rate_reduction(eps=eps))
+    if not Z.numel():
+        return Z.sum()
+    return -fused_rate_reduction(Z, Pi, eps=eps, core_dtype=core_dtype).mean()
+
+
+def total_coding_rate_regularizer(
+    Z: Tensor,
+    *,
+    eps: float = 0.5,
+    normalize: bool = True,
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""Minus the total coding rate of a batch of features, in nats: a term that keeps them from collapsing.
+
+    .. math:: -R(\hat Z),\qquad \hat z_i = z_i / \lVert z_i \rVert
+
+    Args:
+        Z: features (..., n, d); leading axes are views or groups, each with a rate of its own, and the n of all ranks
+            are one set.
+        eps: distortion ε > 0.
+        normalize: put every feature on the unit sphere first.
+        core_dtype: dtype of the Gram matrix and its factor, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        Mean over the leading axes, a scalar; add it, weighted, to an alignment loss.
+
+    Raises:
+        TypeError: Z is not a floating tensor.
+        ValueError: as :func:`srr.nn.fused_coding_rate`.
+
+    Source: [SIMDINO], its expansion term.
+
+    Example:
+        >>> collapsed = torch.ones(8, 4)
+        >>> bool(total_coding_rate_regularizer(torch.eye(8, 4)) < total_coding_rate_regularizer(collapsed))
+        True
+    """
+    Z = unit_rows(Z) if normalize else at_least_single(Z)
+    if world_size(group) > 1:
+        return -_moment_of_all(Z, None, core_dtype, group, lambda moment: moment.coding_rate(eps=eps))
+    return -fused_coding_rate(Z, eps=eps, core_dtype=core_dtype).mean()
+
+
+def unit_rows(Z: Tensor) -> Tensor:
+    """Rows of unit norm in at least float32; a zero row stays zero."""
+    return functional.normalize(at_least_single(Z), dim=-1)
+
+
+def at_least_single(Z: Tensor) -> Tensor:
+    """Tokens in float32 where they are in a lower precision."""
+    return Z if Z.dtype in (torch.float32, torch.float64) else Z.float()
+
+
+def _moment_of_all(
+    Z: Tensor,
+    Pi: Tensor | None,
+    core_dtype: torch.dtype | None,
+    group: Group,
+    rate: Callable[[ops.SecondMoment], Array],
+) -> Tensor:
+    """Mean over the batch axes of a rate of the tokens (..., n, d) of all ranks."""
+    classes = None
+    if Pi is not None:
+        _refuse_gradient(Pi, "Pi")
+        classes = Pi.shape[-1] if Pi.is_floating_point() else _classes(Pi, group)
+        Pi = Pi.expand(*Z.shape[:-1], classes) if Pi.is_floating_point() else Pi.expand(Z.shape[:-1])
+    sets = Z.reshape(-1, *Z.shape[-2:])  # (..., n, d) -> (B, n, d)
+    parts = [None] * len(sets) if Pi is None else Pi.reshape(len(sets), *Pi.shape[Z.ndim - 2 :])  # (B, n) or (B, n, K)
+    with torch.autocast(Z.device.type, enabled=False):
+        rates = [rate(_moment(z, pi, classes, core_dtype, group)) for z, pi in zip(sets, parts, strict=True)]
+    return torch.stack([tensor(r) for r in rates]).mean().to(Z.dtype)
+
+
+def _moment(
+    Z: Tensor, Pi: Tensor | None, classes: int | None, core_dtype: torch.dtype | None, group: Group
+) -> ops.SecondMoment:
+    """Second moment of the tokens (n, d) of all ranks; a rank without any takes part in the sum and its gradient."""
+    make = partial(ops.SecondMoment.zeros, Z.shape[-1], like=Z, core_dtype=core_dtype)
+    moment = make(classes=classes)
+    if not len(Z):
+        moment = ops.SecondMoment(moment.moment + Z.sum(), moment.count)
+    elif Pi is None or not Pi.is_floating_point():
+        moment = moment.update(Z, labels=Pi)
+    else:
+        parts = [make().update(Z, weights=weights.to(Z.dtype)) for weights in Pi.unbind(-1)]
+        sums = [torch.stack([tensor(x) for x in xs]) for xs in zip(*((p.moment, p.count) for p in parts), strict=True)]
+        moment = ops.SecondMoment(*sums)
+    return moment.map(lambda x: sum_over_ranks(tensor(x), group))
+
+
+def _classes(labels: Tensor, group: Group) -> int:
+    """One more than the largest label of all ranks."""
+    largest = labels.max() if labels.numel() else labels.new_zeros(())
+    if world_size(group) > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    return int(largest) + 1
+
+
+def tensor(x: Array) -> Tensor:
+    """What an operator made of tensors, as the tensor it is."""
+    assert isinstance(x, Tensor)
+    return x
+
+
+class Penalty(Protocol):
+    """The term of the latest forward pass."""
+
+    def __call__(self, real: Tensor | None = None) -> Tensor:
+        """The term, of the samples where ``real`` (B,) is True."""
+
+
+@contextlib.contextmanager
+def srr_regularizer(
+    model: nn.Module,
+    layers: Sequence[int] | None = None,
+    *,
+    eps: float = 0.5,
+    lam: float = 0.1,
+    normalize: bool = True,
+    scope: str = "image",
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Iterator[Penalty]:
+    r"""Minus the sparse rate reduction of the tokens that leave chosen layers, in nats.
+
+    .. math::
+
+        \frac{1}{|L|} \sum_{\ell \in L} R^c(Z^{\ell+1}; U_\ell) - R(Z^{\ell+1})
+            + \lambda\, \tfrac1n \lVert Z^{\ell+1} \rVert_1
+
+    Inside the context every forward pass of the model leaves its tokens with the layers; calling the yielded function
+    gives the term of the latest pass, with gradients to everything that made the tokens and to the bases.
+
+    Args:
+        model: a network with ``blocks`` that have ``attention.U``.
+        layers: their numbers, negative ones from the end; all of them by default.
+        eps: distortion ε > 0.
+        lam: sparsity weight λ ≥ 0 of the mean ℓ1 norm of a token.
+        normalize: scale tokens to unit norm first, so that the term cannot be lowered by scale alone.
+        scope: ``"image"`` takes the tokens of each image as one set and the mean over the images of all ranks,
+            ``"batch"`` takes all tokens of all ranks as one set.
+        core_dtype: dtype of the Gram matrices and their factors, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Yields:
+        A function that returns the term, a scalar, mean over the chosen layers; given a boolean (B,), of the samples
+        where that is True.
+
+    Raises:
+        ValueError: a layer the model does not have or one without bases, no layer at all, eps not positive, lam
+            negative, another scope; or the term asked for before any forward pass.
+
+    Source: The regularizer of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> model = create_model("crate_micro")
+        >>> with srr_regularizer(model, layers=[-1]) as penalty:
+        ...     loss = model(torch.zeros(2, 1, 8, 8)).square().mean() + 0.01 * penalty()
+        >>> loss.backward()
+        >>> model.blocks[-1].attention.projection.grad is not None
+        True
+    """
+    check_positive(eps, "eps")
+    check_nonnegative(lam, "lam")
+    if scope not in ("image", "batch"):
+        raise ValueError(f"scope must be 'image' or 'batch'; got {scope!r}")
+    gain = partial(_gain_of_images if scope == "image" else _gain_of_all, eps=eps, core_dtype=core_dtype, group=group)
+
+    def measure(Z: Tensor, U: Tensor) -> Tensor:
+        """R^c − R + λ·(mean ℓ1 norm of a token) of tokens (B, n, d)."""
+        Z = unit_rows(Z) if normalize else at_least_single(Z)
+        length = Z.abs().sum(-1)  # (B, n, d) -> (B, n)
+        return lam * _mean_over_ranks(length, length.numel(), group) - gain(Z, U)
+
+    with layer_states(model, layers) as seen:
+
+        def penalty(real: Tensor | None = None) -> Tensor:
+            if not seen:
+                raise ValueError("penalty must be asked for after a forward pass of the model; got none")
+            kept = slice(None) if real is None else real
+            return torch.stack([measure(s.after[kept], full_tensor(bases_of(s.block))) for s in seen.values()]).mean()
+
+        for layer, block in chosen_blocks(model, layers).items():
+            if not hasattr(getattr(block, "attention", None), "U"):
+                raise ValueError(f"layers must have bases, attention.U; got layer {layer} without")
+        yield penalty
+
+
+def _gain_of_images(Z: Tensor, U: Tensor, *, eps: float, core_dtype: torch.dtype | None, group: Group) -> Tensor:
+    """R − R^c of the tokens of each image, mean over the images (B, n, d) of all ranks."""
+    if not len(Z):
+        return _mean_over_ranks(Z.sum() + 0 * U.sum(), 0, group)
+    expanded = fused_coding_rate(Z, eps=eps, core_dtype=core_dtype)
+    gain = expanded - fused_subspace_coding_rate(Z, U, eps=eps, core_dtype=core_dtype)
+    return _mean_over_ranks(gain, gain.numel(), group)
+
+
+def _gain_of_all(Z: Tensor, U: Tensor, *, eps: float, core_dtype: torch.dtype | None, group: Group) -> Tensor:
+    """R − R^c of all tokens (B, n, d) of all ranks as one set."""
+    with torch.autocast(Z.device.type, enabled=False):
+        moment = _moment(Z.flatten(0, -2), None, None, core_dtype, group)  # (B, n, d) -> (B n, d) -> (d, d)
+        gain = moment.coding_rate(eps=eps) - moment.subspace_coding_rate(at_least_single(U), eps=eps)
+        return tensor(gain).to(Z.dtype)
+
+
+def bases_of(block: nn.Module) -> Tensor:
+    """Bases (K, d, p) of a layer."""
+    U: Tensor = block.get_submodule("attention").U
+    return U
+
+
+def full_tensor(x: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded over ranks."""
+    gather: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
+    return x if gather is None else gather()
+
 
 Pair = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Value (...) and gradient (..., n, d) of a rate at tokens (..., n, d)."""
@@ -175,163 +555,3 @@ _labeled: Callable[..., Tensor] = torch.compiler.disable(_reduce)  # type: ignor
 def _refuse_gradient(constant: Tensor | None, name: str) -> None:
     if constant is not None and constant.requires_grad:
         raise ValueError(f"{name} must be a constant: no gradient is defined for it; pass {name}.detach()")
-
-
-def mcr2_loss(
-    Z: Tensor, Pi: Tensor, *, eps: float = 0.5, normalize: bool = True, core_dtype: torch.dtype | None = None
-) -> Tensor:
-    r"""Maximal coding rate reduction as a loss, :math:`-\Delta R(Z \mid \Pi)`, in nats.
-
-    Args:
-        Z: features (..., n, d), one row a sample.
-        Pi: integer labels (..., n) or membership weights (..., n, K).
-        eps: distortion ε > 0.
-        normalize: put every feature on the unit sphere first; without a constraint on the scale the loss has no
-            minimum.
-        core_dtype: dtype of the Gram matrices and their factors, float64 by default.
-
-    Returns:
-        Mean over the batch axes, a scalar.
-
-    Raises:
-        TypeError: Z is not a floating tensor.
-        ValueError: as :func:`srr.nn.fused_rate_reduction`.
-
-    Source: [MCR2] (11).
-
-    Example:
-        >>> round(float(mcr2_loss(3.0 * torch.eye(2), torch.tensor([0, 1]))), 4)
-        -0.5108
-    """
-    return -fused_rate_reduction(_on_sphere(Z) if normalize else Z, Pi, eps=eps, core_dtype=core_dtype).mean()
-
-
-def total_coding_rate_regularizer(
-    Z: Tensor, *, eps: float = 0.5, normalize: bool = True, core_dtype: torch.dtype | None = None
-) -> Tensor:
-    r"""Minus the total coding rate of a batch of features, in nats: a term that keeps them from collapsing.
-
-    .. math:: -R(\hat Z),\qquad \hat z_i = z_i / \lVert z_i \rVert
-
-    Args:
-        Z: features (..., n, d); leading axes are views or groups, each with a rate of its own.
-        eps: distortion ε > 0.
-        normalize: put every feature on the unit sphere first.
-        core_dtype: dtype of the Gram matrix and its factor, float64 by default.
-
-    Returns:
-        Mean over the leading axes, a scalar; add it, weighted, to an alignment loss.
-
-    Raises:
-        TypeError: Z is not a floating tensor.
-        ValueError: as :func:`srr.nn.fused_coding_rate`.
-
-    Source: [SIMDINO], its expansion term.
-
-    Example:
-        >>> collapsed = torch.ones(8, 4)
-        >>> bool(total_coding_rate_regularizer(torch.eye(8, 4)) < total_coding_rate_regularizer(collapsed))
-        True
-    """
-    return -fused_coding_rate(_on_sphere(Z) if normalize else Z, eps=eps, core_dtype=core_dtype).mean()
-
-
-def _on_sphere(Z: Tensor) -> Tensor:
-    """Rows of unit norm in at least float32; a zero row stays zero."""
-    Z = Z if Z.dtype in (torch.float32, torch.float64) else Z.float()
-    return functional.normalize(Z, dim=-1)
-
-
-@contextlib.contextmanager
-def srr_regularizer(
-    model: nn.Module,
-    layers: Sequence[int] | None = None,
-    *,
-    eps: float = 0.5,
-    lam: float = 0.1,
-    normalize: bool = True,
-    core_dtype: torch.dtype | None = None,
-) -> Iterator[Callable[[], Tensor]]:
-    r"""Minus the sparse rate reduction of the tokens that leave chosen layers, in nats.
-
-    .. math::
-
-        \frac{1}{|L|} \sum_{\ell \in L} R^c(Z^{\ell+1}; U_\ell) - R(Z^{\ell+1})
-            + \lambda\, \tfrac1n \lVert Z^{\ell+1} \rVert_1
-
-    Inside the context every forward pass of the model leaves its tokens with the layers; calling the yielded function
-    gives the term of the latest pass, with gradients to everything that made the tokens and to the bases.
-
-    Args:
-        model: a network with ``blocks`` that have ``attention.U``.
-        layers: their numbers, negative ones from the end; all of them by default.
-        eps: distortion ε > 0.
-        lam: sparsity weight λ ≥ 0 of the mean ℓ1 norm of a token.
-        normalize: scale tokens to unit norm first, so that the term cannot be lowered by scale alone.
-        core_dtype: dtype of the Gram matrices and their factors, float64 by default.
-
-    Yields:
-        A function of no arguments: the term, a scalar, mean over the images and the chosen layers.
-
-    Raises:
-        ValueError: a layer the model does not have or one without bases, no layer at all, eps not positive, lam
-            negative; or the term asked for before any forward pass.
-
-    Source: The regularizer of [INDEPTH], with ‖·‖₁ in place of ‖·‖₀.
-
-    Example:
-        >>> from srr.nn import create_model
-        >>> model = create_model("crate_micro")
-        >>> with srr_regularizer(model, layers=[-1]) as penalty:
-        ...     loss = model(torch.zeros(2, 1, 8, 8)).square().mean() + 0.01 * penalty()
-        >>> loss.backward()
-        >>> model.blocks[-1].attention.projection.grad is not None
-        True
-    """
-    check_positive(eps, "eps")
-    check_nonnegative(lam, "lam")
-    measure = partial(_negative_srr, eps=eps, lam=lam, normalize=normalize, core_dtype=core_dtype)
-    with layer_states(model, layers) as seen:
-        for layer in range(len(model.blocks)) if layers is None else layers:
-            if not hasattr(getattr(model.blocks[layer], "attention", None), "U"):
-                raise ValueError(f"layers must have bases, attention.U; got layer {layer} without")
-
-        def penalty() -> Tensor:
-            if not seen:
-                raise ValueError("penalty must be asked for after a forward pass of the model; got none")
-            return torch.stack([measure(state.after, state.block.attention.U) for state in seen.values()]).mean()
-
-        yield penalty
-
-
-def _negative_srr(
-    Z: Tensor, U: Tensor, *, eps: float, lam: float, normalize: bool, core_dtype: torch.dtype | None
-) -> Tensor:
-    """R^c − R + λ·(mean ℓ1 norm of a token), mean over the batch axes of Z (..., n, d)."""
-    Z = Z if Z.dtype in (torch.float32, torch.float64) else Z.float()
-    Z = functional.normalize(Z, dim=-1) if normalize else Z
-    compressed = fused_subspace_coding_rate(Z, U, eps=eps, core_dtype=core_dtype)
-    expanded = fused_coding_rate(Z, eps=eps, core_dtype=core_dtype)
-    return (compressed - expanded).mean() + lam * Z.abs().sum(-1).mean()
-
-
-def reconstruction_loss(predicted: Tensor, targets: Tensor, hidden: Tensor) -> Tensor:
-    r"""Mean over hidden patches of the mean squared error of a patch.
-
-    Args:
-        predicted: (B, n, patch_dim).
-        targets: (B, n, patch_dim).
-        hidden: boolean (B, n).
-
-    Returns:
-        One number; NaN when no patch is hidden.
-
-    Source: [MAE], training objective.
-
-    Example:
-        >>> reconstruction_loss(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False]]))
-        tensor(1.)
-    """
-    error = (predicted - targets).square().mean(dim=-1)  # (B, n, patch_dim) -> (B, n)
-    weight = hidden.to(error.dtype)
-    return (error * weight).sum() / weight.sum()

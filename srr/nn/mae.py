@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from srr._array.checks import check_count
 from srr.nn.blocks import HalfObjective
@@ -24,7 +25,7 @@ from srr.nn.crate import (
     with_class_token,
 )
 from srr.nn.layers import MSSA
-from srr.nn.losses import reconstruction_loss
+from srr.nn.losses import reconstruction_loss, standardize_patches
 from srr.nn.pretrained import PretrainedModel
 from srr.solvers.driver import unroll
 
@@ -215,14 +216,33 @@ class CrateMAE(PretrainedModel):
         mask = random_patch_mask(batch, rows * columns, ratio=self.config.mask_ratio, seed=seed)
         return mask.to(self.positions.device)
 
-    def loss(self, images: Tensor, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean squared error of the hidden patches that are real, one number."""
-        targets = patchify(images, self.config.patch_size)  # (B, n, patch_dim)
-        if self.config.normalize_targets:
-            variance, mean = torch.var_mean(targets, dim=-1, keepdim=True)
-            targets = (targets - mean) / (variance + 1e-6).sqrt()
+    def targets(self, images: Tensor) -> Tensor:
+        """What the patches are compared with: (B, C, H, W) to (B, n, patch_dim)."""
+        patches = patchify(images, self.config.patch_size)
+        return standardize_patches(patches) if self.config.normalize_targets else patches
+
+    def loss(
+        self,
+        images: Tensor,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        *,
+        predicted: Tensor | None = None,
+        group: ProcessGroup | None = None,
+    ) -> Tensor:
+        """Mean squared error of the hidden patches that are real, one number for the batches of all ranks.
+
+        Args:
+            images: (B, channels, height, width).
+            hidden: (B, patches), True at hidden patches.
+            mask: (B, patches), True at real patches; all are by default.
+            predicted: what the model, perhaps wrapped, has predicted already; computed here by default.
+            group: processes whose batches make one batch, all of them by default.
+        """
+        if predicted is None:
+            predicted = self(images, hidden, mask)
         counted = hidden if mask is None else hidden & mask
-        return reconstruction_loss(self(images, hidden, mask), targets, counted)
+        return reconstruction_loss(predicted, self.targets(images), counted, group=group)
 
     def reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Images whose hidden patches are the predicted ones: (B, C, H, W)."""

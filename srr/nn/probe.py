@@ -51,21 +51,15 @@ def layer_states(model: nn.Module, layers: Sequence[int] | None = None) -> Itera
         >>> seen[-1].after.shape
         torch.Size([2, 5, 64])
     """
-    blocks = blocks_of(model)
-    chosen = range(len(blocks)) if layers is None else layers
-    if not chosen:
-        raise ValueError(f"layers must name at least one of the {len(blocks)} blocks of the model; got none")
-    for layer in chosen:
-        if not -len(blocks) <= layer < len(blocks):
-            raise ValueError(f"layers must be in [{-len(blocks)}, {len(blocks)}); got {layer}")
+    chosen = chosen_blocks(model, layers)
     seen: dict[int, LayerState] = {}
 
     def keep(layer: int, block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         seen[layer] = LayerState(block, inputs[0], output)
 
     with ExitStack() as hooks:
-        for layer in chosen:
-            hooks.callback(blocks[layer].register_forward_hook(partial(keep, layer)).remove)
+        for layer, block in chosen.items():
+            hooks.callback(block.register_forward_hook(partial(keep, layer)).remove)
         yield seen
 
 
@@ -75,6 +69,18 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     if not blocks:
         raise ValueError(f"model must be a network with blocks; got a {type(model).__name__} without")
     return blocks
+
+
+def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> dict[int, nn.Module]:
+    """Layers by their numbers as given, or all of them."""
+    blocks = blocks_of(model)
+    chosen = range(len(blocks)) if layers is None else layers
+    if not chosen:
+        raise ValueError(f"layers must name at least one of the {len(blocks)} blocks of the model; got none")
+    for layer in chosen:
+        if not -len(blocks) <= layer < len(blocks):
+            raise ValueError(f"layers must be in [{-len(blocks)}, {len(blocks)}); got {layer}")
+    return {layer: blocks[layer] for layer in chosen}
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from srr.nn.losses import sum_over_ranks, world_size
 from srr.training.augment import augment_images, mix_images
 from srr.training.blame import first_bad_gradient, first_nonfinite, gradients_finite
 from srr.training.config import Config
 from srr.training.data import IGNORE, DataSpec, mix
-from srr.training.distributed import any_rank, sum_over_ranks, world_size
+from srr.training.distributed import any_rank
 from srr.training.objectives import Losses, build_objective
 from srr.training.optim import build_optimizer, warmup_cosine
 
@@ -33,7 +34,7 @@ class TrainingModule(pl.LightningModule):
     def __init__(self, model: nn.Module, spec: DataSpec, config: Config) -> None:
         super().__init__()
         self.model, self.spec, self.config = model, spec, config
-        self.objective = build_objective(config.objective, spec.num_classes)
+        self.objective = build_objective(config.objective)
         self.skipped: dict[str, int] = {}
 
     def configure_model(self) -> None:

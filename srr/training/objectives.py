@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from srr.nn.crate import patchify
-from srr.nn.losses import reconstruction_loss
-from srr.nn.probe import head_inputs, layer_states
-from srr.ops.rates import coding_rate, subspace_coding_rate
-from srr.ops.streaming import SecondMoment
+from srr.nn.losses import IGNORE, cross_entropy, mcr2_loss, srr_regularizer
+from srr.nn.probe import head_inputs
 from srr.training.config import ObjectiveConfig
-from srr.training.data.base import IGNORE
-from srr.training.distributed import sum_over_ranks
 
 Losses = dict[str, Tensor]
 """``loss`` and whatever else is worth a curve."""
@@ -38,9 +32,7 @@ class CrossEntropy:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
         """Mean loss of the batch; accuracy when the targets are numbers."""
         logits = model(x)
-        logits, y = (logits.flatten(0, -2), y.flatten()) if logits.ndim > 2 else (logits, y)
-        smoothing = self.label_smoothing if model.training else 0.0
-        loss = functional.cross_entropy(logits, y, label_smoothing=smoothing, ignore_index=IGNORE)
+        loss = cross_entropy(logits, y, label_smoothing=self.label_smoothing if model.training else 0.0)
         return {"loss": loss, **accuracy(logits, y)}
 
 
@@ -75,23 +67,10 @@ class WithSparseRateReduction:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
         """The other losses, the regularizer as ``srr``, and their sum as ``loss``."""
-        with layer_states(model, self.layers) as seen:
+        with srr_regularizer(model, self.layers, eps=self.eps, lam=self.lam, scope=self.scope) as penalty:
             losses = self.base(model, x, y)
-        real = y != IGNORE if y.ndim == 1 else slice(None)
-        terms = [self.measure(state.after[real], full_tensor(state.block.attention.U)) for state in seen.values()]
-        srr = torch.stack(terms).mean()
+            srr = -penalty(y != IGNORE if y.ndim == 1 else None)
         return {**losses, "loss": losses["loss"] - self.weight * srr, "srr": srr.detach()}
-
-    def measure(self, Z: Tensor, U: Tensor) -> Tensor:
-        """Sparse rate reduction of tokens (B, n, d) scaled to unit norm, in nats."""
-        Z, U = functional.normalize(Z.float(), dim=-1, eps=1e-6), U.float()
-        sparsity = self.lam * Z.abs().sum(-1).mean()
-        if self.scope == "image":
-            gain: Tensor = coding_rate(Z, eps=self.eps) - subspace_coding_rate(Z, U, eps=self.eps)
-            return gain.mean() - sparsity
-        moment = SecondMoment.zeros(Z.shape[-1], like=Z).update(Z.flatten(0, -2)).map(sum_over_ranks)
-        rates: Tensor = moment.coding_rate(eps=self.eps) - moment.subspace_coding_rate(U, eps=self.eps)
-        return rates.to(Z.dtype) - sparsity
 
 
 @dataclass(frozen=True)
@@ -105,21 +84,14 @@ class RateReduction:
     """
 
     eps: float
-    classes: int
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
         """−ΔR + head loss as ``loss``; ΔR in nats as ``rate_reduction``."""
         with head_inputs(model, detach=True) as pooled:
             read = CrossEntropy()(model, x, y)
         real = y != IGNORE
-        Z = functional.normalize(pooled[0][real].float(), dim=-1, eps=1e-6)
-        gain = self.rate_reduction(Z, y[real]) if bool(real.any()) else Z.sum()
+        gain = -mcr2_loss(pooled[0][real], y[real], eps=self.eps)
         return {**read, "loss": read["loss"] - gain, "rate_reduction": gain.detach()}
-
-    def rate_reduction(self, Z: Tensor, y: Tensor) -> Tensor:
-        """ΔR of features (n, d) and labels (n,) of all ranks together, in nats."""
-        moment = SecondMoment.zeros(Z.shape[-1], like=Z, classes=self.classes).update(Z, labels=y)
-        return moment.map(sum_over_ranks).rate_reduction(eps=self.eps).to(Z.dtype)
 
 
 @dataclass(frozen=True)
@@ -132,12 +104,7 @@ class MaskedAutoencoding:
         """Reconstruction loss of :class:`srr.nn.CrateMAE`."""
         seed = int(torch.randint(2**62, ())) if model.training else self.seed
         hidden = model.draw_mask(len(x), seed=seed)  # type: ignore[operator]
-        config: Any = model.config
-        targets = patchify(x, config.patch_size)
-        if config.normalize_targets:
-            variance, mean = torch.var_mean(targets, dim=-1, keepdim=True)
-            targets = (targets - mean) / (variance + 1e-6).sqrt()
-        return {"loss": reconstruction_loss(model(x, hidden), targets, hidden)}
+        return {"loss": model.loss(x, hidden)}  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -152,12 +119,7 @@ class NextToken:
         return {**losses, "bits": losses["loss"].detach() / torch.log(torch.tensor(2.0))}
 
 
-def full_tensor(x: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded over ranks."""
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
-
-
-def build_objective(config: ObjectiveConfig, classes: int) -> Objective:
+def build_objective(config: ObjectiveConfig) -> Objective:
     """The objective a config names, with the sparse rate reduction added when it has a weight.
 
     Raises:
@@ -165,7 +127,7 @@ def build_objective(config: ObjectiveConfig, classes: int) -> Objective:
     """
     known: dict[str, Objective] = {
         "cross_entropy": CrossEntropy(config.label_smoothing),
-        "mcr2": RateReduction(config.eps, classes),
+        "mcr2": RateReduction(config.eps),
         "masked": MaskedAutoencoding(),
         "next_token": NextToken(CrossEntropy(config.label_smoothing)),
     }

@@ -9,8 +9,8 @@ import torch
 from torch import distributed as dist
 
 import srr
+from srr.nn.losses import sum_over_ranks
 from srr.training.config import merge, parse_overrides, resolve
-from srr.training.distributed import sum_over_ranks
 from srr.training.run import train
 
 

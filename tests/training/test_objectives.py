@@ -32,7 +32,7 @@ def tokens_after(model, x, layer):
 def test_cross_entropy_with_smoothing_and_ignored_labels(model):
     x, y = batch()
     y[3] = IGNORE
-    losses = build_objective(ObjectiveConfig(label_smoothing=0.2), 10)(model, x, y)
+    losses = build_objective(ObjectiveConfig(label_smoothing=0.2))(model, x, y)
     log_p = torch.log_softmax(model(x), -1).detach().numpy()
     rows = [i for i in range(12) if i != 3]
     truth = -np.mean([0.8 * log_p[i, int(y[i])] + 0.02 * log_p[i].sum() for i in rows])
@@ -45,8 +45,8 @@ def test_cross_entropy_with_smoothing_and_ignored_labels(model):
 def test_sparse_rate_reduction_is_the_operators(model, scope):
     x, y = batch()
     config = ObjectiveConfig(srr_weight=0.3, srr_layers=(0, -1), srr_scope=scope, srr_lam=0.2, eps=0.5)
-    losses = build_objective(config, 10)(model, x, y)
-    base = build_objective(ObjectiveConfig(), 10)(model, x, y)
+    losses = build_objective(config)(model, x, y)
+    base = build_objective(ObjectiveConfig())(model, x, y)
     values = []
     for layer in (0, 1):
         Z = tokens_after(model, x, layer)
@@ -64,7 +64,7 @@ def test_sparse_rate_reduction_is_the_operators(model, scope):
 def test_mcr2_is_minus_rate_reduction_and_its_head_sends_nothing_back(model):
     x, y = batch()
     y[y == 4] = 5  # an empty class
-    losses = build_objective(ObjectiveConfig(name="mcr2", eps=0.5), 10)(model, x, y)
+    losses = build_objective(ObjectiveConfig(name="mcr2", eps=0.5))(model, x, y)
     Z = model.pool(tokens_after(model, x, 1))
     Z = (Z / Z.norm(dim=-1, keepdim=True)).detach().double()
     truth = float(srr.rate_reduction(Z, y, eps=0.5))
@@ -81,7 +81,7 @@ def test_masked_autoencoding_is_the_loss_of_the_model():
     torch.manual_seed(0)
     model = create_model("crate_mae_micro", depth=1, decoder_depth=1)
     x, y = batch()
-    objective = build_objective(ObjectiveConfig(name="masked"), 10)
+    objective = build_objective(ObjectiveConfig(name="masked"))
     torch.manual_seed(3)
     seed = int(torch.randint(2**62, ()))
     wanted = model.loss(x, model.draw_mask(len(x), seed=seed))
@@ -97,7 +97,7 @@ def test_next_token_counts_bits():
     x = torch.randint(11, (3, 6))
     y = torch.randint(11, (3, 6))
     y[2] = IGNORE
-    losses = build_objective(ObjectiveConfig(name="next_token"), 11)(model, x, y)
+    losses = build_objective(ObjectiveConfig(name="next_token"))(model, x, y)
     p = torch.softmax(model(x), -1).detach().numpy()
     bits = -np.mean([np.log2(p[i, t, int(y[i, t])]) for i in range(2) for t in range(6)])
     np.testing.assert_allclose(losses["bits"].item(), bits, rtol=1e-5)
@@ -112,10 +112,10 @@ def test_next_token_counts_bits():
 )
 def test_unknown_objectives(config, words):
     with pytest.raises(ValueError, match=words):
-        build_objective(config, 10)
+        build_objective(config)
 
 
 def test_a_layer_that_is_not_there(model):
-    objective = build_objective(ObjectiveConfig(srr_weight=1.0, srr_layers=(5,)), 10)
+    objective = build_objective(ObjectiveConfig(srr_weight=1.0, srr_layers=(5,)))
     with pytest.raises(ValueError, match=r"layers must be in \[-2, 2\)"):
         objective(model, *batch())

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
-from srr.ops.attention import attention_weights, ssa, ssa_newest
-from srr.ops.gram import gram
-from srr.ops.sparse import folded_ista_step, ista_matrix, ista_step
-from srr.ops.subspaces import lift, project
+from srr._array.namespace import namespace
+from srr.ops.attention import attention_weights, bare_ssa, bare_ssa_newest
+from srr.ops.sparse import bare_folded_ista_step, bare_ista_step, ista_matrix
+from srr.ops.subspaces import bare_lift, bare_project
 
 __all__ = ["ISTA", "MSSA"]
+
+TORCH = namespace(torch.empty(0))
+"""Namespace of every array here: layers call the bare formulas, which look up and check nothing."""
 
 
 class MSSA(nn.Module):
@@ -115,17 +118,17 @@ class MSSA(nn.Module):
 
     def coordinates(self, Z: Tensor) -> Tensor:
         """Coordinates of tokens in every head: (..., n, d) to (..., K, n, p)."""
-        return project(Z, self.U)
+        return bare_project(Z, self.U, TORCH)
 
     def attend(self, V: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """Attention inside the heads: (..., K, n, p) to (..., K, rows, p)."""
-        return ssa(V, scale=self.scale, causal=self.causal, mask=over_queries(mask), rows=rows)
+        return bare_ssa(V, self.scale, self.causal, over_queries(mask), rows, TORCH)
 
     def restore(self, V: Tensor) -> Tensor:
         """Tokens from attended coordinates: (..., K, n, p) to (..., n, d)."""
         if not self.lifted:
             return V.squeeze(-3)  # (..., 1, n, d) -> (..., n, d)
-        Z = lift(V, self.out)
+        Z = bare_lift(V, self.out, TORCH)
         return Z if self.bias is None else Z + self.bias
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -152,7 +155,7 @@ class MSSA(nn.Module):
 
     def attend_newest(self, V: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
         """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""
-        return ssa_newest(V, count=count, scale=self.scale, mask=None if mask is None else mask[..., None, :])
+        return bare_ssa_newest(V, count, self.scale, None if mask is None else mask[..., None, :], TORCH)
 
     def attention_map(self, Z: Tensor) -> Tensor:
         """What token i attends to, row i of (..., K, n, n)."""
@@ -226,13 +229,13 @@ class ISTA(nn.Module):
             return self._folded_step(Z, self._kept_matrix(is_half(Z)))
         if Z.numel() // Z.shape[-1] > self.D.shape[0]:
             return self._folded_step(Z, self._matrix(is_half(Z)))
-        return ista_step(Z, Z, self.D, step=self.step, lam=self.lam)
+        return bare_ista_step(Z, Z, self.D, self.step, self.lam, True, TORCH)
 
     def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
         """The step by M, or by M − I where the product is taken in half precision."""
         if is_half(Z):
             return (Z + Z @ M - self.step * self.lam).relu_()
-        return folded_ista_step(Z, M, step=self.step, lam=self.lam)
+        return bare_folded_ista_step(Z, M, self.step, self.lam, TORCH)
 
     def _matrix(self, half: bool) -> Tensor:
         """M, or M − I, of D in its own precision, whose backward pass costs one product in place of two."""
@@ -290,7 +293,7 @@ class _ColumnGram(torch.autograd.Function):
 
     @staticmethod
     def forward(D: Tensor) -> Tensor:
-        return gram(D)
+        return D.mT @ D
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -7,9 +7,12 @@ DEV := .venv/.dev
 # A second demo leaves the first one alone.
 OUT ?= $(shell test -e runs/demo && date +runs/demo-%Y%m%d-%H%M%S || echo runs/demo)
 WORKERS ?= auto
+LOW := .venv/.lowest
+ALONE := .venv/.alone
+FILE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install doctest lint format types docs bench examples clean
+.PHONY: help demo test install doctest lint format types check dead docs lowest wheel bench examples clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +44,22 @@ types: $(DEV) ## Check types strictly
 docs: $(DEV) ## Build the documentation into docs/_build/html; the examples run while it builds
 	$(BIN)/sphinx-build -W -n -b html docs docs/_build/html
 
+lowest: $(LOW)/.done ## Run the operator tests on the lowest versions that the metadata allows
+	PYTHONPATH= $(LOW)/bin/python -m pytest -q -n $(WORKERS) tests/ops
+
+wheel: $(DEV) ## Build wheel and sdist; install the wheel alone in a fresh environment and compute a rate
+	rm -rf dist $(ALONE)
+	$(BIN)/python -m build --outdir dist .
+	@$(BIN)/python -m venv $(ALONE)
+	$(ALONE)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt dist/srr-*.whl
+	cd $(ALONE) && bin/python -I $(CURDIR)/.ci/alone.py
+
+dead: $(DEV) ## Look for code that nothing reaches
+	$(BIN)/vulture
+
+check: $(DEV) ## The fast loop while editing: make check FILE=srr/ops/rates.py
+	@$(BIN)/python .ci/check.py $(FILE)
+
 bench: $(DEV) ## Run the benchmarks
 	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-only
 
@@ -48,7 +67,7 @@ examples: $(DEV) ## Run every example as a script
 	@for file in examples/plot_*.py; do echo "$$file"; MPLBACKEND=Agg $(BIN)/python "$$file" || exit 1; done
 
 clean: ## Remove what was built, keep .venv and runs
-	rm -rf docs/_build docs/auto_examples docs/api/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf dist docs/_build docs/auto_examples docs/api/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found; try make PYTHON=/path/to/python3"; exit 1; }
@@ -58,6 +77,14 @@ $(BIN)/python:
 $(USE): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing srr into .venv; a few minutes the first time."
 	$(PIP) --editable '.[all]'
+	@touch $@
+
+$(LOW)/.done: constraints-lowest.txt constraints.txt | $(BIN)/python
+	@echo "Installing the lowest versions into $(LOW)."
+	@$(BIN)/python -m venv --clear $(LOW)
+	@grep -i '^torch==' constraints.txt > $(LOW)/torch.txt
+	@$(LOW)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-lowest.txt -c $(LOW)/torch.txt \
+	    array-api-compat array-api-strict 'dask[array]' hypothesis jax mpmath numpy pytest pytest-benchmark pytest-xdist scipy torch
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python

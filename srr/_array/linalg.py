@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,7 @@ def cholesky_solve(L: ArrayT, B: ArrayT, xp: Namespace) -> ArrayT:
     if is_jax(L):
         return sys.modules["jax"].scipy.linalg.cho_solve((L, True), B)
     if is_numpy(L):
-        from scipy.linalg import cho_solve
-
-        return cho_solve((L, True), B, check_finite=False) if 0 not in B.shape else B
+        return _cholesky_solve_numpy(L, B) if 0 not in B.shape else B
     if is_cupy(L) and L.ndim == B.ndim == 2:
         from cupyx.scipy.linalg import solve_triangular
 
@@ -36,3 +35,17 @@ def cholesky_solve(L: ArrayT, B: ArrayT, xp: Namespace) -> ArrayT:
         return solve_triangular(L, half, lower=True, trans="T")
     adjoint = L.mT if is_floating(L, xp) else xp.conj(L).mT
     return xp.linalg.solve(L @ adjoint, B)
+
+
+def _cholesky_solve_numpy(L: Any, B: Any) -> Any:
+    """One factor after the other: SciPy before 1.16 knows no batches here, and later ones run the same loop."""
+    from scipy.linalg import cho_solve
+
+    if L.ndim == B.ndim == 2:
+        return cho_solve((L, True), B, check_finite=False)
+    batch = np.broadcast_shapes(L.shape[:-2], B.shape[:-2])
+    factors, sides = np.broadcast_to(L, (*batch, *L.shape[-2:])), np.broadcast_to(B, (*batch, *B.shape[-2:]))
+    X = np.empty(sides.shape, dtype=np.result_type(factors, sides))
+    for item in np.ndindex(batch):
+        X[item] = cho_solve((factors[item], True), sides[item], check_finite=False)
+    return X

@@ -21,10 +21,10 @@ from experiments import Job, last_words
 from measures import MEASURES
 
 import srr
-from srr.training.build import PRECISIONS, accelerator, build_model
-from srr.training.config import Config, parse_overrides, resolve
-from srr.training.data import DataModule, load_data
+from srr.training.config import RunConfig, parse_overrides, resolve
 from srr.training.module import TrainingModule
+from srr.training.run import PRECISIONS, accelerator, initial_model
+from srr.training.sources import DataModule, load_data
 
 load = functools.lru_cache(maxsize=2)(load_data)  # a worker makes many runs on the same data
 
@@ -47,7 +47,7 @@ def run(job: Job, extra: tuple[str, ...]) -> dict[str, Any]:
     """Train the network of a job and measure it; ``extra`` words come last."""
     config = resolve(parse_overrides(last_words([*job.words, f"seed={job.seed}", *extra])))
     source = load(config.data, seed=config.seed if config.data.corrupt_labels else 0)
-    model = build_model(config.model, source.spec, seed=config.seed)
+    model = initial_model(config.model, source.spec, seed=config.seed)
     sample = example(source)
     if job.network != "crate":
         model = build_baseline(job.network, model, sample, seed=config.seed)
@@ -59,7 +59,7 @@ def run(job: Job, extra: tuple[str, ...]) -> dict[str, Any]:
     return {**facts, "seconds": seconds, **final, **measured}
 
 
-def fit(config: Config, model: torch.nn.Module, source: Any) -> tuple[TrainingModule, float, dict[str, float]]:
+def fit(config: RunConfig, model: torch.nn.Module, source: Any) -> tuple[TrainingModule, float, dict[str, float]]:
     """Train for the epochs of the config; wall time and the metrics of the last epoch."""
     kind, devices = accelerator(config.trainer)
     module = TrainingModule(model, source.spec, config)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import srr
 from srr.nn import patchify, unpatchify
-from srr.training.data.base import Source
 from srr.training.module import TrainingModule
+from srr.training.sources import Source
 
 EPS = 0.1
 

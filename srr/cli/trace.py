@@ -20,7 +20,7 @@ def trace(
     from pathlib import Path
 
     from srr.plots.traces import plot_layer_trace
-    from srr.training.inspect import open_run, trace_run
+    from srr.training.report import open_run, trace_run
 
     traces = trace_run(open_run(run), eps=eps, count=samples)
     folder = Path(out or run)

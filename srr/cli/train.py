@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
+from rich.text import Text
 
 
 def train(
@@ -27,51 +28,50 @@ def train(
     precision: Annotated[str | None, typer.Option(help="32, 64, bf16 or 16.")] = None,
 ) -> None:
     """Train a network; leaves checkpoints, curves, weights and metrics.json in --out."""
-    flags = {
-        "data.name": data,
-        "model.preset": model,
-        "trainer.max_epochs": epochs,
-        "seed": seed,
-        "trainer.device": device,
-        "trainer.precision": precision,
-    }
-    words = [*(overrides or ()), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
-    _run(config, words, out, resume, Console(stderr=True))
-
-
-def _run(config: str | None, words: list[str], out: str | None, resume: bool, console: Console) -> None:
-    from srr.training import config as configs
-    from srr.training.recipes import resolve_with_recipe
+    from srr.training.config import dump_config, merge, parse_overrides, read_config_file, resolve_with_recipe
     from srr.training.run import check_free, load_run_config
     from srr.training.run import train as run_training
 
+    flags: dict[str, Any] = {
+        "data": {"name": data},
+        "model": {"preset": model},
+        "trainer": {"max_epochs": epochs, "device": device, "precision": precision},
+        "seed": seed,
+        "out": out,
+    }
+    changes = merge(parse_overrides(overrides or ()), _given(flags))
+    console = Console(stderr=True)
     if resume:
         if out is None:
             raise ValueError("--resume needs --out RUN, the run to continue")
         if config is not None:
             raise ValueError("--resume takes the config of the run; lay changes over it as section.key=value")
-        chosen = load_run_config(out, words)
+        chosen = load_run_config(out, changes)
     else:
-        values = configs.read_config(config) if config else {}
-        named = {"out": out} if out else {}
-        chosen = resolve_with_recipe({**configs.merge(values, configs.parse_overrides(words)), **named})
+        chosen = resolve_with_recipe(merge(read_config_file(config) if config else {}, changes))
         check_free(Path(chosen.out))
-    console.print(Syntax(configs.dump_config(chosen), "yaml", background_color="default"))
+    console.print(Syntax(dump_config(chosen), "yaml", background_color="default"))
     result = run_training(chosen, resume=resume, console=console)
     if result:
         Console().print(_table(result, chosen.out))
 
 
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; their words are taken as they stand, never read as YAML."""
+    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in flags.items()}
+    return {name: value for name, value in inner.items() if value not in (None, {})}
+
+
 def _table(result: dict[str, Any], out: str) -> Any:
     if "stopped" in result:
-        return f"{result['stopped']} at step {result['step']}; continue with: srr train --resume --out {out}"
-    table = Table(title=f"run {out}", show_header=False)
+        return Text(f"{result['stopped']} at step {result['step']}; continue with: srr train --resume --out {out}")
+    table = Table(title=Text(f"run {out}"), show_header=False)
     for name, value in result.items():
         if name == "baseline_nearest_subspace" and value:
             table.add_row("nearest subspace on raw pixels", f"{value['accuracy']:.4f} (rank {value['rank']})")
         elif name == "skipped_images":
             for image, count in value.items():
-                table.add_row("skipped image", f"{image}, {count} time(s)")
+                table.add_row("skipped image", Text(f"{image}, {count} time(s)"))
         elif value is not None:
             table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
     return table

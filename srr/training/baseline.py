@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srr.nn.losses import IGNORE
 from srr.ops.streaming import SecondMoment
-from srr.training.data import IGNORE, Source
-from srr.training.data.order import EvalOrder
+from srr.training.sources import EvalOrder, Source
 
 LARGEST, RANKS = 4096, (2, 4, 6, 8, 12, 16, 24, 32, 48)
 

@@ -1,16 +1,29 @@
-"""Checkpoints that survive a crash: written aside, synced, renamed; the one before is kept."""
+"""Checkpoints that survive a crash: written aside, synced, renamed; whole files, or folders of shards."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import io
+import json
 import os
+import pickle
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import warnings
+import zipfile
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from srr._array.files import write_atomically
+from srr.training.config import TrainerConfig
+from srr.training.optim import AVERAGE
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 FOLDER = "checkpoints"
@@ -30,43 +43,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             OSError: the disk is full or the folder cannot be written; files already there are untouched.
         """
         path = Path(path)
-        with writing(path) as temporary, open(temporary, "wb") as file:
+
+        def write(file: BinaryIO) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                _keep_as_previous(path)
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, write)
+            _sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's writer hides the reason of the system in its own error
+            kept = f"; {path.name} of before is kept" if path.exists() else ""
+            raise OSError(f"checkpoint {path} could not be written: {_cause(error)}{kept}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Read one checkpoint, tensors and plain values only."""
         return read_checkpoint(path)
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``; what was written there replaces ``path`` when the block ends well.
-
-    Raises:
-        OSError: with the path and the reason; nothing that was there before is lost.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if path.name == LAST and path.exists():
-            _keep_as_previous(path)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        _remove(temporary)
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _cause(error)
-        kept = f"; {path.name} of before is kept" if path.exists() else ""
-        raise OSError(f"checkpoint {path} could not be written: {reason}{kept}") from error
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
 def _cause(error: BaseException) -> str:
-    """Reason of the operating system behind an error of torch's writer, or its own first line."""
+    """The operating system's reason behind an error, or the first line of the error itself."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.errno:
@@ -110,6 +109,8 @@ def _remove(path: Path) -> None:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file; tensors and plain values only, so that a file from anyone is safe to open.
 
+    The checksum of every record is compared before anything is used: torch writes them and does not look at them.
+
     Args:
         path: the file.
 
@@ -124,9 +125,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
+        with zipfile.ZipFile(path) as content:
+            if (bad := content.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"checkpoint {path} is damaged or not a checkpoint ({type(error).__name__})") from error
+        raise ValueError(f"checkpoint {path} is damaged or not a checkpoint ({_cause(error)})") from error
     if not isinstance(found, dict) or "state_dict" not in found:
         raise ValueError(f"checkpoint {path} is not one of a training run: it has no state_dict")
     return found
@@ -151,12 +155,196 @@ def resumable(run: str | Path) -> tuple[Path, list[str]]:
         raise FileNotFoundError(f"run {run} has no checkpoint to resume from in {folder}")
     notes: list[str] = []
     for path in candidates:
-        if path.is_dir():  # one folder of shards: torch.distributed.checkpoint checks it when it loads
-            return path, notes
         try:
-            read_checkpoint(path)
-        except ValueError as error:
+            if path.is_dir():
+                verify_shards(path)
+            else:
+                read_checkpoint(path)
+        except (ValueError, FileNotFoundError) as error:
             notes.append(f"{error}; falling back to the checkpoint before it")
         else:
             return path, notes
     raise ValueError(f"run {run} has no readable checkpoint: {notes[-1].split(';')[0]}")
+
+
+METADATA, PLAIN, DIGESTS = ".metadata", "meta.pt", "sha256.json"
+_CHECKPOINT = "torch.distributed.checkpoint."
+_DESCRIPTION = frozenset(
+    [(_CHECKPOINT + "filesystem", "_StorageInfo"), ("torch", "Size"), ("torch.serialization", "_get_layout")]
+    + [("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")]
+    + [
+        (_CHECKPOINT + "metadata", name)
+        for name in (
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ]
+)
+"""Every class a description of shards is made of; torch pickles it, so nothing else may be named in it."""
+
+
+class _DescriptionUnpickler(pickle.Unpickler):
+    """Reads sizes, types and places of shards; any other name in the pickle is refused before it is looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if (module, name) not in _DESCRIPTION and not dtype:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which describes no shard")
+        return super().find_class(module, name)
+
+
+def check_sharded(folder: str | Path) -> None:
+    """Make sure that a sharded checkpoint holds tensors and plain values only, before torch opens it.
+
+    torch unpickles the description and every value that is no tensor without a limit on what they may name; here both
+    are read with one.
+
+    Args:
+        folder: a checkpoint written by a sharded run.
+
+    Raises:
+        FileNotFoundError: the folder is no sharded checkpoint.
+        ValueError: it is damaged, names anything but what describes shards, or points outside the folder.
+    """
+    folder = Path(folder)
+    if not (folder / METADATA).is_file():
+        raise FileNotFoundError(f"{folder} is not a sharded checkpoint: it has no {METADATA}")
+    try:
+        found = _DescriptionUnpickler(io.BytesIO((folder / METADATA).read_bytes())).load()
+        if not isinstance(found, Metadata):
+            raise pickle.UnpicklingError("it describes no shards")
+        for index, place in found.storage_data.items():
+            if PurePath(place.relative_path).name != place.relative_path or place.transform_descriptors:
+                raise pickle.UnpicklingError(f"it points to {place.relative_path!r}")
+            if isinstance(found.state_dict_metadata[index.fqn], BytesStorageMetadata):
+                with open(folder / place.relative_path, "rb") as file:
+                    file.seek(place.offset)
+                    torch.load(io.BytesIO(file.read(place.length)), weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"sharded checkpoint {folder} is damaged or not one of ours, and is not opened: {error}"
+        ) from error
+
+
+def verify_shards(folder: Path) -> None:
+    """Compare every file of a sharded checkpoint with the digest written beside it.
+
+    Raises:
+        FileNotFoundError: the folder is no sharded checkpoint.
+        ValueError: a file is missing or changed, or holds more than tensors and plain values.
+    """
+    check_sharded(folder)
+    try:
+        digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        changed = [name for name, digest in digests.items() if _digest(folder / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"sharded checkpoint {folder} is damaged: {_cause(error)}") from error
+    if changed:
+        raise ValueError(f"sharded checkpoint {folder} is damaged: {changed[0]} is not what was written")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's FSDP2 strategy; a checkpoint is a folder of shards, written aside and renamed when it is whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write one folder by :mod:`torch.distributed.checkpoint`, every rank its shard, and each file's digest."""
+        path = Path(self.broadcast(str(filepath)))
+        draft = path.with_name(f".{path.name}.tmp")
+        if self.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(draft)
+        self.barrier()
+        average = checkpoint.get("callbacks", {}).get(AVERAGE, {}).pop("average", {})
+        super().save_checkpoint(checkpoint, draft)
+        if average:
+            save({"average": average}, checkpoint_id=draft / AVERAGE)
+        self.barrier()
+        if self.is_global_zero:
+            digests = {
+                str(file.relative_to(draft)): _digest(file) for file in sorted(draft.rglob("*")) if file.is_file()
+            }
+            (draft / DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+            if path.exists() and path.name != BEST:
+                _keep_as_previous(path)
+            _remove(path)
+            draft.replace(path)
+            _sync_folder(path.parent)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read one folder, every rank its shard; tensors and plain values only."""
+        path = Path(self.broadcast(str(checkpoint_path)))
+        check_sharded(path)
+        found = super().load_checkpoint(path, weights_only=True)
+        folder = path / AVERAGE
+        if folder.is_dir():
+            check_sharded(folder)
+            model: Any = self.lightning_module.model  # type: ignore[union-attr]
+            average = {name: torch.empty_like(p) for name, p in model.named_parameters()}
+            load({"average": average}, checkpoint_id=folder)
+            found["callbacks"][AVERAGE]["average"] = average
+        return found
+
+
+def sharding_strategy(config: TrainerConfig) -> ShardedStrategy:
+    """The strategy for all processes of a run: pure data parallelism with sharded state."""
+    return ShardedStrategy(
+        data_parallel_size=config.devices * config.nodes, tensor_parallel_size=1, save_distributed_checkpoint=True
+    )
+
+
+def shard(model: nn.Module, mesh: Any) -> None:
+    """Cut each layer, then the rest of the model, over the data-parallel ranks."""
+    from torch.distributed.fsdp import fully_shard
+
+    ranks = mesh["data_parallel"]
+    for block in model.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mesh=ranks)
+    fully_shard(model, mesh=ranks)
+
+
+def load_sharded(model: nn.Module, folder: str | Path) -> None:
+    """Load the weights of a sharded checkpoint into a whole model in one process, with no process group.
+
+    Args:
+        model: the network, on one device.
+        folder: a checkpoint written by a sharded run.
+
+    Raises:
+        FileNotFoundError: the folder is no sharded checkpoint.
+        ValueError: it is damaged, or holds more than tensors and plain values.
+    """
+    folder = Path(folder)
+    check_sharded(folder)
+    state = {"state_dict": {f"model.{name}": torch.empty_like(p) for name, p in model.state_dict().items()}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(state, checkpoint_id=folder, no_dist=True)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state["state_dict"].items()})
+
+
+def read_sharded(folder: Path) -> dict[str, Any]:
+    """The plain values beside the shards.
+
+    Raises:
+        FileNotFoundError: the folder is no sharded checkpoint.
+        ValueError: it is damaged, or holds more than tensors and plain values.
+    """
+    check_sharded(folder)
+    try:
+        found: dict[str, Any] = torch.load(folder / PLAIN, map_location="cpu", weights_only=True)
+        int(found["global_step"])
+    except Exception as error:
+        raise ValueError(f"sharded checkpoint {folder} is damaged ({type(error).__name__} in {PLAIN})") from error
+    return found

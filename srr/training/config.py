@@ -1,18 +1,33 @@
-"""What a run is made of: frozen sections, read from YAML or TOML, overridden by dotted words."""
+"""What a run is made of: frozen sections with their ranges, read from YAML or TOML, overridden by dotted words."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from srr.training._coerce import coerce
+# msgspec converts and checks; OmegaConf was weighed against it: no ranges, no tuples, no limit on aliases, and values
+# that read the environment of whoever opens the file.
+import msgspec
+import yaml
+from msgspec import Meta
 
-Section = TypeVar("Section")
+LARGEST_FILE = 2**18
+DEEPEST = 8
+
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
+OpenShare = Annotated[float, Meta(gt=0, lt=1)]
+BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -25,25 +40,25 @@ class DataConfig:
 
     name: str = "digits"
     root: str | None = None
-    batch_size: int = 64
-    eval_batch_size: int = 256
-    workers: int = 0
-    held_out: float = 0.2
-    image_size: int | None = None
-    limit: int | None = None
-    corrupt_labels: float = 0.0
-    tokenizer: str = "bytes"
-    vocab_size: int = 512
-    context: int = 128
-    classes: int = 4
-    samples: int = 1000
-    tokens: int = 32
-    token_dim: int = 32
-    noise: float = 0.3
+    batch_size: Count = 64
+    eval_batch_size: Count = 256
+    workers: Annotated[int, Meta(ge=0, le=1024)] = 0
+    held_out: OpenShare = 0.2
+    image_size: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    limit: Count | None = None
+    corrupt_labels: Share = 0.0
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 512
+    context: Annotated[int, Meta(ge=1, le=2**20)] = 128
+    classes: Annotated[int, Meta(ge=2, le=4096)] = 4
+    samples: Annotated[int, Meta(ge=2, le=10**7)] = 1000
+    tokens: Annotated[int, Meta(ge=1, le=2**16)] = 32
+    token_dim: Annotated[int, Meta(ge=2, le=4096)] = 32
+    noise: NonNegative = 0.3
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelSection:
     """A preset of :func:`srr.nn.create_model`; every further key is one of its overrides."""
 
     preset: str = "crate_micro"
@@ -58,40 +73,40 @@ class ObjectiveConfig:
     ``srr_scope`` is ``image`` (the tokens of one image form one set) or ``batch`` (one set across all ranks).
     """
 
-    name: str = "cross_entropy"
-    label_smoothing: float = 0.0
-    eps: float = 0.5
-    srr_weight: float = 0.0
+    name: Literal["cross_entropy", "mcr2", "masked", "next_token"] = "cross_entropy"
+    label_smoothing: BelowOne = 0.0
+    eps: Positive = 0.5
+    srr_weight: NonNegative = 0.0
     srr_layers: tuple[int, ...] = (-1,)
-    srr_scope: str = "image"
-    srr_lam: float = 0.1
+    srr_scope: Literal["image", "batch"] = "image"
+    srr_lam: NonNegative = 0.1
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of training images, made on the device; zero or False leaves one out."""
+    """Random changes of training images, made on the device; zero or false leaves one out."""
 
-    crop_scale: tuple[float, ...] = ()
-    shift: int = 0
+    crop_scale: tuple[Share, ...] = ()
+    shift: Annotated[int, Meta(ge=0, le=4096)] = 0
     flip: bool = False
-    randaugment_ops: int = 0
-    randaugment_magnitude: float = 9.0
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    randaugment_ops: Annotated[int, Meta(ge=0, le=100)] = 0
+    randaugment_magnitude: Annotated[float, Meta(ge=0, le=30)] = 9.0
+    erasing: Share = 0.0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """``adamw``, ``lion`` or ``muon``; linear warm-up and then a cosine down to ``min_lr_ratio`` of ``lr``."""
 
-    name: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    betas: tuple[float, ...] = ()
-    momentum: float = 0.95
-    warmup_epochs: float = 2.0
-    min_lr_ratio: float = 0.0
+    name: Literal["adamw", "lion", "muon"] = "adamw"
+    lr: Annotated[float, Meta(ge=0, le=1e3)] = 1e-3
+    weight_decay: Annotated[float, Meta(ge=0, le=1e3)] = 0.05
+    betas: tuple[BelowOne, ...] = ()
+    momentum: BelowOne = 0.95
+    warmup_epochs: NonNegative = 2.0
+    min_lr_ratio: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,26 +117,26 @@ class TrainerConfig:
     (0: none); a checkpoint is written every ``checkpoint_every`` optimizer steps (0: only after each epoch).
     """
 
-    max_epochs: int = 40
-    max_steps: int = -1
-    accumulate: int = 1
-    clip_norm: float = 0.0
-    ema: float = 0.0
-    precision: str = "32"
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
+    max_epochs: Count = 40
+    max_steps: Annotated[int, Meta(ge=-1, le=2**62)] = -1
+    accumulate: Count = 1
+    clip_norm: NonNegative = 0.0
+    ema: BelowOne = 0.0
+    precision: Literal["32", "64", "bf16", "16"] = "32"
+    device: Annotated[str, Meta(pattern=r"^(auto|cpu|gpu|mps|(cuda|gpu)(:\d{1,4})?)$")] = "auto"
+    devices: Annotated[int, Meta(ge=1, le=4096)] = 1
+    nodes: Annotated[int, Meta(ge=1, le=65536)] = 1
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     compile: bool = False
     check_finite: bool = True
-    checkpoint_every: int = 0
-    log_every: int = 10
-    trace_every: int = 0
-    progress: str = "auto"
+    checkpoint_every: Natural = 0
+    log_every: Count = 10
+    trace_every: Natural = 0
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
 
 
 @dataclass(frozen=True)
-class Config:
+class RunConfig:
     """Everything that decides a run; equal configs on one machine give equal weights.
 
     Args:
@@ -136,48 +151,178 @@ class Config:
     """
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelSection = field(default_factory=ModelSection)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     out: str = "runs/run"
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
+RESUMABLE = frozenset(
+    {"data.workers", "data.eval_batch_size", "optim.lr", "optim.min_lr_ratio"}
+    | {f"trainer.{name}" for name in ("max_epochs", "max_steps", "device", "compile", "check_finite")}
+    | {f"trainer.{name}" for name in ("checkpoint_every", "log_every", "trace_every", "progress")}
+)
+"""Keys that a resumed run may change; any other would make it another run."""
+
+
+@cache
+def keys() -> dict[str, tuple[type, Any]]:
+    """Every dotted key with the annotation of its field and the default."""
+    found: dict[str, tuple[Any, Any]] = {}
+    sections = get_type_hints(RunConfig, include_extras=True)
+    for entry in fields(RunConfig):
+        kind = sections[entry.name]
+        if not dataclasses.is_dataclass(kind):
+            found[entry.name] = (kind, entry.default)
+            continue
+        hints = get_type_hints(kind, include_extras=True)
+        default: Any = kind()
+        found |= {f"{entry.name}.{f.name}": (hints[f.name], getattr(default, f.name)) for f in fields(kind)}
+    del found["model.overrides"]
+    return found
+
+
+def key_table() -> str:
+    """Every key with what it may be and its default, as a Markdown table."""
+    rows = [f"| `{key}` | {allowed(kind)} | `{shown(default)}` |" for key, (kind, default) in keys().items()]
+    return "\n".join(["| key | allowed | default |", "|---|---|---|", *rows]) + "\n"
+
+
+def shown(default: Any) -> str:
+    """A default as one writes it in YAML."""
+    return msgspec.json.encode(default).decode().strip('"')
+
+
+def allowed(kind: Any) -> str:
+    """What a field may be, in words: the range that its annotation states."""
+    if get_origin(kind) is Annotated:
+        base, meta = get_args(kind)[:2]
+        signs = (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le), ("below", meta.lt))
+        bounds = [f"{word} {bound}" for word, bound in signs if bound is not None and abs(bound) < 10**9]
+        words = _NAMES[base] if meta.pattern is None else "auto, cpu, cuda, cuda:N or mps"
+        return words + (f" {' and '.join(bounds)}" if bounds else "")
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"list of: {allowed(get_args(kind)[0])}"
+    if type(None) in get_args(kind):
+        return f"{allowed(next(a for a in get_args(kind) if a is not type(None)))}, or null"
+    return _NAMES[kind]
+
+
+_NAMES: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
+# --- reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as plain data, and only as much of YAML as a config needs.
+
+    No anchors, so a small file cannot stand for a large one; no mapping that says a key twice; no deep nesting; and
+    1e-4 is a number, as in YAML 1.2.
+    """
+
+    level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("a config has no anchors and aliases")
+        self.level += 1
+        if self.level > DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = sorted({name for name in names if isinstance(name, str) and names.count(name) > 1})
+        if twice:
+            raise yaml.YAMLError(f"it says {twice[0]!r} twice, at line {node.start_mark.line + 1} and below")
+        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what :class:`_Loader` reads back."""
+
+
+_NUMBER = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?([eE][-+]?\d+)$")
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
+
+
+def plain_yaml(text: str, what: str) -> Any:
+    """One YAML document as plain values.
+
+    Raises:
+        ValueError: it does not parse, repeats a key, uses aliases or is nested too deep; ``what`` names it.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} does not parse: {error}") from error
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
     """Read a YAML or TOML file as plain dictionaries, lists, strings and numbers; nothing in it is executed.
 
     Args:
-        path: file ending in .yaml, .yml or .toml.
+        path: an ordinary file of at most 256 KiB ending in .yaml, .yml or .toml.
 
     Returns:
         Nested plain values, one dictionary a section.
 
     Raises:
-        ValueError: another ending, or a text that does not parse, or that is not a mapping.
+        FileNotFoundError: there is no such file.
+        ValueError: another ending, or a text that is too long, does not parse, or is not a mapping.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".toml":
+    text = read_text(path, "config", most=LARGEST_FILE)
+    if path.suffix == ".toml":
+        try:
             found: Any = tomllib.loads(text)
-        elif path.suffix in {".yaml", ".yml"}:
-            found = _yaml().safe_load(text)
-        else:
-            raise ValueError(f"config must end in .yaml, .yml or .toml; got {path.name}")
-    except (tomllib.TOMLDecodeError, _yaml().YAMLError) as error:
-        raise ValueError(f"config {path} does not parse: {error}") from error
+        except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+            raise ValueError(f"config {path} does not parse: {error}") from error
+    elif path.suffix in {".yaml", ".yml"}:
+        found = plain_yaml(text, f"config {path}")
+    else:
+        raise ValueError(f"config must end in .yaml, .yml or .toml; got {path.name}")
     if not isinstance(found, dict):
         raise ValueError(f"config {path} must be a mapping of sections; got {type(found).__name__}")
     return found
 
 
+def read_text(path: Path, what: str, *, most: int) -> str:
+    """The text of an ordinary file that is not longer than ``most`` bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a folder, a device or a pipe, a file that is too long, or one that is not UTF-8.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {what} {path}")
+    if not path.is_file():
+        raise ValueError(f"{what} {path} must be an ordinary file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{what} {path} must have at most {most:,} bytes; it has {path.stat().st_size:,}")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} {path} must be UTF-8 text: {error}") from error
+
+
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Turn words like ``trainer.max_epochs=5`` into nested dictionaries; values are read as YAML scalars or lists.
+    """Turn words like ``trainer.max_epochs=5`` into nested dictionaries.
 
     Args:
-        words: dotted keys with their values.
+        words: dotted keys with their values; a value is a YAML scalar or list, and taken as it stands where the key
+            wants text.
 
     Returns:
         The nested dictionaries.
@@ -186,18 +331,17 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         ValueError: a word without a key or ``=``, or a value that does not parse.
 
     Example:
-        >>> parse_overrides(["trainer.max_epochs=5", "seed=1"])
-        {'trainer': {'max_epochs': 5}, 'seed': 1}
+        >>> parse_overrides(["trainer.max_epochs=5", "data.name=folder:images #2"])
+        {'trainer': {'max_epochs': 5}, 'data': {'name': 'folder:images #2'}}
     """
     nested: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ValueError(f"an override must look like section.key=value; got {word!r}")
-        try:
-            value = _yaml().safe_load(text)
-        except _yaml().YAMLError as error:
-            raise ValueError(f"the value of override {word!r} does not parse") from error
+        kind = keys().get(key, (None, None))[0]
+        as_it_stands = kind is str or (str in get_args(kind) and text != "null")
+        value = text if as_it_stands else plain_yaml(text, f"the value of override {word!r}")
         _set(nested, key.split("."), value, word)
     return nested
 
@@ -227,7 +371,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(values: Mapping[str, Any]) -> Config:
+# --- resolving
+
+
+def resolve(values: Mapping[str, Any]) -> RunConfig:
     """Build the config from nested plain values; a key that does not exist is refused with the closest one that does.
 
     Args:
@@ -237,64 +384,159 @@ def resolve(values: Mapping[str, Any]) -> Config:
         The config, defaults where nothing is named.
 
     Raises:
-        ValueError: an unknown key or a value of the wrong type, named with its section.
+        ValueError: an unknown key, a value of the wrong type or outside its range, named with its section.
     """
-    return _build(Config, values, "")
+    plain = dict(values)
+    model = plain.get("model")
+    if isinstance(model, Mapping):
+        own = {f.name for f in fields(ModelSection)}
+        given = model.get("overrides", {})
+        extra = {name: value for name, value in model.items() if name not in own}
+        named = {name: model[name] for name in own & model.keys()}
+        plain["model"] = {**named, "overrides": {**given, **extra} if isinstance(given, Mapping) else given}
+    precision = plain.get("trainer", {}).get("precision") if isinstance(plain.get("trainer"), Mapping) else None
+    if isinstance(precision, int) and not isinstance(precision, bool):  # YAML reads 32 as a number
+        plain["trainer"] = {**plain["trainer"], "precision": str(precision)}
+    _refuse_unknown(plain)
+    for key, value in _flat(plain):
+        _check(key, value)
+    config = msgspec.convert(plain, RunConfig)
+    _check_together(config)
+    return config
 
 
-def _build(cls: type[Section], values: Mapping[str, Any], where: str) -> Section:
-    hints = get_type_hints(cls)
-    free = "overrides" in hints
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{where}{key}"
-        if key not in hints:
-            if not free:
-                raise ValueError(f"config has no key {name!r}{_closest(key, list(hints))}")
-            given.setdefault("overrides", {})[key] = value
-        elif dataclasses.is_dataclass(hints[key]):
-            given[key] = _build(hints[key], _mapping(value, name), f"{name}.")
-        elif key == "overrides":
-            given[key] = {**given.get(key, {}), **_mapping(value, name)}
+def _refuse_unknown(values: Mapping[str, Any]) -> None:
+    known = {key.partition(".")[0] for key in keys()}
+    for name, section in values.items():
+        if name not in known:
+            raise ValueError(f"config has no key {name!r}{_closest(str(name), known)}")
+        if name in keys():
+            continue
+        if not isinstance(section, Mapping):
+            raise ValueError(f"config section {name!r} must be a mapping; got {section!r}")
+        inner = {key.partition(".")[2] for key in keys() if key.startswith(f"{name}.")}
+        for key in section:
+            if key not in inner and (name, key) != ("model", "overrides"):
+                raise ValueError(f"config has no key '{name}.{key}'{_closest(str(key), inner)}")
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, section in values.items():
+        if name in keys():
+            yield name, section
         else:
-            given[key] = coerce(value, hints[key], name)
-    return cls(**given)
+            yield from ((f"{name}.{key}", value) for key, value in section.items())
 
 
-def _mapping(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"config section {name!r} must be a mapping; got {value!r}")
-    return value
+def _check(key: str, value: Any) -> None:
+    if key == "model.overrides":
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise ValueError(f"config {key} must be a mapping; got {value!r}")
+        return
+    kind = keys()[key][0]
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        wanted = allowed(kind)
+        join = "be one of " if get_origin(kind) is Literal else "be a " if wanted.startswith("list") else "be "
+        raise ValueError(f"config {key} must {join}{wanted}; got {value!r}") from error
 
 
-def _closest(key: str, names: list[str]) -> str:
+def _check_together(config: RunConfig) -> None:
+    """What no single range can say."""
+    scale, betas, data = config.augment.crop_scale, config.optim.betas, config.data
+    if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
+        raise ValueError(f"config augment.crop_scale must be two numbers 0 < low <= high <= 1; got {list(scale)}")
+    if betas and len(betas) != 2:
+        raise ValueError(f"config optim.betas must be two numbers; got {list(betas)}")
+    if data.name == "mixture" and data.classes > data.token_dim:
+        raise ValueError(f"config data.classes must be in [2, token_dim={data.token_dim}]; got {data.classes}")
+    if data.name == "mixture" and data.samples * data.tokens * data.token_dim > 2**29:
+        raise ValueError("config data.samples × tokens × token_dim must be at most 2^29 numbers")
+
+
+def _closest(key: str, names: set[str]) -> str:
     found = difflib.get_close_matches(key, names, n=1)
     return f"; did you mean {found[0]!r}?" if found else f"; there are {', '.join(sorted(names))}"
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain nested values of a config, ready for :func:`resolve` again."""
-    plain = dataclasses.asdict(config)
-    plain["model"] = {**{k: v for k, v in plain["model"].items() if k != "overrides"}, **plain["model"]["overrides"]}
-    return {
-        k: {a: list(b) if isinstance(b, tuple) else b for a, b in v.items()} if isinstance(v, dict) else v
-        for k, v in plain.items()
-    }
+    plain: dict[str, Any] = msgspec.to_builtins(dataclasses.asdict(config))
+    plain["model"] |= plain["model"].pop("overrides")
+    return plain
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: RunConfig) -> str:
     """The config as YAML text.
 
     Args:
         config: a resolved config.
 
     Returns:
-        Text that :func:`read_config` of a file with it gives back.
+        Text that :func:`read_config_file` of a file with it gives back.
     """
-    return str(_yaml().safe_dump(to_dict(config), sort_keys=False))
+    return str(yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
-def _yaml() -> Any:
-    import yaml
+def check_resumable(old: RunConfig, new: RunConfig) -> None:
+    """Refuse to continue a run as another one.
 
-    return yaml
+    Raises:
+        ValueError: a key outside :data:`RESUMABLE` differs; the first is named.
+    """
+    before, after = (dict(_flat(to_dict(config))) for config in (old, new))
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "out"]
+    for key in changed:
+        if key not in RESUMABLE:
+            raise ValueError(
+                f"a resumed run keeps {key}={before.get(key)!r}; got {after.get(key)!r}, which would make it another "
+                f"run (a resume may change {', '.join(sorted(RESUMABLE))})"
+            )
+
+
+# --- recipes
+
+SMALL_IMAGES: dict[str, Any] = {
+    "augment": {"shift": 1},
+    "objective": {"label_smoothing": 0.1},
+    "optim": {"lr": 3e-3},
+    "trainer": {"max_epochs": 40},
+}
+
+LARGER: dict[str, Any] = {
+    "data": {"batch_size": 256},
+    "optim": {"warmup_epochs": 0.5},
+    "trainer": {"max_epochs": 5},
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": SMALL_IMAGES,
+    "mnist": merge(SMALL_IMAGES, {"augment": {"shift": 2}, **LARGER}),
+    "fashion-mnist": merge(SMALL_IMAGES, {"augment": {"flip": True}, **LARGER}),
+    "mixture": {"optim": {"lr": 3e-3}, "trainer": {"max_epochs": 20}},
+    "text": {
+        "model": {"preset": "crate_causal_micro"},
+        "objective": {"name": "next_token"},
+        "optim": {"lr": 3e-3, "warmup_epochs": 0.1},
+        "trainer": {"max_epochs": 1, "clip_norm": 1.0},
+    },
+}
+"""By the part of ``data.name`` before a colon; other data begin from the defaults of the sections."""
+
+
+def resolve_with_recipe(values: dict[str, Any]) -> RunConfig:
+    """Resolve a config over the recipe of the data it names.
+
+    Args:
+        values: nested plain values from a file and from overrides.
+
+    Returns:
+        The config: defaults, then the recipe, then the values.
+
+    Raises:
+        ValueError: an unknown key or a value of the wrong type.
+    """
+    section = values.get("data")
+    name = section.get("name", "digits") if isinstance(section, dict) else "digits"
+    return resolve(merge(RECIPES.get(str(name).partition(":")[0], {}), values))

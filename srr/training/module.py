@@ -1,21 +1,23 @@
-"""The Lightning module: a model, the data it saw, an objective and an optimizer."""
+"""The Lightning module: a model, the data it saw, an objective and an optimizer; and who made the first NaN."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from srr.nn.losses import sum_over_ranks, world_size
+from srr.nn.losses import IGNORE, sum_over_ranks, world_size
+from srr.nn.probe import modules_entered
 from srr.training.augment import augment_images, mix_images
-from srr.training.blame import first_bad_gradient, first_nonfinite, gradients_finite
-from srr.training.config import Config
-from srr.training.data import IGNORE, DataSpec, mix
-from srr.training.distributed import any_rank
+from srr.training.config import RunConfig
 from srr.training.objectives import Losses, build_objective
 from srr.training.optim import build_optimizer, warmup_cosine
+from srr.training.sources import DataSpec, mix_seeds
 
 
 class NonFiniteError(RuntimeError):
@@ -31,7 +33,7 @@ class TrainingModule(pl.LightningModule):
         config: the resolved config of the run.
     """
 
-    def __init__(self, model: nn.Module, spec: DataSpec, config: Config) -> None:
+    def __init__(self, model: nn.Module, spec: DataSpec, config: RunConfig) -> None:
         super().__init__()
         self.model, self.spec, self.config = model, spec, config
         self.objective = build_objective(config.objective)
@@ -40,7 +42,7 @@ class TrainingModule(pl.LightningModule):
     def configure_model(self) -> None:
         """Shard the parameters over the ranks when the strategy is FSDP2."""
         if self.config.trainer.strategy == "fsdp2":
-            from srr.training.sharding import shard
+            from srr.training.checkpoint import shard
 
             shard(self.model, self.device_mesh)
 
@@ -69,9 +71,24 @@ class TrainingModule(pl.LightningModule):
                 x, y = mix_images(x, y, change, self.spec.num_classes)
         return self.objective(self.model, self.normalize(x), y)
 
+    def on_train_start(self) -> None:
+        """Let the config, not the checkpoint, decide the learning rate: a resumed run may have been given another.
+
+        Where it was not, these are the numbers that are there already.
+        """
+        for schedule in self.trainer.lr_scheduler_configs:
+            scheduler: Any = schedule.scheduler
+            scheduler.base_lrs = [self.config.optim.lr] * len(scheduler.base_lrs)
+            for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = self.config.optim.lr * factor(scheduler.last_epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what decides the last bits beside the config."""
+        checkpoint["threads"] = torch.get_num_threads()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the randomness of this batch anew."""
-        torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank))
+        torch.manual_seed(mix_seeds(self.config.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One forward pass; stops the run with a name when the loss is not finite."""
@@ -143,3 +160,72 @@ class TrainingModule(pl.LightningModule):
     def _note_skipped(self, batch: dict[str, Any]) -> None:
         for name in batch.get("skipped", ()):
             self.skipped[name] = self.skipped.get(name, 0) + 1
+
+
+class _FirstBad(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the first operator whose output is not finite although its inputs are, and the module it ran in."""
+
+    def __init__(self, inside: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.inside = inside
+        self.found: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.found is None and _bad(result) and not _bad([*args, *(kwargs or {}).values()]):
+            place = f"layer {self.inside[-1]}" if self.inside else "the loss"
+            self.found = f"operator {func.overloadpacket.__name__} in {place}"
+        return result
+
+
+def _bad(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point() and value.numel() > 0 and not bool(torch.isfinite(value).all())
+    if isinstance(value, (list, tuple)):
+        return any(_bad(v) for v in value)
+    return False
+
+
+def first_nonfinite(model: nn.Module, compute: Callable[[], Any]) -> str:
+    """Run ``compute`` again under watch and say where the first NaN or infinity comes from.
+
+    Args:
+        model: the network ``compute`` runs.
+        compute: the forward pass and the loss.
+
+    Returns:
+        A phrase such as ``operator log in layer blocks.2.attention``.
+    """
+    broken = next((name for name, p in model.named_parameters() if _bad(p.detach())), None)
+    if broken:
+        return f"parameter {broken}, already not finite before the step"
+    with modules_entered(model) as inside, torch.enable_grad(), _FirstBad(inside) as watch:
+        compute()
+    return watch.found or "no operator of the forward pass, run again"
+
+
+def gradients_finite(model: nn.Module) -> bool:
+    """Whether every gradient on this rank is finite, read from one norm of all of them."""
+    grads = [_local(p.grad) for p in model.parameters() if p.grad is not None]
+    if not grads or bool(torch.isfinite(torch.nn.utils.get_total_norm(grads))):
+        return True
+    return not any(_bad(g) for g in grads)  # the norm alone may overflow
+
+
+def first_bad_gradient(model: nn.Module) -> str | None:
+    """Name of the first parameter, in forward order, whose gradient is not finite."""
+    named = model.named_parameters()
+    return next((name for name, p in named if p.grad is not None and _bad(_local(p.grad))), None)
+
+
+def _local(x: Tensor) -> Tensor:
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is raised on any process."""
+    if world_size() == 1:
+        return flag
+    found = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found.item())

@@ -74,7 +74,7 @@ class WithSparseRateReduction:
 
 
 @dataclass(frozen=True)
-class RateReduction:
+class MCR2:
     r"""MCR²: minus the rate reduction ΔR of unit-norm features of all ranks, by class.
 
     The head learns from detached features by cross-entropy, so that an accuracy can be read while no label
@@ -120,24 +120,31 @@ class NextToken:
 
 
 def build_objective(config: ObjectiveConfig) -> Objective:
-    """The objective a config names, with the sparse rate reduction added when it has a weight.
-
-    Raises:
-        ValueError: an unknown name or scope.
-    """
+    """The objective a config names, with the sparse rate reduction added when it has a weight."""
     known: dict[str, Objective] = {
         "cross_entropy": CrossEntropy(config.label_smoothing),
-        "mcr2": RateReduction(config.eps),
+        "mcr2": MCR2(config.eps),
         "masked": MaskedAutoencoding(),
         "next_token": NextToken(CrossEntropy(config.label_smoothing)),
     }
-    if config.name not in known:
-        raise ValueError(f"objective.name must be one of {', '.join(known)}; got {config.name!r}")
-    if config.srr_scope not in {"image", "batch"}:
-        raise ValueError(f"objective.srr_scope must be 'image' or 'batch'; got {config.srr_scope!r}")
     base = known[config.name]
     if not config.srr_weight:
         return base
     return WithSparseRateReduction(
         base, config.srr_weight, config.srr_layers, config.eps, config.srr_lam, config.srr_scope
     )
+
+
+def check_objective(config: ObjectiveConfig, model: nn.Module) -> None:
+    """Refuse an objective that a model cannot have, before a run begins.
+
+    Raises:
+        ValueError: the model has no such output, or not so many layers.
+    """
+    needs = {"cross_entropy": "pool", "mcr2": "pool", "masked": "draw_mask", "next_token": "head"}[config.name]
+    if not hasattr(model, needs) or (config.name == "next_token" and hasattr(model, "pool")):
+        raise ValueError(f"objective {config.name!r} does not go with a {type(model).__name__}")
+    depth = len(list(model.blocks))  # type: ignore[arg-type]
+    for layer in config.srr_layers if config.srr_weight else ():
+        if not -depth <= layer < depth:
+            raise ValueError(f"objective.srr_layers must be in [{-depth}, {depth}); got {layer}")

@@ -1,15 +1,17 @@
-"""Optimizers and the learning-rate schedule: AdamW of torch, Lion and Muon written from their update rules."""
+"""Optimizers, the learning-rate schedule and the moving average of the weights."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from srr.training.config import OptimConfig
@@ -57,20 +59,19 @@ class Lion(Optimizer):
         return loss
 
 
-class Muon(Optimizer):
-    r"""Orthogonalized momentum for the matrices of the layers, AdamW for everything else.
+class MuonWithAdamW(Optimizer):
+    r"""torch's Muon for the matrices of the layers, torch's AdamW for everything else, as one optimizer.
 
     .. math::
 
-        m \leftarrow \mu m + g, \qquad
-        X \leftarrow (1 - \gamma\omega)\,X - 0.2\,\gamma\sqrt{\max(r, c)}\;\mathrm{orth}(g + \mu m)
+        m \leftarrow \mu m + (1 - \mu) g, \qquad
+        X \leftarrow (1 - \gamma\omega)\,X - 0.2\,\gamma\sqrt{\max(r, c)}\;\mathrm{orth}\bigl((1 - \mu) g + \mu m\bigr)
 
-    ``orth`` replaces the singular values of an r × c matrix by ones, approximately, by ``orthogonal_factor``; the
-    factor gives its entries the root mean square of an AdamW update, so one learning rate and one decay serve
-    both kinds.
+    ``orth`` replaces the singular values of an r × c matrix by ones, approximately; the factor gives its entries the
+    root mean square of an AdamW update, so one learning rate and one decay serve both kinds.
 
     Args:
-        params: groups; one with ``orthogonal=True`` holds matrices only.
+        params: groups; those with ``orthogonal=True`` hold matrices only.
         lr: γ.
         momentum: μ.
         betas: those of the AdamW half.
@@ -81,70 +82,30 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Iterable[dict[str, Any]],
         *,
         lr: float = 1e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "orthogonal": False}
-        super().__init__(params, defaults)
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "orthogonal": False})
+        kinds = {
+            True: partial(Muon, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
+            False: partial(AdamW, betas=betas),
+        }
+        chosen = {kind: [g for g in self.param_groups if g["orthogonal"] is kind] for kind in kinds}
+        self.halves = {kind: make(chosen[kind], lr=lr) for kind, make in kinds.items() if chosen[kind]}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = _evaluate(closure)
-        for group, x, g, state in _with_gradient(self):
-            x.mul_(1 - group["lr"] * group["weight_decay"])
-            update = _muon_update if group["orthogonal"] else _adam_update
-            x.add_(update(g, state, group), alpha=-group["lr"])
+        for kind, half in self.halves.items():  # groups and state are those of this optimizer, which is what is saved
+            half.param_groups = [group for group in self.param_groups if group["orthogonal"] is kind]
+            half.state = self.state
+            half.step()
         return loss
-
-
-def _muon_update(g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    momentum = state.setdefault("momentum", torch.zeros_like(g))
-    momentum.mul_(group["momentum"]).add_(g)
-    direction: Tensor = orthogonal_factor(g.add(momentum, alpha=group["momentum"]))
-    return direction.mul(0.2 * math.sqrt(max(g.shape[-2:])))
-
-
-def _adam_update(g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    if not state:
-        state.update(step=torch.zeros(()), mean=torch.zeros_like(g), square=torch.zeros_like(g))
-    fast, slow = group["betas"]
-    state["step"] += 1
-    t = float(state["step"])
-    state["mean"].lerp_(g, 1 - fast)
-    state["square"].mul_(slow).addcmul_(g, g, value=1 - slow)
-    root = (state["square"] / (1 - slow**t)).sqrt_().add_(1e-8)
-    update: Tensor = state["mean"] / (1 - fast**t) / root
-    return update
-
-
-def orthogonal_factor(G: Tensor, *, steps: int = 5) -> Tensor:
-    r"""Approximate polar factor of matrices by a quintic Newton-Schulz iteration.
-
-    .. math:: X \leftarrow a X + b\,(X X^\top) X + c\,(X X^\top)^2 X
-
-    Args:
-        G: (..., r, c).
-        steps: iterations; five bring singular values above 1e-3 of the largest into [0.7, 1.2].
-
-    Returns:
-        (..., r, c), with the singular vectors of G.
-
-    Source: Jordan et al. 2024, with their coefficients a, b, c = 3.4445, −4.7750, 2.0315.
-    """
-    X = G.to(torch.float32)
-    wide = X.shape[-2] <= X.shape[-1]
-    X = X if wide else X.mT
-    X = X / (torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True) + 1e-12)
-    for _ in range(steps):
-        A = X @ X.mT
-        X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
-    result: Tensor = X if wide else X.mT
-    return result.to(G.dtype)
 
 
 def _evaluate(closure: Callable[[], Any] | None) -> Any:
@@ -187,25 +148,17 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
     last = name.rsplit(".", 1)[-1]
     if parameter.ndim < 2 or any(word in last for word in ("position", "token", "bias")):
         return "plain"
-    return "layer" if "blocks." in name else "other"
+    return "layer" if "blocks." in name and parameter.ndim == 2 else "other"
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimizer a config names, over :func:`parameter_groups` of a model.
-
-    Raises:
-        ValueError: an unknown name, or betas that are not two numbers.
-    """
-    if config.betas and len(config.betas) != 2:
-        raise ValueError(f"optim.betas must be two numbers; got {list(config.betas)}")
+    """The optimizer a config names, over :func:`parameter_groups` of a model."""
     betas: Any = config.betas
     known: dict[str, Callable[..., Optimizer]] = {
         "adamw": partial(AdamW, betas=betas or (0.9, 0.999)),
         "lion": partial(Lion, betas=betas or (0.9, 0.99)),
-        "muon": partial(Muon, betas=betas or (0.9, 0.999), momentum=config.momentum),
+        "muon": partial(MuonWithAdamW, betas=betas or (0.9, 0.999), momentum=config.momentum),
     }
-    if config.name not in known:
-        raise ValueError(f"optim.name must be one of {', '.join(known)}; got {config.name!r}")
     groups = parameter_groups(model, weight_decay=config.weight_decay)
     return known[config.name](groups, lr=config.lr, weight_decay=config.weight_decay)
 
@@ -220,3 +173,95 @@ def _factor(warmup: int, total: int, floor: float, step: int) -> float:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+AVERAGE = "WeightAverage"
+
+
+# Lightning's WeightAveraging copies the whole module before FSDP2 shards it, and saves the average as the weights.
+class WeightAverage(pl.Callback):
+    r"""Exponential moving average :math:`\bar w \leftarrow \delta \bar w + (1-\delta) w` after every optimizer step.
+
+    The decay rises as (1 + t)/(10 + t) until it reaches the one asked for. The average is part of every checkpoint, and
+    validation runs on it.
+
+    Args:
+        decay: δ in (0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"trainer.ema must be in (0, 1); got {decay}")
+        self.decay = decay
+        self.steps = 0
+        self.average: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin with the weights themselves unless a checkpoint brought an average."""
+        model = _model(pl_module)
+        if not self.average:
+            self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        devices = {name: p.device for name, p in model.named_parameters()}
+        self.average = {name: value.to(devices[name]) for name, value in self.average.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        """Move the average once an optimizer step has been made."""
+        if trainer.global_step == self.steps:
+            return
+        self.steps = trainer.global_step
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, p in _model(pl_module).named_parameters():
+            self.average[name].lerp_(p.detach(), 1 - decay)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average in place of the weights."""
+        if self.average and not trainer.sanity_checking:
+            self._kept = _exchange(_model(pl_module), self.average)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the weights back."""
+        if self._kept:
+            _exchange(_model(pl_module), self._kept)
+            self._kept = {}
+
+    @contextlib.contextmanager
+    def in_place(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """The average in place of the weights while the block runs."""
+        kept = _exchange(_model(pl_module), self.average) if self.average else {}
+        try:
+            yield
+        finally:
+            _exchange(_model(pl_module), kept)
+
+    @property
+    def state_key(self) -> str:
+        """Name of this state in a checkpoint."""
+        return AVERAGE
+
+    def state_dict(self) -> dict[str, Any]:
+        """Average and step count."""
+        return {"steps": self.steps, "average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.steps, self.average = state_dict["steps"], dict(state_dict["average"])
+
+
+def _model(pl_module: pl.LightningModule) -> nn.Module:
+    return pl_module.model  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def _exchange(model: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy values into the parameters and return what was there."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):  # FSDP2 leaves the outermost parameters whole after a forward pass
+            cast("Any", module).reshard()
+    old = {}
+    for name, p in model.named_parameters():
+        if name in values:
+            old[name] = p.detach().clone()
+            p.copy_(values[name])
+    return old

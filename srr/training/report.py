@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run, or about two side by side: no script, no request, pictures inside."""
+"""Looking back at a run: its model against the same one untrained, and one HTML page about it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,117 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
+from srr.diagnostics import LayerTrace, layer_trace
 from srr.nn import attention_maps, layer_tokens
+from srr.nn.losses import IGNORE
+from srr.nn.probe import head_inputs
 from srr.ops.subspaces import orthonormalize
 from srr.plots.attention import plot_attention
 from srr.plots.networks import plot_atoms, plot_coherence, plot_confusion, plot_curves, plot_features
 from srr.plots.traces import plot_layer_trace
-from srr.training.config import dump_config
-from srr.training.inspect import TrainedRun, head_input, held_out, open_run, scores, trace_run
-from srr.training.metrics import curve, read_table
-from srr.training.run import METRICS
+from srr.training.callbacks import curve, read_table
+from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, read_checkpoint
+from srr.training.config import RunConfig, dump_config
+from srr.training.module import TrainingModule
+from srr.training.run import METRICS, MODEL, initial_model, load_run_config, load_weights
+from srr.training.sources import EvalOrder, Source, load_data
+
+
+class TrainedRun(NamedTuple):
+    """A run read back.
+
+    Args:
+        folder: folder of the run.
+        config: what it was made with.
+        source: its data.
+        model: the trained model, in evaluation mode.
+        untrained: the same model at its start.
+    """
+
+    folder: Path
+    config: RunConfig
+    source: Source
+    model: nn.Module
+    untrained: nn.Module
+
+
+def open_run(run: str | Path) -> TrainedRun:
+    """Read a run back.
+
+    Args:
+        run: its folder.
+
+    Returns:
+        Config, data, the exported model (or that of the newest checkpoint while the run is not finished) in
+        evaluation mode, and the untrained model from the same seed.
+
+    Raises:
+        FileNotFoundError: the folder is no run, or has no weights yet.
+        ValueError: its files are damaged.
+    """
+    folder = Path(run)
+    config = load_run_config(folder)
+    source = load_data(config.data, seed=config.seed)
+    untrained = initial_model(config.model, source.spec, seed=config.seed)
+    model = initial_model(config.model, source.spec, seed=config.seed)
+    if (folder / MODEL).is_dir():
+        load_weights(model, str(folder / MODEL))
+    else:
+        _load_checkpoint(model, folder)
+    return TrainedRun(folder, config, source, model.eval(), untrained.eval())
+
+
+def _load_checkpoint(model: nn.Module, run: Path) -> None:
+    paths = [p for name in (LAST, PREVIOUS, BEST) if (p := run / FOLDER / name).is_file()]
+    if not paths:
+        raise FileNotFoundError(f"run {run} has no weights yet: neither {MODEL}/ nor a checkpoint")
+    state = read_checkpoint(paths[0])["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+
+
+def held_out(run: TrainedRun, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first held-out samples: as the model takes them (N, ...), as they look, in [0, 1], and their labels."""
+    module = TrainingModule(run.model, run.source.spec, run.config)
+    order = EvalOrder(min(count, len(run.source.val)), batch_size=256)
+    batches = [run.source.val.__getitems__(indices) for indices in order]
+    x = torch.cat([module.prepare(b["x"]) for b in batches])
+    y = torch.cat([b["y"] for b in batches])
+    keep = (y != IGNORE).flatten(1).any(1) if y.ndim > 1 else y != IGNORE
+    return module.normalize(x)[keep], x[keep], y[keep]
+
+
+def trace_run(run: TrainedRun, *, eps: float, count: int = 256) -> dict[str, LayerTrace]:
+    """Traces of the trained and of the untrained model on held-out samples.
+
+    Args:
+        run: what :func:`open_run` returned.
+        eps: distortion ε.
+        count: number of samples.
+
+    Returns:
+        ``trained`` and ``untrained``.
+    """
+    x = held_out(run, count)[0]
+    return {"trained": layer_trace(run.model, x, eps=eps), "untrained": layer_trace(run.untrained, x, eps=eps)}
+
+
+@torch.no_grad()
+def scores(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
+    """Class scores of prepared samples."""
+    return torch.cat([model(part) for part in torch.split(x, batch_size)])
+
+
+def head_input(model: Any, x: Tensor) -> Tensor:
+    """What reaches the head of a classifier: the pooled tokens (N, d)."""
+    with head_inputs(model) as pooled:
+        scores(model, x)
+    return torch.cat(pooled)
+
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff }

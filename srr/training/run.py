@@ -2,48 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from rich.console import Console
+from rich.text import Text
+from torch import nn
 
+from srr._array.files import write_atomically
+from srr.nn.presets import PRESETS, create_model
+from srr.nn.pretrained import load_adapted, local_folder, read_config, read_weights
 from srr.training.baseline import nearest_subspace
-from srr.training.build import build_model, build_trainer, rank_of_process
-from srr.training.callbacks import KeepCheckpoints, StopOnSignal, Stopped, Throughput, TraceLayers
-from srr.training.checkpoint import read_checkpoint, resumable
-from srr.training.config import Config, dump_config, read_config, resolve
-from srr.training.data import DataModule, Source, load_data
-from srr.training.ema import WeightAverage
-from srr.training.export import export_model
-from srr.training.metrics import MetricsTable, watcher
+from srr.training.callbacks import (
+    KeepCheckpoints,
+    MetricsTable,
+    StopOnSignal,
+    Stopped,
+    Throughput,
+    TraceLayers,
+    watcher,
+)
+from srr.training.checkpoint import AtomicCheckpointIO, read_checkpoint, read_sharded, resumable, sharding_strategy
+from srr.training.config import (
+    ModelSection,
+    RunConfig,
+    TrainerConfig,
+    check_resumable,
+    dump_config,
+    merge,
+    read_config_file,
+    resolve,
+    to_dict,
+)
 from srr.training.module import TrainingModule
+from srr.training.objectives import check_objective
+from srr.training.optim import WeightAverage
+from srr.training.sources import BatchOrder, DataModule, DataSpec, Source, load_data
 
-CONFIG, METRICS, DATA, MODEL = "config.yaml", "metrics.json", "data.json", "model"
+CONFIG, METRICS, DATA, MODEL, LOCK = "config.yaml", "metrics.json", "data.json", "model", ".lock"
+
+PRECISIONS: dict[str, Any] = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+LIMITS = {"dim": 2**16, "depth": 1024, "heads": 4096, "head_dim": 2**16, "decoder_depth": 1024, "context": 2**20}
+LIMITS |= {"vocabulary": 2**22, "num_classes": 2**22, "channels": 4096, "image_size": 4096, "patch_size": 4096}
+"""Largest sizes of a model: far above any that was ever trained, far below what hangs a machine."""
 
 
 class Parts(NamedTuple):
-    """The callbacks a run asks about afterward."""
+    """The callbacks a run asks about afterwards."""
 
     checkpoints: KeepCheckpoints
     throughput: Throughput
     average: WeightAverage | None
 
 
-def train(config: Config, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
+def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Train a model and leave its checkpoints, curves, exported weights and ``metrics.json`` in ``config.out``.
 
     Args:
-        config: the resolved config.
+        config: the config; on resuming, that of the run but for the keys in :data:`srr.training.config.RESUMABLE`.
         resume: continue from the newest readable checkpoint of ``config.out`` instead of beginning a new run.
         console: where progress is shown; the error stream by default.
 
@@ -53,22 +83,51 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     Raises:
         FileExistsError: the run folder exists and ``resume`` is not set.
         FileNotFoundError: the folder to resume is no run, or there are no data.
-        ValueError: a config that names something unknown, or only damaged checkpoints.
-        OSError: the run folder cannot be written, or the disk is full.
+        ValueError: a value outside its range, a name of something unknown, a changed key that a resumed run keeps,
+            or only damaged checkpoints. No folder is made.
+        OSError: the run folder cannot be written, is in use by another process, or the disk is full.
         NonFiniteError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
     console = console or Console(stderr=True)
+    config = resolve(to_dict(config))
     run = Path(config.out)
+    if resume:
+        check_resumable(load_run_config(run), config)
+    else:
+        check_free(run)
+    accelerator(config.trainer)
     source = load_data(config.data, seed=config.seed)
-    module = TrainingModule(build_model(config.model, source.spec, seed=config.seed), source.spec, config)
-    checkpoint, after = _checkpoint(run, console) if resume else (None, None)
-    if rank_of_process() == 0:
-        _prepare(run, config, source, fresh=not resume)
+    module = TrainingModule(initial_model(config.model, source.spec, seed=config.seed), source.spec, config)
+    check_objective(config.objective, module.model)
+    BatchOrder(len(source.train), batch_size=config.data.batch_size, seed=0, world=config.trainer.devices)
+    with contextlib.ExitStack() as stack:
+        if rank_of_process() == 0:
+            if not resume:
+                _prepare(run, config, source)
+            stack.enter_context(_locked(run))
+            if resume and dump_config(config) != (run / CONFIG).read_text(encoding="utf-8"):
+                write_atomically(run / CONFIG, lambda file: file.write(dump_config(config).encode()))
+        checkpoint, after = _checkpoint(run, console) if resume else (None, None)
+        return _train(config, module, source, console, checkpoint, after)
+
+
+def _train(
+    config: RunConfig,
+    module: TrainingModule,
+    source: Source,
+    console: Console,
+    checkpoint: Path | None,
+    after: int | None,
+) -> dict[str, Any]:
+    run = Path(config.out)
     if config.trainer.compile:
-        for block in module.model.blocks:  # type: ignore[union-attr]
+        for block in cast("nn.ModuleList", module.model.blocks):
             block.compile()
     parts, callbacks = _callbacks(config, run, console)
-    loggers = [MetricsTable(run, after=after), TensorBoardLogger(run, name="", version="tensorboard")]
+    loggers: list[Logger] = [
+        MetricsTable(run, after=after),
+        TensorBoardLogger(run, name="", version="tensorboard"),
+    ]
     start = time.perf_counter()
     with _quiet():
         trainer = build_trainer(config, run, callbacks=callbacks, loggers=loggers)
@@ -98,12 +157,16 @@ def _checkpoint(run: Path, console: Console) -> tuple[Path | None, int]:
     except FileNotFoundError:
         console.print("the run has no checkpoint yet; beginning at step 0", highlight=False)
         return None, 0
+    found = read_sharded(path) if path.is_dir() else read_checkpoint(path)
+    threads = found.get("threads")
+    if threads is not None and threads != torch.get_num_threads():
+        notes.append(
+            f"the run was made with {threads} thread(s) and goes on with {torch.get_num_threads()}; sums are then "
+            "added in another order, and the weights will not be the same bit for bit"
+        )
     for note in notes:
-        console.print(f"[yellow]{note}[/yellow]", highlight=False)
-    if path.is_dir():
-        from srr.training.sharding import read_sharded
-    found = read_checkpoint(path) if path.is_file() else read_sharded(path)
-    console.print(f"resuming from {path.name} at step {found['global_step']}", highlight=False)
+        console.print(Text(note, style="yellow"))
+    console.print(Text(f"resuming from {path.name} at step {found['global_step']}"))
     return path, int(found["global_step"])
 
 
@@ -117,11 +180,8 @@ def check_free(run: Path) -> None:
         raise FileExistsError(f"run folder {run} exists already; choose another --out, or continue it with --resume")
 
 
-def _prepare(run: Path, config: Config, source: Source, *, fresh: bool) -> None:
+def _prepare(run: Path, config: RunConfig, source: Source) -> None:
     """Make the folder with what describes the run, aside, and give it its name: it exists whole or not at all."""
-    if not fresh:
-        return
-    check_free(run)
     draft = run.with_name(f".{run.name}.{os.getpid()}.tmp")
     try:
         draft.mkdir(parents=True)
@@ -134,7 +194,33 @@ def _prepare(run: Path, config: Config, source: Source, *, fresh: bool) -> None:
         raise OSError(f"run folder {run} cannot be written: {error.strerror}") from error
 
 
-def _callbacks(config: Config, run: Path, console: Console) -> tuple[Parts, list[pl.Callback]]:
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """One process works in a run folder: the system drops the lock with its holder, so none is ever left over.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has no such lock
+        yield
+        return
+    with open(run / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise OSError(f"run folder {run} is in use by {file.read().strip() or 'another process'}") from error
+        except OSError as error:  # a file system without locks
+            warnings.warn(f"{run} cannot be locked against a second process: {error.strerror}", stacklevel=2)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        yield
+
+
+def _callbacks(config: RunConfig, run: Path, console: Console) -> tuple[Parts, list[pl.Callback]]:
     """Everything around the steps; the average stands first, so that what is saved is never the average."""
     metric, larger = headline(config)
     checkpoints = KeepCheckpoints(run, every=config.trainer.checkpoint_every, metric=metric, larger=larger)
@@ -150,14 +236,14 @@ def _callbacks(config: Config, run: Path, console: Console) -> tuple[Parts, list
     return parts, [*chosen, parts.throughput, StopOnSignal(checkpoints), checkpoints]
 
 
-def headline(config: Config) -> tuple[str, bool]:
+def headline(config: RunConfig) -> tuple[str, bool]:
     """The held-out metric that says how good a run is, and whether larger is better."""
     accuracy = config.objective.name in {"cross_entropy", "mcr2"}
     return ("val_accuracy", True) if accuracy else ("val_loss", False)
 
 
 def _finish(
-    config: Config, trainer: pl.Trainer, module: TrainingModule, parts: Parts, source: Source, seconds: float
+    config: RunConfig, trainer: pl.Trainer, module: TrainingModule, parts: Parts, source: Source, seconds: float
 ) -> dict[str, Any]:
     run = Path(config.out)
     export_model(module, parts.average, run / MODEL)
@@ -179,32 +265,31 @@ def _finish(
         "baseline_nearest_subspace": baseline._asdict() if baseline else None,
         "skipped_images": dict(sorted(module.skipped.items())),
     }
-    (run / METRICS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_atomically(run / METRICS, lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
     return result
 
 
-def load_run_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_run_config(run: str | Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """The config a run was made with.
 
     Args:
         run: its folder.
-        overrides: dotted words laid over it.
+        changes: nested plain values laid over it.
 
     Returns:
         The resolved config, its ``out`` set to the folder.
 
     Raises:
         FileNotFoundError: the folder is not a run.
+        ValueError: its config is damaged, or a change is no config.
     """
-    from srr.training.config import merge, parse_overrides
-
     path = Path(run) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a training run: it has no {CONFIG}")
-    return replace(resolve(merge(read_config(path), parse_overrides(overrides))), out=str(run))
+    return replace(resolve(merge(read_config_file(path), changes or {})), out=str(run))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's advice about loaders and devices stays out of the way; its errors do not."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
@@ -219,3 +304,165 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+# --- the parts a config names
+
+
+def model_options(config: ModelSection, spec: DataSpec) -> dict[str, Any]:
+    """Overrides of a preset: what the data decide, and over it what the config says.
+
+    Raises:
+        ValueError: an unknown preset, or one that does not take such data.
+    """
+    if config.preset not in PRESETS:
+        raise ValueError(f"unknown model {config.preset!r}; there are {', '.join(sorted(PRESETS))}")
+    preset: Any = PRESETS[config.preset]
+    known = {f.name for f in dataclasses.fields(preset)}
+    found: dict[str, Any] = {}
+    if spec.kind == "image":
+        size = spec.shape[1:]
+        found = {"image_size": size, "channels": spec.shape[0], "num_classes": spec.num_classes}
+        patch = getattr(preset, "patch_size", spec.patch)
+        both = (patch, patch) if isinstance(patch, int) else patch
+        if spec.name == "mixture" or size[0] % both[0] or size[1] % both[1] or both[0] * 2 > size[0]:
+            found["patch_size"] = spec.patch
+    elif spec.kind == "text":
+        found = {"vocabulary": spec.num_classes, "context": spec.shape[0]}
+    wrong = [name for name in ("vocabulary", "image_size") if (name in known) != (name in found)]
+    if wrong:
+        raise ValueError(f"model {config.preset!r} does not take {spec.kind} data ({spec.name})")
+    listed = {k: tuple(v) if isinstance(v, list) else v for k, v in config.overrides.items()}
+    return {**{k: v for k, v in found.items() if k in known}, **listed}
+
+
+def initial_model(config: ModelSection, spec: DataSpec, *, seed: int) -> nn.Module:
+    """The network of a run, initialized from the seed, or from ``model.pretrained`` when that is given.
+
+    Raises:
+        ValueError: an unknown preset or option, a size above :data:`LIMITS`, or more weights than the memory holds.
+    """
+    options = model_options(config, spec)
+    check_size(config.preset, options)
+    torch.manual_seed(seed)
+    model: nn.Module = create_model(config.preset, **options)
+    if config.pretrained:
+        load_weights(model, config.pretrained)
+    return model
+
+
+def check_size(preset: str, options: Mapping[str, Any]) -> None:
+    """Refuse a model that is too large before any of it is made: a layer is counted on torch's empty device.
+
+    Raises:
+        ValueError: a size above :data:`LIMITS`, or more weights than the memory of the machine holds.
+    """
+    config = PRESETS[preset].override(**options)
+    for name, most in LIMITS.items():
+        value = getattr(config, name, 0)
+        largest = max(value) if isinstance(value, tuple) else value
+        if largest > most:
+            raise ValueError(f"model.{name} must be at most {most}; got {value}")
+    with torch.device("meta"):
+        one, two = (sum(p.numel() for p in create_model(config.override(depth=depth)).parameters()) for depth in (1, 2))
+    need = 4 * (one + (config.depth - 1) * (two - one))
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else need
+    if need > have:
+        raise ValueError(
+            f"model {preset!r} of this size has {need // 4:,} weights, {need / 2**30:.0f} GiB; "
+            f"this machine has {have / 2**30:.0f} GiB"
+        )
+
+
+def rank_of_process() -> int:
+    """Rank this process was launched with; 0 when nobody launched it with one."""
+    numbers = [int(os.environ.get(name, "0")) for name in ("RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK")]
+    return max(numbers)
+
+
+def accelerator(config: TrainerConfig) -> tuple[str, int | list[int]]:
+    """Lightning's accelerator and devices from words like ``auto``, ``cpu``, ``cuda`` and ``cuda:1``.
+
+    Raises:
+        ValueError: a device this machine does not have.
+    """
+    kind, _, index = config.device.partition(":")
+    kind = "cuda" if kind == "gpu" else kind
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch finds no CUDA device here")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device mps was asked for, but torch finds none here")
+    return kind, [int(index)] if index else config.devices
+
+
+def strategy(config: TrainerConfig) -> Strategy | str:
+    """Lightning's strategy: one process, DDP, or FSDP2."""
+    if config.strategy == "fsdp2":
+        return sharding_strategy(config)
+    return DDPStrategy(gradient_as_bucket_view=True) if config.strategy == "ddp" else "auto"
+
+
+def build_trainer(config: RunConfig, run: Path, *, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+    """Lightning's trainer for a config."""
+    trainer = config.trainer
+    kind, devices = accelerator(trainer)
+    sharded = trainer.strategy == "fsdp2"
+    return pl.Trainer(
+        accelerator=kind,
+        devices=devices,
+        num_nodes=trainer.nodes,
+        strategy=strategy(trainer),
+        precision=PRECISIONS[trainer.precision],
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        accumulate_grad_batches=trainer.accumulate,
+        gradient_clip_val=trainer.clip_norm or None,
+        log_every_n_steps=trainer.log_every,
+        default_root_dir=run,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[] if sharded else [AtomicCheckpointIO()],
+        enable_progress_bar=any("ProgressBar" in type(c).__name__ for c in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        inference_mode=False,
+    )
+
+
+# --- weights to share: safetensors and a JSON config, never a pickle
+
+
+def export_model(module: TrainingModule, average: WeightAverage | None, folder: Path) -> None:
+    """Write the model, with averaged weights when there is an average, as safetensors and ``config.json``."""
+    with average.in_place(module) if average else contextlib.nullcontext():
+        state = gathered_state(module.model)
+    if module.trainer.is_global_zero:
+        whole = create_model(cast("Any", module.model.config))
+        whole.load_state_dict(state)
+        whole.save_pretrained(folder)
+
+
+def gathered_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the whole tensors of a model that may be sharded; every rank has to call it."""
+    return {
+        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu().clone()
+        for name, value in model.state_dict().items()
+    }
+
+
+def load_weights(model: nn.Module, source: str) -> None:
+    """Load a model saved by :meth:`srr.nn.CRATE.save_pretrained`, or the one a run exported.
+
+    Positions are interpolated for another image size; a head for other classes keeps its own start, with a warning.
+
+    Raises:
+        FileNotFoundError: there are no exported weights.
+        ValueError: the file is damaged, or the names or shapes differ.
+    """
+    inner = Path(source) / "model"
+    folder = inner if inner.is_dir() else local_folder(source)
+    values = read_config(folder)
+    values.pop("model", None)
+    saved = type(cast("Any", model.config)).from_dict(values)
+    load_adapted(model, read_weights(folder), grid=getattr(saved, "grid", None))

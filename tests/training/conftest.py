@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from srr.training.config import Config, merge, parse_overrides, resolve
+from srr.training.config import RunConfig, merge, parse_overrides, resolve
 
 TINY = [
     "data.name=mixture",
@@ -35,7 +35,7 @@ def one_thread():
 def tiny(tmp_path):
     """A config of a run of 15 steps; words are laid over it."""
 
-    def make(*words: str, out: str | Path | None = None) -> Config:
+    def make(*words: str, out: str | Path | None = None) -> RunConfig:
         run = {"out": str(out or tmp_path / "run")}
         return resolve(merge(run, parse_overrides([*TINY, *words])))
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from srr.training.augment import augment_images, crop_maps, erase, mix_images
-from srr.training.config import AugmentConfig
-from srr.training.randaugment import OPERATIONS, randaugment, warp
+from srr.training.augment import OPERATIONS, augment_images, crop_maps, erase, mix_images, randaugment, warp
+from srr.training.config import AugmentConfig, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -147,10 +146,10 @@ def test_randaugment_gives_images_and_draws_per_image():
     assert float(y.min()) >= 0
     assert float(y.max()) <= 1
     assert len({round(float(v), 5) for v in y.mean((1, 2, 3))}) > 15
-    with pytest.raises(ValueError, match="magnitude"):
-        randaugment(x, ops=1, magnitude=31)
+    with pytest.raises(ValueError, match="magnitude must be a number at least 0 and at most 30; got 31"):
+        resolve({"augment": {"randaugment_magnitude": 31}})
 
 
 def test_bad_crop_scale():
     with pytest.raises(ValueError, match="crop_scale"):
-        augment_images(images(), AugmentConfig(crop_scale=(0.5, 0.2)))
+        resolve({"augment": {"crop_scale": [0.5, 0.2]}})

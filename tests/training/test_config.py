@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from srr.training.config import dump_config, merge, parse_overrides, read_config, resolve
-from srr.training.recipes import RECIPES, resolve_with_recipe
+from srr.training.config import (
+    RECIPES,
+    dump_config,
+    merge,
+    parse_overrides,
+    read_config_file,
+    resolve,
+    resolve_with_recipe,
+)
 
 CONFIGS = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("*.*"))
 
@@ -13,7 +20,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("*.*"
 def test_yaml_and_toml_mean_the_same(tmp_path):
     (tmp_path / "a.yaml").write_text("seed: 3\noptim: {lr: 1e-4}\nmodel: {preset: crate_micro, dim: 32}\n")
     (tmp_path / "a.toml").write_text('seed = 3\n[optim]\nlr = 1e-4\n[model]\npreset = "crate_micro"\ndim = 32\n')
-    yaml, toml = (resolve(read_config(tmp_path / f"a.{kind}")) for kind in ("yaml", "toml"))
+    yaml, toml = (resolve(read_config_file(tmp_path / f"a.{kind}")) for kind in ("yaml", "toml"))
     assert yaml == toml
     assert yaml.optim.lr == 1e-4
     assert yaml.model.overrides == {"dim": 32}
@@ -22,7 +29,7 @@ def test_yaml_and_toml_mean_the_same(tmp_path):
 def test_resolved_text_is_the_config_again(tmp_path):
     config = resolve(parse_overrides(["model.dim=8", "augment.crop_scale=[0.2, 1]", "optim.betas=[0.9, 0.95]"]))
     (tmp_path / "c.yaml").write_text(dump_config(config))
-    assert resolve(read_config(tmp_path / "c.yaml")) == config
+    assert resolve(read_config_file(tmp_path / "c.yaml")) == config
 
 
 def test_words_win_over_the_file_and_the_file_over_the_recipe():
@@ -38,7 +45,7 @@ def test_words_win_over_the_file_and_the_file_over_the_recipe():
     [
         ({"trainer": {"max_epoch": 3}}, "did you mean 'max_epochs'"),
         ({"sed": 1}, "did you mean 'seed'"),
-        ({"seed": "one"}, "seed must be an integer; got 'one'"),
+        ({"seed": "one"}, "seed must be an integer at least 0; got 'one'"),
         ({"seed": True}, "seed must be an integer"),
         ({"optim": {"lr": "fast"}}, "optim.lr must be a number"),
         ({"trainer": 3}, "section 'trainer' must be a mapping"),
@@ -60,7 +67,7 @@ def test_bad_words(word):
 def test_a_file_cannot_run_code(tmp_path):
     (tmp_path / "evil.yaml").write_text(f"seed: !!python/object/apply:os.system ['touch {tmp_path / 'ran'}']\n")
     with pytest.raises(ValueError, match="does not parse"):
-        read_config(tmp_path / "evil.yaml")
+        read_config_file(tmp_path / "evil.yaml")
     assert not (tmp_path / "ran").exists()
 
 
@@ -70,9 +77,9 @@ def test_a_file_cannot_run_code(tmp_path):
 def test_bad_files(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match="config"):
-        read_config(tmp_path / name)
+        read_config_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_shipped_configs_resolve(path):
-    assert resolve_with_recipe(read_config(path)).model.preset
+    assert resolve_with_recipe(read_config_file(path)).model.preset

@@ -11,8 +11,7 @@ from PIL import Image
 
 from srr.training.baseline import nearest_subspace
 from srr.training.config import DataConfig
-from srr.training.data import IGNORE, BatchOrder, DataModule, EvalOrder, load_data, read_idx
-from srr.training.data.hub import from_splits
+from srr.training.sources import IGNORE, BatchOrder, DataModule, EvalOrder, from_splits, load_data, read_idx
 
 
 def test_digits_are_split_once_and_for_all():

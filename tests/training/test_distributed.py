@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 import srr
 from srr.nn import create_model
+from srr.training.callbacks import curve, read_table
+from srr.training.checkpoint import load_sharded
 from srr.training.config import merge, parse_overrides, resolve
-from srr.training.metrics import curve, read_table
 from srr.training.run import train
-from srr.training.sharding import load_sharded
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from srr.training.blame import first_nonfinite
 from srr.training.checkpoint import read_checkpoint, resumable
-from srr.training.module import NonFiniteError
+from srr.training.module import NonFiniteError, first_nonfinite
 from srr.training.run import load_run_config, train
 
 EVERYTHING_RANDOM = [

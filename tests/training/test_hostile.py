@@ -10,8 +10,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from srr.cli.app import main
 from srr.nn import create_model
+from srr.training.checkpoint import check_sharded, load_sharded
 from srr.training.run import train
-from srr.training.sharding import check_sharded, load_sharded
 
 
 class Evil:

@@ -6,9 +6,9 @@ import torch
 
 import srr
 from srr.nn import create_model
-from srr.training.config import ObjectiveConfig
-from srr.training.data import IGNORE
-from srr.training.objectives import build_objective
+from srr.training.config import ObjectiveConfig, resolve
+from srr.training.objectives import build_objective, check_objective
+from srr.training.sources import IGNORE
 
 
 @pytest.fixture
@@ -104,15 +104,26 @@ def test_next_token_counts_bits():
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("section", "words"),
+    [({"name": "hinge"}, "cross_entropy, mcr2"), ({"srr_scope": "world"}, "srr_scope must be one of image, batch")],
+)
+def test_unknown_objectives(section, words):
+    with pytest.raises(ValueError, match=words):
+        resolve({"objective": section})
+
+
+@pytest.mark.parametrize(
+    ("section", "preset", "words"),
     [
-        (ObjectiveConfig(name="hinge"), "cross_entropy, mcr2"),
-        (ObjectiveConfig(srr_scope="world", srr_weight=1.0), "srr_scope"),
+        ({"srr_weight": 1.0, "srr_layers": (5,)}, "crate_micro", r"srr_layers must be in \[-4, 4\); got 5"),
+        ({"name": "masked"}, "crate_micro", "'masked' does not go with a CRATE"),
+        ({"name": "mcr2"}, "crate_causal_micro", "'mcr2' does not go with a CausalCRATE"),
+        ({"name": "next_token"}, "crate_mae_micro", "'next_token' does not go with a CrateMAE"),
     ],
 )
-def test_unknown_objectives(config, words):
+def test_objectives_that_a_model_cannot_have(section, preset, words):
     with pytest.raises(ValueError, match=words):
-        build_objective(config)
+        check_objective(ObjectiveConfig(**section), create_model(preset))
 
 
 def test_a_layer_that_is_not_there(model):

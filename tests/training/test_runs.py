@@ -15,13 +15,11 @@ from safetensors.torch import load_file
 
 from srr.cli.app import main
 from srr.nn import CRATE, create_model
-from srr.training.build import accelerator, build_model
-from srr.training.config import TrainerConfig, merge, parse_overrides, read_config
-from srr.training.data import load_data
-from srr.training.inspect import open_run, scores, trace_run
-from srr.training.metrics import curve, read_table
-from srr.training.recipes import resolve_with_recipe
-from srr.training.run import train
+from srr.training.callbacks import curve, read_table
+from srr.training.config import TrainerConfig, merge, parse_overrides, read_config_file, resolve_with_recipe
+from srr.training.report import open_run, scores, trace_run
+from srr.training.run import accelerator, initial_model, train
+from srr.training.sources import load_data
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 
@@ -200,8 +198,8 @@ def test_recipes_make_one_real_step_on_made_up_images(name, tmp_path):
         "trainer.device=cpu"
     ).split()
     words += [f"data.name=folder:{tmp_path / 'images'}", f"out={tmp_path / 'run'}"]
-    config = resolve_with_recipe(merge(read_config(CONFIGS / name), parse_overrides(words)))
-    before = build_model(config.model, load_data(config.data).spec, seed=config.seed).state_dict()
+    config = resolve_with_recipe(merge(read_config_file(CONFIGS / name), parse_overrides(words)))
+    before = initial_model(config.model, load_data(config.data).spec, seed=config.seed).state_dict()
     result = train(config)
     assert result["steps"] == 1
     after = load_file(tmp_path / "run/model/model.safetensors")

@@ -10,6 +10,7 @@ of one process gives the loss of that process alone.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -254,8 +255,9 @@ def _moment_of_all(
         _refuse_gradient(Pi, "Pi")
         classes = Pi.shape[-1] if Pi.is_floating_point() else _classes(Pi, group)
         Pi = Pi.expand(*Z.shape[:-1], classes) if Pi.is_floating_point() else Pi.expand(Z.shape[:-1])
-    sets = Z.reshape(-1, *Z.shape[-2:])  # (..., n, d) -> (B, n, d)
-    parts = [None] * len(sets) if Pi is None else Pi.reshape(len(sets), *Pi.shape[Z.ndim - 2 :])  # (B, n) or (B, n, K)
+    count = math.prod(Z.shape[:-2])
+    sets = Z.reshape(count, *Z.shape[-2:])  # (..., n, d) -> (B, n, d)
+    parts = [None] * count if Pi is None else Pi.reshape(count, *Pi.shape[Z.ndim - 2 :])  # (B, n) or (B, n, K)
     with torch.autocast(Z.device.type, enabled=False):
         rates = [rate(_moment(z, pi, classes, core_dtype, group)) for z, pi in zip(sets, parts, strict=True)]
     return torch.stack([tensor(r) for r in rates]).mean().to(Z.dtype)

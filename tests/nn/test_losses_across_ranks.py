@@ -1,0 +1,38 @@
+"""Two processes with uneven parts of a batch, in a user's own DDP loop, against one process with the whole."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.nn.losses_of_a_batch import CASES, gradients_and_value
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    out = tmp_path_factory.mktemp("ranks") / "found.pt"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    command += [f"--master-port={port}", "-m", "tests.nn.ranks", str(out)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient_are_those_of_the_whole_batch(found: dict, name: str) -> None:
+    value, gradients = gradients_and_value(name, None)
+    torch.testing.assert_close(found[name][0], value, rtol=1e-10, atol=1e-12)
+    assert len(found[name][1]) == len(gradients)
+    for one, whole in zip(found[name][1], gradients, strict=True):
+        torch.testing.assert_close(one, whole, rtol=1e-8, atol=1e-12)
+    assert sum(float(g.abs().sum()) for g in gradients) > 0

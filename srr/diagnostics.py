@@ -64,8 +64,8 @@ class LayerTrace(NamedTuple):
         ]
 
 
-class LayerStates(NamedTuple):
-    """Tokens at the three positions of one layer, its bases, and its dictionary when it has one."""
+class _Places(NamedTuple):
+    """Tokens at the three places of one layer, its bases, and its dictionary when it has one."""
 
     tokens: tuple[Array, Array, Array]
     U: Array
@@ -113,7 +113,7 @@ def layer_trace(
     if hasattr(model, "blocks"):
         if U is not None:
             raise ValueError("U is read from the network; give it only with a list of steps")
-        states: Iterable[LayerStates] = _network_states(model, inputs)
+        states: Iterable[_Places] = _network_states(model, inputs)
     else:
         states = _step_states(list(model), inputs, U)
     found = [_measure(layer, eps, labels, core_dtype) for layer in states]
@@ -122,7 +122,7 @@ def layer_trace(
     return LayerTrace(*(np.asarray(column, dtype=np.float64) for column in zip(*found, strict=True)))
 
 
-def _step_states(steps: list[Any], Z: Array, U: Array | Sequence[Array] | None) -> Iterable[LayerStates]:
+def _step_states(steps: list[Any], Z: Array, U: Array | Sequence[Array] | None) -> Iterable[_Places]:
     check_tokens(Z)
     if U is None:
         raise ValueError("U must be given for a list of steps: bases (K, d, p), or one for each step")
@@ -132,29 +132,20 @@ def _step_states(steps: list[Any], Z: Array, U: Array | Sequence[Array] | None) 
     for step, basis in zip(steps, bases, strict=True):
         half = step.compress(Z) if hasattr(step, "compress") else None
         after = step.sparsify(half) if half is not None and hasattr(step, "sparsify") else step(Z)
-        yield LayerStates((Z, after if half is None else half, after), basis, getattr(step, "D", None))
+        yield _Places((Z, after if half is None else half, after), basis, getattr(step, "D", None))
         Z = after
 
 
-def _network_states(model: Any, inputs: Array) -> list[LayerStates]:
-    """Inputs and outputs of the blocks in one forward pass, in evaluation mode, then the half-steps between them."""
-    import torch
+def _network_states(model: Any, inputs: Array) -> list[_Places]:
+    """Inputs and outputs of the blocks in one forward pass, in evaluation mode, and the half-steps between them."""
+    from srr.nn.probe import evaluating, layer_states
 
-    seen: list[tuple[Array, Array]] = []
-    handles = [b.register_forward_hook(lambda block, args, out: seen.append((args[0], out))) for b in model.blocks]
-    training = model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(inputs)
-            return [
-                LayerStates((before, block.compress(before), after), block.attention.U.detach(), _dictionary(block))
-                for block, (before, after) in zip(model.blocks, seen, strict=True)
-            ]
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), layer_states(model) as seen:
+        model(inputs)
+        return [
+            _Places((Z, block.compress(Z), after), block.attention.U.detach(), _dictionary(block))
+            for block, Z, after in seen.values()
+        ]
 
 
 def _dictionary(block: Any) -> Array | None:
@@ -162,7 +153,7 @@ def _dictionary(block: Any) -> Array | None:
     return None if D is None else D.detach()
 
 
-def _measure(layer: LayerStates, eps: float, labels: Array | None, core_dtype: Any) -> tuple[Any, ...]:
+def _measure(layer: _Places, eps: float, labels: Array | None, core_dtype: Any) -> tuple[Any, ...]:
     bases, columns = orthonormalize(layer.U), []
     for Z in layer.tokens:
         unit = _unit(Z)

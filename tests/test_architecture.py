@@ -1,6 +1,7 @@
 """The floors of the package: who may import whom, what stays out."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,18 @@ def test_the_mathematics_imports_no_framework():
             if isinstance(node, ast.Import | ast.ImportFrom):
                 root = (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
                 assert root.split(".")[0] not in OPTIONAL, f"{path.name}:{node.lineno} {root}"
+
+
+def test_hooks_are_registered_in_one_file():
+    """Tokens are read by `srr.nn.probe`: no other file adds a hook to a module."""
+    hook = re.compile(r"register_\w*hook")
+    for path in FILES:
+        found = [
+            f"line {node.lineno}: {node.attr}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute) and hook.fullmatch(node.attr)
+        ]
+        assert not found or path == PACKAGE / "nn" / "probe.py", f"{path.name} has hooks: {found}"
 
 
 def test_import_srr_loads_nothing_optional():

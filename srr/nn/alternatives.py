@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
-from srr.nn.layers import MSSA, uniform
-from srr.ops.attention import contract_broadcast, stretch_means, tssa_heads
-from srr.ops.sparse import folded_ista_step, ista_step, prox_mm_step
+from srr.nn.layers import MSSA, TORCH, uniform
+from srr.ops.attention import bare_contract_broadcast, bare_stretch_means, bare_tssa_heads
+from srr.ops.sparse import bare_folded_ista_step, bare_ista_step, bare_prox_mm_step
 
 __all__ = ["CBSA", "TSSA", "OvercompleteISTA", "Perceptron", "ProxMM"]
 
@@ -70,7 +70,7 @@ class TSSA(MSSA):
     def attend(self, V: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """Attention inside the heads: (..., K, n, p) to (..., K, rows, p)."""
         offset = None if self.offset is None else self.offset[:, : V.shape[-2]]
-        attended = tssa_heads(V, self.temperature, causal=self.causal, offset=offset, mask=mask)
+        attended = bare_tssa_heads(V, self.temperature, self.causal, offset, mask, TORCH)
         return attended[..., :rows, :]
 
     def attend_newest(self, V: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
@@ -139,8 +139,8 @@ class CBSA(MSSA):
         """Attention inside the heads: (..., K, n, p) to (..., K, rows, p)."""
         real = None if mask is None else mask[..., None, :]  # (..., 1, n)
         seen = None if mask is None else mask[..., None, None, :]  # (..., 1, 1, n)
-        Q = stretch_means(V, count=self.representatives, mask=real)  # (..., K, m, p)
-        broadcast = contract_broadcast(V, Q, step=self.contract_step, scale=self.scale, mask=seen)
+        Q = bare_stretch_means(V, self.representatives, real, TORCH)  # (..., K, m, p)
+        broadcast = bare_contract_broadcast(V, Q, self.contract_step, self.scale, seen, TORCH)
         return (self.broadcast_step * broadcast)[..., :rows, :]
 
     def attention_map(self, Z: Tensor) -> NoReturn:
@@ -188,8 +188,8 @@ class OvercompleteISTA(nn.Module):
 
     def codes(self, Z: Tensor) -> Tensor:
         """Sparse codes A₂ of the tokens: (..., n, d) to (..., n, m)."""
-        A = folded_ista_step(Z, self.step * self.D, step=self.step, lam=self.lam)  # (..., n, d) -> (..., n, m)
-        return ista_step(A, Z, self.D, step=self.step, lam=self.lam)
+        A = bare_folded_ista_step(Z, self.step * self.D, self.step, self.lam, TORCH)  # (..., n, d) -> (..., n, m)
+        return bare_ista_step(A, Z, self.D, self.step, self.lam, True, TORCH)
 
     def forward(self, Z: Tensor) -> Tensor:
         """Tokens rebuilt from their codes."""
@@ -238,7 +238,7 @@ class ProxMM(nn.Module):
     def forward(self, Z: Tensor) -> Tensor:
         """Sparse codes of the tokens."""
         alpha = 1.0 / (self.curvature * self.step)
-        return prox_mm_step(Z, self.D, alpha=alpha, lam=self.lam, curvature=self.curvature)
+        return bare_prox_mm_step(Z, self.D, alpha, self.lam, self.curvature, TORCH)
 
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""

@@ -1,6 +1,7 @@
 """The two halves of a CRATE layer as modules that own their arrays: subspace attention, and the sparsifying step.
 
-A module holds parameters and calls one operator of :mod:`srr.ops`; the operator has the mathematics.
+A module holds parameters and calls the formula of one operator of :mod:`srr.ops`, which has the mathematics. Sizes are
+checked when a module is made and at the wall of the model, not in every layer again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr._array.namespace import namespace
 from srr.ops.attention import attention_weights, bare_ssa, bare_ssa_newest
-from srr.ops.sparse import bare_folded_ista_step, bare_ista_step, ista_matrix
+from srr.ops.sparse import bare_folded_ista_step, bare_ista_matrix, bare_ista_step
 from srr.ops.subspaces import bare_lift, bare_project
 
 __all__ = ["ISTA", "MSSA"]
@@ -122,7 +123,8 @@ class MSSA(nn.Module):
 
     def attend(self, V: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """Attention inside the heads: (..., K, n, p) to (..., K, rows, p)."""
-        return bare_ssa(V, self.scale, self.causal, over_queries(mask), rows, TORCH)
+        seen = None if mask is None else mask[..., None, None, :]  # (..., n) -> (..., 1, 1, n), of all heads and rows
+        return bare_ssa(V, self.scale, self.causal, seen, rows, TORCH)
 
     def restore(self, V: Tensor) -> Tensor:
         """Tokens from attended coordinates: (..., K, n, p) to (..., n, d)."""
@@ -166,11 +168,6 @@ class MSSA(nn.Module):
         return f"dim={self.dim}, heads={self.heads}, head_dim={self.head_dim}, causal={self.causal}"
 
 
-def over_queries(mask: Tensor | None) -> Tensor | None:
-    """Attention mask (..., 1, 1, n) of all heads and rows from a token mask (..., n), True at real tokens."""
-    return None if mask is None else mask[..., None, None, :]
-
-
 def uniform(*shape: int, fan_in: int) -> Tensor:
     """Tensor uniform in ±1/√fan_in, the initialization of linear maps in the released network."""
     bound = fan_in**-0.5
@@ -198,8 +195,9 @@ class ISTA(nn.Module):
     anew when there are more tokens than dimensions, the two-product residual form below that, and in
     evaluation the folded form with M kept. Where the product is taken in half precision the identity stays out
     of it, Z + Z (M − I), so that the tokens themselves are not rounded. A kept M is dropped as soon as D has
-    another version, storage, device or dtype (``load_state_dict``, optimizers and ``train()`` included); after
-    writing through ``D.data``, which torch does not count, call ``train()`` or ``eval()``.
+    another version, storage, device or dtype (``load_state_dict`` and optimizers included), and whenever the mode
+    changes. A write into ``D.data`` is one that torch does not count: go through ``train()`` and back to ``eval()``
+    after it.
 
     Args:
         dim: width d of a token; D is d × d.
@@ -262,12 +260,13 @@ class ISTA(nn.Module):
     def _new_matrix(self, half: bool) -> Tensor:
         D = self.D.detach()
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(D.device.type, enabled=False):
-            M = ista_matrix(D, step=self.step)
+            M = bare_ista_matrix(D, self.step, TORCH)
             return M - identity_like(D) if half else M
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode and drop the kept matrix."""
-        self._fold = None
+        """Set the mode; the kept matrix is dropped where the mode changes."""
+        if mode != self.training:
+            self._fold = None
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_tokens_end_where_the_model_reads() -> None:
 
 
 def test_layers_without_pairwise_attention_are_refused() -> None:
-    with pytest.raises(ValueError, match="no pairwise attention"):
+    with pytest.raises(ValueError, match="no pairwise attention map"):
         attention_maps(create_model("crate_micro", **SMALL, block="tssa"), torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="layer must lie"):
         attention_maps(create_model("crate_micro", **SMALL), torch.zeros(1, 3, 8, 8), layer=2)

@@ -70,13 +70,13 @@ def load_assigned(layer: ISTA) -> None:
     layer.load_state_dict({"D": 2 * layer.D.detach()}, assign=True)
 
 
-def unseen_write_then_eval(layer: ISTA) -> None:
+def unseen_write_then_both_modes(layer: ISTA) -> None:
     layer.D.data.mul_(2)
-    layer.eval()
+    layer.train().eval()
 
 
 @pytest.mark.parametrize(
-    "change", [replace_parameter, assign_data, in_place, load, load_assigned, unseen_write_then_eval]
+    "change", [replace_parameter, assign_data, in_place, load, load_assigned, unseen_write_then_both_modes]
 )
 @torch.no_grad()
 def test_a_changed_dictionary_is_seen(change: Callable[[ISTA], None]) -> None:
@@ -109,6 +109,8 @@ def test_the_matrix_is_kept_between_calls() -> None:
     kept = layer._fold
     layer(Z)
     assert layer._fold is kept
+    layer.eval()
+    assert layer._fold is kept  # the mode is the same
     layer.train()
     assert layer._fold is None
 

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from srr._array.checks import check_array, check_nonnegative
-from srr._array.namespace import Array, asarray_like, core_cast, device, epsilon, eye, namespace, to_numpy
-from srr.ops import relu_threshold, soft_threshold, unit_soft_threshold
+from srr._array.namespace import Array, asarray_like, core_cast, device, epsilon, eye, is_concrete, namespace, to_numpy
+from srr.ops.sparse import bare_relu_threshold, bare_soft_threshold, bare_unit_soft_threshold
 
 __all__ = ["Penalty", "SmoothPenalty", "UnitL1", "L1", "NonnegativeL1", "Ridge", "ClassSpheres", "RotatedPenalty"]
 
@@ -61,7 +61,7 @@ class L1:
         [[1.5, 0.0]]
     """
 
-    lam: float
+    lam: Step
 
     def __post_init__(self) -> None:
         check_nonnegative(self.lam, "lam")
@@ -72,7 +72,7 @@ class L1:
 
     def prox(self, V: Array, *, step: Step) -> Array:
         """Soft threshold at step·λ."""
-        return soft_threshold(V, threshold=step * self.lam)
+        return bare_soft_threshold(V, _threshold(step, self.lam), namespace(V))
 
     def distance(self, Z: Array, grad: Array) -> Array:
         """‖grad + λ sign(Z)‖ on the support, what exceeds λ off it."""
@@ -92,7 +92,7 @@ class NonnegativeL1:
     Source: [CRATE] (17), the constraint A ≥ 0 that makes the step a ReLU.
     """
 
-    lam: float
+    lam: Step
 
     def __post_init__(self) -> None:
         check_nonnegative(self.lam, "lam")
@@ -105,7 +105,7 @@ class NonnegativeL1:
 
     def prox(self, V: Array, *, step: Step) -> Array:
         """ReLU of V - step·λ."""
-        return relu_threshold(V, threshold=step * self.lam)
+        return bare_relu_threshold(V, _threshold(step, self.lam), namespace(V))
 
     def distance(self, Z: Array, grad: Array) -> Array:
         """Size of grad + λ where an entry is positive, of its negative part where it is zero."""
@@ -130,7 +130,7 @@ class UnitL1:
     Source: [MCR2] (11) for the sphere, [CRATE] (1) for the sparsity; LayerNorm plays its part in the network.
     """
 
-    lam: float = 0.0
+    lam: Step = 0.0
 
     def __post_init__(self) -> None:
         check_nonnegative(self.lam, "lam")
@@ -139,18 +139,18 @@ class UnitL1:
         """λ‖Z‖₁, +inf where a row is off the sphere by more than √machine epsilon, shape (...)."""
         xp = namespace(Z)
         total = self.lam * absolute_sum(Z)
-        off = xp.abs(xp.vecdot(Z, Z, axis=-1) - 1.0) > 2.0 * epsilon(Z.dtype, xp) ** 0.5
+        off = xp.abs(xp.sum(Z * Z, axis=-1) - 1.0) > 2.0 * epsilon(Z.dtype, xp) ** 0.5
         return xp.where(xp.any(off, axis=-1), xp.full_like(total, float("inf")), total)
 
     def prox(self, V: Array, *, step: Step) -> Array:
         """Soft threshold at step·λ, then unit length; the signed largest coordinate where nothing is left."""
-        return unit_soft_threshold(V, threshold=step * self.lam)
+        return bare_unit_soft_threshold(V, _threshold(step, self.lam), namespace(V))
 
     def distance(self, Z: Array, grad: Array) -> Array:
         """The same gap as `L1`, with the part along each token removed: that is normal to the sphere."""
         xp = namespace(Z, grad)
         gap = l1_gap(Z, grad, self.lam)
-        return frobenius_norm(gap - Z * xp.vecdot(Z, gap, axis=-1)[..., None])
+        return frobenius_norm(gap - Z * xp.sum(Z * gap, axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +177,8 @@ class RotatedPenalty:
         check_array(self.D, "D", ndim=2)
         if self.D.shape[-1] != self.D.shape[-2]:
             raise ValueError(f"D must be square; got shape {tuple(self.D.shape)}")
+        if not is_concrete(self.D):
+            return
         xp = namespace(self.D)
         gap = float(xp.max(xp.abs(self.D.mT @ self.D - eye(self.D.shape[-1], self.D, xp))))
         if gap > 100 * epsilon(self.D.dtype, xp):
@@ -215,7 +217,7 @@ class Ridge:
     Source: [GEOM] (5), the regularized MCR² objective.
     """
 
-    lam: float = 0.0
+    lam: Step = 0.0
 
     def __post_init__(self) -> None:
         check_nonnegative(self.lam, "lam")
@@ -299,7 +301,13 @@ def frobenius_norm(gap: Array) -> Array:
     """Frobenius norm of each batch item."""
     xp = namespace(gap)
     gap = core_cast(gap, None, xp)
-    return xp.sqrt(xp.sum(xp.vecdot(gap, gap, axis=-1), axis=-1))
+    return xp.sqrt(xp.sum(gap * gap, axis=(-2, -1)))
+
+
+def _threshold(step: Step, lam: Step) -> Step:
+    """The threshold step·λ; a host number as a float, which promotes no array."""
+    threshold = step * lam
+    return float(threshold) if isinstance(threshold, int) else threshold
 
 
 def absolute_sum(Z: Array) -> Array:
@@ -311,4 +319,6 @@ def absolute_sum(Z: Array) -> Array:
 def l1_gap(Z: Array, grad: Array, lam: Step) -> Array:
     """Smallest element of grad + λ∂‖Z‖₁, entry by entry."""
     xp = namespace(Z, grad)
-    return xp.where(Z == 0, soft_threshold(grad, threshold=lam, xp=xp), grad + lam * xp.sign(Z))
+    return xp.where(
+        Z == 0, bare_soft_threshold(grad, _threshold(1.0, lam), xp), xp.where(Z > 0, grad + lam, grad - lam)
+    )

@@ -6,21 +6,14 @@ The half-steps are plain maps of tokens, for a given problem; `Alternating` make
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, cast
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr._array.namespace import Array, core_cast, namespace
-from srr.ops import (
-    coding_rate_grad,
-    coding_rate_smoothness,
-    ista_step,
-    mssa,
-    neumann_grad,
-    prox_mm_step,
-    rate_scale,
-    subspace_coding_rate_grad,
-)
+from srr.ops.attention import bare_mssa, bare_neumann_grad
+from srr.ops.rates import coding_rate_grad, rate_scale, subspace_coding_rate_grad
+from srr.ops.sparse import bare_ista_step, bare_prox_mm_step
 from srr.penalties import Penalty
 from srr.problems import SparseRateReduction
 from srr.solvers.proximal import as_factor, check_step
@@ -83,7 +76,8 @@ class NeumannCompression:
 
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
-        grad = neumann_grad(Z, problem.U, eps=problem.eps, terms=self.terms)
+        beta = cast("float", rate_scale(Z[..., : problem.U.shape[-1]], eps=problem.eps))
+        grad = bare_neumann_grad(Z, problem.U, beta, self.terms, namespace(Z))
         return Z - _safe(self.step, problem, Z) * grad
 
 
@@ -111,7 +105,9 @@ class SoftmaxCompression:
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         share = _safe(self.step, problem, Z) * rate_scale(Z[..., : problem.U.shape[-1]], eps=problem.eps)
-        return (1.0 - share) * Z + share * mssa(Z, problem.U, scale=self.scale)
+        return (1.0 - share) * Z + share * bare_mssa(
+            Z, problem.U, None, None, self.scale, False, None, None, namespace(Z)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +137,7 @@ class ResidualAttention:
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         X = Z if self.norm is None else self.norm(Z)
-        return Z + mssa(X, problem.U, out=self.out, bias=self.bias, scale=self.scale)
+        return Z + bare_mssa(X, problem.U, self.out, self.bias, self.scale, False, None, None, namespace(Z))
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +173,7 @@ class IstaSparsification:
         Z = Z if self.norm is None else self.norm(Z)
         A = Z
         for _ in range(self.iterations):
-            A = ista_step(A, Z, self.D, step=self.step, lam=self.lam)
+            A = bare_ista_step(A, Z, self.D, self.step, self.lam, True, namespace(Z))
         return A
 
 
@@ -206,8 +202,8 @@ class MajorizedSparsification:
 
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Codes in place of the tokens."""
-        alpha = coding_rate_smoothness(Z, eps=problem.eps)
-        return prox_mm_step(Z, self.D, alpha=alpha, lam=self.lam, curvature=self.curvature)
+        alpha = cast("float", rate_scale(Z, eps=problem.eps))
+        return bare_prox_mm_step(Z, self.D, alpha, self.lam, self.curvature, namespace(Z))
 
 
 @dataclass(frozen=True)
@@ -273,8 +269,8 @@ class Alternating:
     Source: [CRATE] (13)-(18).
     """
 
-    compress: HalfStep = field(default_factory=ExactCompression)
-    sparsify: HalfStep = field(default_factory=ProximalSparsification)
+    compress: HalfStep = ExactCompression()
+    sparsify: HalfStep = ProximalSparsification()
 
     def init(self, problem: SparseRateReduction[Penalty], Z: Array) -> AlternatingState:
         """State at Z."""

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache, reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -755,6 +755,8 @@ class Ones(Atom):
 class Unary(Atom):
     """An operation on one expression."""
 
+    name: ClassVar[str]
+    latex_name: ClassVar[str]
     inside: Expr
 
     @property
@@ -767,6 +769,10 @@ class Unary(Atom):
 
     def with_parts(self, parts: tuple[Expr, ...]) -> Atom:
         return replace(self, inside=parts[0])
+
+    def text(self, style: str) -> str:
+        inside = _show(self.inside, style)
+        return rf"{self.latex_name}\left({inside}\right)" if style == "latex" else f"{self.name}({inside})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -791,16 +797,15 @@ class Group(Unary):
 class LogDet(Unary):
     """log |det X|."""
 
+    name = "logdet"
+    latex_name = r"\log\det"
+
     def rebuilt(self, *parts: Expr) -> Expr:
         return logdet(parts[0])
 
     def differential(self, leaf: Leaf) -> Expr:
         change = _differential(self.inside, leaf)
         return trace(inv(self.inside) @ change) if change.terms else zeros()
-
-    def text(self, style: str) -> str:
-        inside = _show(self.inside, style)
-        return rf"\log\det\left({inside}\right)" if style == "latex" else f"logdet({inside})"
 
     def write(self, w: _Writer) -> str:
         return w.local("logdet", self, lambda: f"xp.linalg.slogdet({w.expr(self.inside)})[1]")
@@ -866,6 +871,9 @@ class Inverse(Unary):
 class Diag(Unary):
     """The diagonal matrix of a column."""
 
+    name = "diag"
+    latex_name = r"\operatorname{diag}"
+
     @property
     def shape(self) -> Shape:
         return (self.inside.shape[0], self.inside.shape[0])
@@ -882,10 +890,6 @@ class Diag(Unary):
     def adjoint(self, E: Symbol, G: Expr) -> Expr:
         return _adjoint(self.inside, E, diagonal(G))
 
-    def text(self, style: str) -> str:
-        inside = _show(self.inside, style)
-        return rf"\operatorname{{diag}}\left({inside}\right)" if style == "latex" else f"diag({inside})"
-
     def write(self, w: _Writer) -> str:
         return f"({w.identity(self.shape[0])} * {_factor(w.expr(self.inside))})"
 
@@ -893,6 +897,9 @@ class Diag(Unary):
 @dataclass(frozen=True, eq=False)
 class Diagonal(Unary):
     """The diagonal of a square word, as a column."""
+
+    name = "diagonal"
+    latex_name = r"\operatorname{diagonal}"
 
     @property
     def shape(self) -> Shape:
@@ -906,10 +913,6 @@ class Diagonal(Unary):
 
     def adjoint(self, E: Symbol, G: Expr) -> Expr:
         return _adjoint(self.inside, E, diag(G))
-
-    def text(self, style: str) -> str:
-        inside = _show(self.inside, style)
-        return rf"\operatorname{{diagonal}}\left({inside}\right)" if style == "latex" else f"diagonal({inside})"
 
     def write(self, w: _Writer) -> str:
         word = self.inside.terms[0].word
@@ -1016,6 +1019,9 @@ class Rowwise(Unary):
 class Softmax(Rowwise):
     """Softmax of every row."""
 
+    name = "softmax"
+    latex_name = r"\operatorname{softmax}"
+
     @property
     def shape(self) -> Shape:
         return self.inside.shape
@@ -1030,10 +1036,6 @@ class Softmax(Rowwise):
         weighted = hadamard(self.soft(), change)
         return weighted - diag(weighted @ ones(self.shape[1])) @ self.soft()
 
-    def text(self, style: str) -> str:
-        inside = _show(self.inside, style)
-        return rf"\operatorname{{softmax}}\left({inside}\right)" if style == "latex" else f"softmax({inside})"
-
     def write(self, w: _Writer) -> str:
         def build() -> str:
             x = w.value(self.inside)
@@ -1047,6 +1049,9 @@ class Softmax(Rowwise):
 class LogSumExp(Rowwise):
     """log Σ exp of every row, as a column."""
 
+    name = "logsumexp"
+    latex_name = r"\operatorname{logsumexp}"
+
     @property
     def shape(self) -> Shape:
         return (self.inside.shape[0], 1)
@@ -1057,10 +1062,6 @@ class LogSumExp(Rowwise):
     def differential(self, leaf: Leaf) -> Expr:
         change = _differential(self.inside, leaf)
         return hadamard(self.soft(), change) @ ones(self.inside.shape[1]) if change.terms else zeros(*self.shape)
-
-    def text(self, style: str) -> str:
-        inside = _show(self.inside, style)
-        return rf"\operatorname{{logsumexp}}\left({inside}\right)" if style == "latex" else f"logsumexp({inside})"
 
     def write(self, w: _Writer) -> str:
         def build() -> str:
@@ -1907,16 +1908,23 @@ class _Scope:
         return self.parent.home(free)
 
 
+def _gathered(*xs: Expr) -> dict[str, Symbol]:
+    """The symbols of expressions by name; one name must mean one thing."""
+    found: dict[str, Symbol] = {}
+    for symbol in (s for x in xs for s in _symbols(x)):
+        known = found.setdefault(symbol.name, symbol)
+        if replace(known, index=None) != replace(symbol, index=None):
+            both = " and ".join(_named(_letter(s)) for s in (known, symbol))
+            raise ValueError(f"{symbol.name} means two things: {both}")
+    return found
+
+
 class _Writer:
     """Writes an expression as a function: every inverse, softmax and the like once, outside the loops it can leave."""
 
     def __init__(self, x: Expr) -> None:
         self.x = x
-        self.symbols: dict[str, Symbol] = {}
-        for symbol in _symbols(x):
-            known = self.symbols.setdefault(symbol.name, symbol)
-            if (known.dims, known.over, known.column) != (symbol.dims, symbol.over, symbol.column):
-                raise ValueError(f"{symbol.name} has two shapes: {known.dims} and {symbol.dims}")
+        self.symbols = _gathered(x)
         self.functions = sorted({f.code_name for f in _functions(x) if not f.known})
         self.places: dict[str, str] = {}
         for symbol in self.symbols.values():
@@ -2473,7 +2481,7 @@ def _points(
     xs: Sequence[Expr], draws: int, seed: int, sizes: Mapping[str, int] | None, xp: Namespace
 ) -> Iterator[Draw]:
     """Random values for every symbol, unknown function and free index; sizes in falling and in rising order."""
-    symbols = {s.name: s for x in xs for s in _symbols(x)}
+    symbols = _gathered(*xs)
     names = list(dict.fromkeys(dim for s in symbols.values() for dim, _ in _places(s) if isinstance(dim, str)))
     functions = {f.code_name: f for x in xs for f in _functions(x) if not f.known}
     lone = {a.name for x in xs for a in _sizes_of(x)} - set(names)

@@ -73,7 +73,9 @@ def test_relative_links_lead_somewhere(page):
         assert place.exists() or place.with_suffix(".md").exists(), f"{label(page)}: {link}"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((DOCS / "start").glob("*.md"))], ids=label)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((DOCS / "start").glob("*.md")), DOCS / "derive.md"], ids=label
+)
 def test_python_snippets_run(page, tmp_path, monkeypatch):
     """The snippets of a page run one after the other, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)

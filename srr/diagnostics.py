@@ -126,7 +126,7 @@ def _step_states(steps: list[Any], Z: Array, U: Array | Sequence[Array] | None) 
     check_tokens(Z)
     if U is None:
         raise ValueError("U must be given for a list of steps: bases (K, d, p), or one for each step")
-    bases = list(U) if isinstance(U, (list, tuple)) else [U] * len(steps)
+    bases: list[Any] = list(U) if isinstance(U, (list, tuple)) else [U] * len(steps)
     if len(bases) != len(steps):
         raise ValueError(f"U must hold one array for each of the {len(steps)} steps; got {len(bases)}")
     for step, basis in zip(steps, bases, strict=True):

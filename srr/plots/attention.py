@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from srr._array.checks import check_array
 from srr._array.namespace import Array, to_numpy
+from srr.plots.canvas import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 __all__ = ["plot_attention", "token_colors"]
 
@@ -44,7 +50,9 @@ def token_colors(tokens: Array) -> Any:
     return colors
 
 
-def plot_attention(image: Array, maps: Array, tokens: Array, *, grid: tuple[int, int], figure: Any = None) -> Any:
+def plot_attention(
+    image: Array, maps: Array, tokens: Array, *, grid: tuple[int, int], figure: Figure | None = None
+) -> Figure:
     """Draw an image, each head's attention over its patches, and its patch tokens as colors.
 
     Args:
@@ -68,7 +76,7 @@ def plot_attention(image: Array, maps: Array, tokens: Array, *, grid: tuple[int,
     panels = len(weights) + 2
     columns = min(4, math.ceil(math.sqrt(panels)))
     rows = math.ceil(panels / columns)
-    figure = _figure(figure, (2.4 * columns, 2.6 * rows))
+    figure = canvas(figure, (2.4 * columns, 2.6 * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
@@ -81,14 +89,6 @@ def plot_attention(image: Array, maps: Array, tokens: Array, *, grid: tuple[int,
     return figure
 
 
-def _show(axis: Any, picture: Any, extent: tuple[int, ...], title: str) -> None:
+def _show(axis: Axes, picture: Any, extent: tuple[float, float, float, float], title: str) -> None:
     axis.imshow(picture, extent=extent, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     axis.set_title(title, fontsize=8)
-
-
-def _figure(figure: Any, size: tuple[float, float]) -> Any:
-    if figure is not None:
-        return figure
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained")

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from srr._array.namespace import Array, to_numpy
+from srr.plots.canvas import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 __all__ = ["plot_atoms", "plot_coherence", "plot_confusion", "plot_curves", "plot_features"]
 
 MOST_ATOMS = 64
-Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def plot_curves(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, figure: Any = None
-) -> Any:
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, figure: Figure | None = None
+) -> Figure:
     """Draw metrics against steps.
 
     Args:
@@ -29,7 +33,7 @@ def plot_curves(
     Returns:
         The figure.
     """
-    figure = _figure(figure, (5.0, 3.2))
+    figure = canvas(figure, (5.0, 3.2))
     axis = figure.subplots()
     for name, (steps, values) in curves.items():
         axis.plot(steps, values, linewidth=1, marker="." if len(steps) < 60 else None, label=name)
@@ -39,7 +43,7 @@ def plot_curves(
     return figure
 
 
-def plot_confusion(counts: Array, classes: Sequence[str], *, figure: Any = None) -> Any:
+def plot_confusion(counts: Array, classes: Sequence[str], *, figure: Figure | None = None) -> Figure:
     """Draw a confusion matrix; a row is a true class, its shades are shares of that class.
 
     Args:
@@ -50,7 +54,7 @@ def plot_confusion(counts: Array, classes: Sequence[str], *, figure: Any = None)
     Returns:
         The figure.
     """
-    figure = _figure(figure, (4.6, 4.2))
+    figure = canvas(figure, (4.6, 4.2))
     axis = figure.subplots()
     table = to_numpy(counts).astype(float)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -65,7 +69,7 @@ def plot_confusion(counts: Array, classes: Sequence[str], *, figure: Any = None)
     return figure
 
 
-def plot_features(features: Mapping[str, Array], labels: Array, *, figure: Any = None) -> Any:
+def plot_features(features: Mapping[str, Array], labels: Array, *, figure: Figure | None = None) -> Figure:
     """Draw absolute cosines between features, ordered by class: orthogonal classes are dark off the diagonal blocks.
 
     Args:
@@ -76,7 +80,7 @@ def plot_features(features: Mapping[str, Array], labels: Array, *, figure: Any =
     Returns:
         The figure.
     """
-    figure = _figure(figure, (4.2 * len(features), 3.8))
+    figure = canvas(figure, (4.2 * len(features), 3.8))
     order = np.argsort(to_numpy(labels), kind="stable")
     axes = figure.subplots(1, len(features), squeeze=False)[0]
     for axis, (title, values) in zip(axes, features.items(), strict=True):
@@ -88,7 +92,7 @@ def plot_features(features: Mapping[str, Array], labels: Array, *, figure: Any =
     return figure
 
 
-def plot_atoms(atoms: Array, *, title: str, figure: Any = None) -> Any:
+def plot_atoms(atoms: Array, *, title: str, figure: Figure | None = None) -> Figure:
     """Draw dictionary atoms as little pictures, the largest first.
 
     Args:
@@ -103,7 +107,7 @@ def plot_atoms(atoms: Array, *, title: str, figure: Any = None) -> Any:
     size = np.sqrt((values**2).reshape(len(values), -1).sum(1))
     values = values[np.argsort(-size)][:MOST_ATOMS]
     columns = math.ceil(math.sqrt(len(values)))
-    figure = _figure(figure, (4.2, 4.4))
+    figure = canvas(figure, (4.2, 4.4))
     figure.suptitle(title, fontsize=10)
     rows = math.ceil(len(values) / columns)
     for axis in (axes := figure.subplots(rows, columns, squeeze=False).ravel()):
@@ -114,7 +118,7 @@ def plot_atoms(atoms: Array, *, title: str, figure: Any = None) -> Any:
     return figure
 
 
-def plot_coherence(cosines: Array, *, figure: Any = None) -> Any:
+def plot_coherence(cosines: Array, *, figure: Figure | None = None) -> Figure:
     """Draw the largest cosine between every two heads' subspaces, one panel a layer.
 
     Args:
@@ -127,7 +131,7 @@ def plot_coherence(cosines: Array, *, figure: Any = None) -> Any:
     values = to_numpy(cosines)
     columns = min(6, len(values))
     rows = math.ceil(len(values) / columns)
-    figure = _figure(figure, (1.9 * columns + 1, 2.1 * rows))
+    figure = canvas(figure, (1.9 * columns + 1, 2.1 * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
@@ -136,11 +140,3 @@ def plot_coherence(cosines: Array, *, figure: Any = None) -> Any:
         axis.set_title(f"layer {layer + 1}", fontsize=8)
     figure.colorbar(image, ax=list(axes), shrink=0.8, label="cosine")
     return figure
-
-
-def _figure(figure: Any, size: tuple[float, float]) -> Any:
-    if figure is not None:
-        return figure
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from srr._array.namespace import Array, to_numpy
 from srr.ops.subspaces import project
+from srr.plots.canvas import canvas
 from srr.solvers.driver import Solution
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 __all__ = ["plot_energies", "plot_gram", "plot_objective"]
 
 LARGEST_PICTURE = 1000  # tokens drawn at most; more are thinned out evenly
 
 
-def plot_objective(solution: Solution, *, figure: Any = None) -> Any:
+def plot_objective(solution: Solution[Any], *, figure: Figure | None = None) -> Figure:
     """Draw the objective and the distance to optimality at every step.
 
     Args:
@@ -25,7 +30,7 @@ def plot_objective(solution: Solution, *, figure: Any = None) -> Any:
     Returns:
         The figure.
     """
-    figure = _figure(figure, (9.0, 3.4))
+    figure = canvas(figure, (9.0, 3.4), managed=True)
     left, right = figure.subplots(1, 2)
     steps = np.arange(len(solution.history.objective))
     left.plot(steps, solution.history.objective.reshape(len(steps), -1))
@@ -36,7 +41,7 @@ def plot_objective(solution: Solution, *, figure: Any = None) -> Any:
     return figure
 
 
-def plot_gram(before: Array, after: Array, labels: Array, *, figure: Any = None) -> Any:
+def plot_gram(before: Array, after: Array, labels: Array, *, figure: Figure | None = None) -> Figure:
     """Draw the absolute Gram matrices ``|Z Zᵀ|`` of unit tokens before and after, ordered by class.
 
     Args:
@@ -48,7 +53,7 @@ def plot_gram(before: Array, after: Array, labels: Array, *, figure: Any = None)
     Returns:
         The figure.
     """
-    figure = _figure(figure, (9.0, 4.2))
+    figure = canvas(figure, (9.0, 4.2), managed=True)
     order, edges = _by_class(labels)
     for axis, tokens, title in zip(figure.subplots(1, 2), (before, after), ("before", "after"), strict=True):
         Z = _unit(to_numpy(tokens))[order]
@@ -61,7 +66,7 @@ def plot_gram(before: Array, after: Array, labels: Array, *, figure: Any = None)
     return figure
 
 
-def plot_energies(before: Array, after: Array, U: Array, labels: Array, *, figure: Any = None) -> Any:
+def plot_energies(before: Array, after: Array, U: Array, labels: Array, *, figure: Figure | None = None) -> Figure:
     """Draw the share of every token's energy in every subspace, before and after, ordered by class.
 
     Args:
@@ -74,7 +79,7 @@ def plot_energies(before: Array, after: Array, U: Array, labels: Array, *, figur
     Returns:
         The figure.
     """
-    figure = _figure(figure, (9.0, 3.4))
+    figure = canvas(figure, (9.0, 3.4), managed=True)
     order, edges = _by_class(labels)
     for axis, tokens, title in zip(figure.subplots(2, 1), (before, after), ("before", "after"), strict=True):
         energy = np.sum(to_numpy(project(tokens, U)) ** 2, axis=-1)
@@ -87,14 +92,6 @@ def plot_energies(before: Array, after: Array, U: Array, labels: Array, *, figur
     axis.set_xlabel("token, by class")
     figure.colorbar(image, ax=figure.axes, label="share of ‖z‖²")
     return figure
-
-
-def _figure(figure: Any, size: tuple[float, float]) -> Any:
-    if figure is not None:
-        return figure
-    from matplotlib import pyplot
-
-    return pyplot.figure(figsize=size, layout="constrained")
 
 
 def _by_class(labels: Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

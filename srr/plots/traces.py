@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from srr.diagnostics import LayerTrace
+from srr.plots.canvas import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 __all__ = ["plot_layer_trace"]
 
@@ -18,13 +24,12 @@ PANELS = (
 )
 
 
-def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Any = None) -> Any:
+def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Figure | None = None) -> Figure:
     """Draw compression and sparsity along the layers of one or more networks, half-steps included.
 
     Args:
         traces: what :func:`srr.layer_trace` returned, by the name it gets in the legend. A dot is the input or
-            the output of
-            a layer, a cross the place between its two halves.
+            the output of a layer, a cross the place between its two halves.
         figure: matplotlib figure to draw into, a new one by default.
 
     Returns:
@@ -35,10 +40,7 @@ def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Any = None) ->
     """
     if not traces:
         raise ValueError("traces must hold at least one trace; got none")
-    if figure is None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11.0, 3.4), layout="constrained")
+    figure = canvas(figure, (11.0, 3.4))
     axes = figure.subplots(1, len(PANELS))
     for axis, (field, title) in zip(axes, PANELS, strict=True):
         for number, (name, trace) in enumerate(traces.items()):
@@ -50,7 +52,7 @@ def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Any = None) ->
     return figure
 
 
-def _draw(axis: Any, values: Any, name: str, color: str) -> None:
+def _draw(axis: Axes, values: Any, name: str, color: str) -> None:
     """The polygon Z⁰, Z^½, Z¹, Z^{1+½}, …: positions 0, ½, 1, 1½, …"""
     path = np.append(values[:, :2].ravel(), values[-1, 2])
     at = np.arange(len(path)) / 2

@@ -83,9 +83,9 @@ def orthogonal_subspaces(rng: np.random.Generator) -> Problem:
     return Problem(Z=spread(rng, 0.1, 5.0) * rng.standard_normal((n, d)), U=U, eps=spread(rng, 0.2, 2.0))
 
 
-def partition(rng: np.random.Generator) -> Problem:
-    """Tokens and soft memberships."""
-    n, d, K = int(rng.integers(2, 8)), int(rng.integers(1, 6)), int(rng.integers(1, 4))
+def partition(rng: np.random.Generator, least: int = 1) -> Problem:
+    """Tokens and soft memberships of up to three classes."""
+    n, d, K = int(rng.integers(2, 8)), int(rng.integers(1, 6)), int(rng.integers(least, 4))
     Z = spread(rng, 0.1, 5.0) * rng.standard_normal((n, d))
     return Problem(Z=Z, Pi=membership(rng, n, K), eps=spread(rng, 0.2, 2.0))
 

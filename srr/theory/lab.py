@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,14 @@ class Lab:
     def ops(self) -> Any:
         """The public operators, taking and giving float64 NumPy arrays."""
         return _Operators(self)
+
+    def parameters(self, preset: str) -> int | None:
+        """Parameters of a named network as the library builds it; None without torch."""
+        if importlib.util.find_spec("torch") is None:
+            return None
+        with importlib.import_module("torch").device("meta"):  # shapes without memory
+            model = importlib.import_module("srr.nn").create_model(preset)
+        return sum(p.numel() for p in model.parameters())
 
     def array(self, x: Any) -> Array:
         """A float array in the tested dtype on the tested backend; labels keep their integers, masks stay boolean."""

@@ -95,7 +95,7 @@ def partition_gradient(lab: Lab, p: Problem) -> float:
     return truth.error(lab.ops.partition_coding_rate_grad(p.Z, p.Pi, eps=p.eps), want)
 
 
-@identity("reduction-gradient", "2.3b", source="MCR2 (10)", inside=draws.partition)
+@identity("reduction-gradient", "2.3b", source="MCR2 (10)", inside=lambda rng: draws.partition(rng, least=2))
 def reduction_gradient(lab: Lab, p: Problem) -> float:
     r"""Gradient of the rate reduction.
 

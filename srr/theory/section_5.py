@@ -30,7 +30,7 @@ def _reference(rng: np.random.Generator, rotated: bool = False) -> Problem:
     return Problem(Z=mix.Z, U=mix.U, D=mix.D, labels=mix.labels, eps=0.5)
 
 
-def _solve(lab: Lab, p: Problem, penalty: Any) -> Solution:
+def _solve(lab: Lab, p: Problem, penalty: Any) -> Solution[Any]:
     problem = SparseRateReduction(lab.array(p.U), eps=p.eps, penalty=penalty)
     return minimize(problem, lab.array(p.Z), ProximalGradient(), tol=1e-5, max_steps=200)
 

@@ -1,5 +1,6 @@
 """Operators broken on purpose: each mutant is one slip a person could make."""
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,17 +12,22 @@ from srr import ops
 
 class Mutant(NamedTuple):
     name: str
-    operator: str
+    target: str  # an operator of srr.ops, or the path of a function or method below srr
     broken: Callable[..., Any]
 
 
 def install(monkeypatch, mutant: Mutant) -> None:
-    """Put the broken operator in the place of the right one wherever the package has bound it."""
-    original = getattr(ops, mutant.operator)
+    """Put the broken function in the place of the right one wherever the package has bound it."""
+    *path, last = (mutant.target if "." in mutant.target else f"ops.{mutant.target}").split(".")
+    home = importlib.import_module("srr." + path[0])
+    for name in path[1:]:
+        home = getattr(home, name)
+    original = getattr(home, last)
 
     def broken(*args, **options):
         return mutant.broken(original, *args, **options)
 
+    monkeypatch.setattr(home, last, broken)
     for name, module in list(sys.modules.items()):
         if name == "srr" or name.startswith("srr."):
             for bound, value in list(vars(module).items()):
@@ -152,9 +158,10 @@ def loose_sum(f, Z, U, *, eps, **options):
     return f(Z, U, eps=eps) + 0.875 * ops.coding_rate_smoothness(Z, eps=eps)
 
 
-def kept_weights(f, V, *, threshold, scale=1.0, **options):
-    weights = ops.attention_weights(V, scale=scale)
-    return np.where(weights > threshold, weights, 0.0) @ V
+def kept_weights(f, Z, U, *, threshold, **options):
+    V = Z @ U
+    weights = ops.attention_weights(V)
+    return np.sum(np.where(weights > threshold, weights, 0.0) @ V @ U.mT, axis=0)
 
 
 def squared(f, *args, **options):
@@ -176,6 +183,28 @@ def bases_kept(f, Z, U, *, out=None, **options):
 def share_dropped(f, Z, operators, Pi=None, **options):
     even = operators._replace(proportions=np.ones_like(operators.proportions))
     return f(Z, even, Pi, **options)
+
+
+def unnormalized_weights(f, Z, U, **options):
+    V = Z @ U
+    return np.sum(np.exp(V @ V.mT) @ V @ U.mT, axis=0)
+
+
+def signed_codes(f, A, Z, D, *, step, lam, **options):
+    return ops.soft_threshold(A - step * (A @ D.mT - Z) @ D, threshold=step * lam)
+
+
+def uphill_codes(f, A, Z, D, *, step, lam, **options):
+    return np.maximum(A + step * (A @ D.mT - Z) @ D - step * lam, 0)
+
+
+def frame_ignored(f, self, V, *, step):
+    return self.penalty.prox(V, step=step)
+
+
+def uphill_problem(f, self, Z):
+    value, slope = f(self, Z)
+    return value, -slope
 
 
 MUTANTS = [
@@ -230,7 +259,7 @@ MUTANTS = [
     Mutant("alpha-instead-of-an-eighth", "sparse_rate_reduction_smoothness", loose_sum),
     Mutant("hessian-off-by-one-percent", "coding_rate_hvp", scaled(1.01)),
     Mutant("subspace-hessian-sign", "subspace_coding_rate_hvp", scaled(-1.0)),
-    Mutant("weights-instead-of-tau", "thresholded_ssa", kept_weights),
+    Mutant("weights-instead-of-tau", "thresholded_mssa", kept_weights),
     Mutant("ratio-squared", "snr", squared),
     Mutant("statistics-sign", "tssa", scaled(-1.0)),
     Mutant("statistics-temperature", "tssa", with_option(temperature=lambda t: 2 * t)),
@@ -239,4 +268,12 @@ MUTANTS = [
     Mutant("share-dropped", "redunet_increment", share_dropped),
     Mutant("sharpness-sign", "redunet_increment", with_option(sharpness=lambda s: 0.0)),
     Mutant("shift-distortion", "redunet_operators", with_option(eps=lambda eps: 1.1 * eps)),
+    Mutant("softmax-not-normalized", "mssa", unnormalized_weights),
+    Mutant("sign-of-attention", "mssa", scaled(-1.0)),
+    Mutant("codes-with-signs", "ista_step", signed_codes),
+    Mutant("codes-uphill", "ista_step", uphill_codes),
+    Mutant("sphere-threshold-halved", "unit_soft_threshold", with_option(threshold=lambda t: t / 2)),
+    Mutant("frame-ignored", "penalties.RotatedPenalty.prox", frame_ignored),
+    Mutant("problem-uphill", "problems.RateReduction.value_and_grad", uphill_problem),
+    Mutant("one-layer-fewer", "nn.create_model", lambda f, name: f(name, depth=11)),
 ]

@@ -1,14 +1,16 @@
 """`python -m srr` and the `srr` program."""
 
-import importlib.util
 import sys
+
+from srr._array.extras import need
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    missing = [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]
-    if missing:
-        sys.exit(f"the command line needs {' and '.join(missing)}; install with: pip install 'srr[cli]'")
+    try:
+        need("typer", "rich", by="the command line")
+    except ModuleNotFoundError as missing:
+        sys.exit(str(missing))
     try:
         from srr.cli.app import main as run
 

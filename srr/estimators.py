@@ -13,6 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from srr._array.extras import need
+
+need("sklearn", by="srr.estimators")
+
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets

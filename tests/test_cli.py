@@ -107,7 +107,7 @@ def boom(error):
     [
         (ValueError("eps must be positive; got 0"), 1, "eps must be positive; got 0"),
         (FileNotFoundError(2, "No such file", "a.npz"), 1, "a.npz: No such file"),
-        (ModuleNotFoundError("No module named 'lightning'"), 1, "pip install 'srr[all]'"),
+        (ModuleNotFoundError("No module named 'lightning'", name="lightning"), 1, 'pip install "srr[train]"'),
         (KeyError("surprise"), 1, "--debug"),
         (KeyboardInterrupt(), 130, "Interrupted."),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srr._array.extras import need
 from srr.nn import CRATE, CrateMAE, load_model
 from srr.nn.crate import pair
 
@@ -64,6 +65,7 @@ def read_image(path: Path, *, channels: int, size: tuple[int, int]) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: no readable image, or a number of channels Pillow has no name for.
     """
+    need("PIL", by="reading an image")
     from PIL import Image, UnidentifiedImageError
 
     modes = {1: "L", 3: "RGB"}

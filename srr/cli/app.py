@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from srr import __version__
+from srr._array.extras import sentence
 
 FOLDER = Path(__file__).parent
 FIRST = ("verify", "solve", "train", "trace", "demo")
@@ -83,7 +84,7 @@ def _sentence(error: Exception) -> str:
     text = error.format_message() if hasattr(error, "format_message") else str(error)
     text = " ".join(text.split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
-        return f"{text}; this command needs an optional dependency, install it with: pip install 'srr[all]'"
+        return text if "pip install" in text or error.name is None else sentence(error.name, "this command")
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, TypeError, OSError)) or hasattr(error, "format_message"):

@@ -1,5 +1,9 @@
 """Networks whose layers are the steps of the solvers (needs torch)."""
 
+from srr._array.extras import need
+
+need("torch", "safetensors", by="srr.nn")
+
 from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.blocks import BLOCKS, Block, HalfObjective, Variant, keep_orthonormal
 from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbedding

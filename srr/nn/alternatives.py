@@ -209,7 +209,7 @@ class ProxMM(nn.Module):
         \qquad \alpha = \tfrac{4}{9\eta}
 
     α = d/(nε²) is written through the step η = 4/(9α) of the majorizer, so that ηλ is the threshold as it
-    is in :class:`srr.nn.ISTA`. D starts orthogonal and is free afterwards.
+    is in :class:`srr.nn.ISTA`. D starts orthogonal and is free afterward.
 
     Args:
         dim: width d of a token; D is d × d.

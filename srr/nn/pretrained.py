@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from srr._array.extras import need, sentence
+
 __all__ = ["PretrainedModel", "interpolate_positions"]
 
 CONFIG_FILE = "config.json"
@@ -345,10 +347,9 @@ def upload(
     Raises:
         ImportError: ``huggingface_hub`` is not installed.
     """
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ImportError('push_to_hub needs huggingface_hub: pip install "srr[hub]"') from error
+    need("huggingface_hub", by="push_to_hub")
+    from huggingface_hub import HfApi
+
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as folder:
@@ -397,7 +398,8 @@ def download(
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise FileNotFoundError(f"there is no folder {repo_id}, and huggingface_hub is not installed") from error
+        wanted = sentence("huggingface_hub", f"there is no folder {repo_id}, and looking on the Hub")
+        raise FileNotFoundError(wanted) from error
     try:
         folder = snapshot_download(
             repo_id,

@@ -148,7 +148,7 @@ def is_watched(block: nn.Module) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation without gradients; the mode comes back afterwards.
+    """Evaluation without gradients; the mode comes back afterward.
 
     Args:
         model: any network.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srr._array.checks import check_array, check_bases, check_count, check_positive, check_tokens, check_weights
+from srr._array.extras import need
 from srr._array.namespace import Array, ArrayT, DType, Namespace, core_cast, device, eye, namespace, to_numpy
 from srr.ops.gram import gram
 from srr.ops.rates import rate_scale
@@ -173,6 +174,7 @@ class SecondMoment:
         Raises:
             ValueError: Z is chunked along its columns, or the row chunks differ.
         """
+        need("dask", by="SecondMoment.from_dask")
         from dask.delayed import delayed
 
         if Z.ndim != 2 or len(Z.chunks[1]) != 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from srr._array.extras import need
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -12,6 +14,7 @@ def canvas(figure: Figure | None, size: tuple[float, float], *, managed: bool = 
     """The figure given, or a new one of a size in inches; a managed one is shown by ``pyplot.show``."""
     if figure is not None:
         return figure
+    need("matplotlib", by="a plot of srr")
     if managed:
         from matplotlib import pyplot
 

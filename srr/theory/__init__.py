@@ -6,6 +6,10 @@ with source, random problems and bound. :func:`verify` turns the measurements in
 
 from __future__ import annotations
 
+from srr._array.extras import need
+
+need("mpmath", by="srr.theory")
+
 from srr.theory import section_1, section_2, section_3, section_4, section_5, section_7  # noqa: F401  (they register)
 from srr.theory.lab import Lab
 from srr.theory.results import Result, verify

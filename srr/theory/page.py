@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import srr
+from srr._array.extras import need
 from srr.theory.lab import Lab
 from srr.theory.results import Result
 from srr.theory.statement import SECTIONS, approximation, counterexample, order
@@ -141,6 +142,7 @@ def formula_svg(formula: str) -> str:
     Raises:
         ValueError: If mathtext does not understand the formula.
     """
+    need("matplotlib", by="the page of the ledger")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.01, 0.01))

@@ -1,5 +1,9 @@
 """Training of the networks on Lightning: data, objectives, optimizers, checkpoints that survive a crash."""
 
+from srr._array.extras import need
+
+need("torch", "lightning", by="srr.training")
+
 from srr.training.baseline import Baseline, nearest_subspace
 from srr.training.checkpoint import load_sharded, read_checkpoint, resumable
 from srr.training.config import (

@@ -62,7 +62,7 @@ LIMITS |= {"vocabulary": 2**22, "num_classes": 2**22, "channels": 4096, "image_s
 
 
 class Parts(NamedTuple):
-    """The callbacks a run asks about afterwards."""
+    """The callbacks a run asks about afterward."""
 
     checkpoints: KeepCheckpoints
     throughput: Throughput

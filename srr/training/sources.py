@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from srr._array.extras import need
 from srr.nn.losses import IGNORE
 from srr.training.config import DataConfig, TrainerConfig
 
@@ -462,10 +463,9 @@ def hub(config: DataConfig) -> Source:
         ValueError: the data set has no image column or no class-label column.
     """
     name = config.name.partition(":")[2]
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"data hf:{name} needs the package datasets: pip install datasets") from error
+    need("datasets", by=f"data hf:{name}")
+    import datasets
+
     return from_splits(datasets.load_dataset(name), config)
 
 

@@ -159,7 +159,7 @@ class Columns(dict):
 
 def test_hub_data_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install datasets"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "srr\[hub\]"'):
         load_data(DataConfig(name="hf:some/name"))
 
 

@@ -180,7 +180,8 @@ class RotatedPenalty:
         if not is_concrete(self.D):
             return
         xp = namespace(self.D)
-        gap = float(xp.max(xp.abs(self.D.mT @ self.D - eye(self.D.shape[-1], self.D, xp))))
+        D = core_cast(self.D, None, xp)
+        gap = float(xp.max(xp.abs(D.mT @ D - eye(D.shape[-1], D, xp))))
         if gap > 100 * epsilon(self.D.dtype, xp):
             raise ValueError(f"D must have orthonormal columns; got |DᵀD - I| up to {gap:.1e}")
 

@@ -142,15 +142,12 @@ def _network_states(model: Any, inputs: Array) -> list[_Places]:
 
     with evaluating(model), layer_states(model) as seen:
         model(inputs)
-        return [
-            _Places((Z, block.compress(Z), after), block.attention.U.detach(), _dictionary(block))
-            for block, Z, after in seen.values()
-        ]
+        return [_places(*state) for state in seen.values()]
 
 
-def _dictionary(block: Any) -> Array | None:
+def _places(block: Any, Z: Array, after: Array) -> _Places:
     D = getattr(getattr(block, "dictionary", None), "D", None)
-    return None if D is None else D.detach()
+    return _Places((Z, block.compress(Z), after), block.attention.U.detach(), None if D is None else D.detach())
 
 
 def _measure(layer: _Places, eps: float, labels: Array | None, core_dtype: Any) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """`srr verify`: check every statement of the theory and say what came out."""
 
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srr import theory
-from srr.theory import Finding, Lab, Result, ledger
+from srr.theory import Finding, Lab, Result, ledger, load
 
 COLORS = {
     "holds": "green",
@@ -27,7 +28,10 @@ TAIL = 12  # rows of the live table; the whole one is printed at the end
 
 
 def verify(
-    labels: Annotated[list[str] | None, typer.Argument(help="Labels, or their beginnings; all by default.")] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Argument(help="Labels, or how they begin, all by default; or Python files with statements of your own."),
+    ] = None,
     source: Annotated[str, typer.Option(help="Only statements whose source contains this text.")] = "",
     kind: Annotated[list[str] | None, typer.Option(help="Only this kind; may be repeated.")] = None,
     samples: Annotated[int, typer.Option(help="Random problems per statement.")] = 10,
@@ -35,17 +39,29 @@ def verify(
     backend: Annotated[str, typer.Option(help="numpy, torch, jax, cupy or strict.")] = "numpy",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list on standard output.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this new file.")] = None,
 ) -> None:
     """Check every statement of the theory; exit status 1 if one that should hold does not."""
-    statements = ledger(labels=labels or (), source=source, kinds=kind or ())
-    if html is not None and html.exists():
-        raise FileExistsError(f"html must name a new file; got {html}, which exists")
+    words = labels or []
+    own = [statement for word in words if word.endswith(".py") for statement in load(Path(word))]
+    names = [word for word in words if not word.endswith(".py")]
+    statements = ledger(labels=names, source=source, kinds=kind or (), among=own or None)
+    printed = [name for name, chosen in (("json", as_json), ("markdown", as_markdown), ("latex", as_latex)) if chosen]
+    if len(printed) > 1:
+        raise ValueError(f"one of --json, --markdown and --latex may be printed; got --{' and --'.join(printed)}")
+    if html is not None:
+        _check_page(html)
     lab = Lab(backend=backend, dtype=dtype)
     found = theory.verify(statements, lab, samples=samples, seed=seed)
-    results = list(found) if as_json else _watch(found, len(statements))
+    results = list(found) if printed else _watch(found, len(statements))
     if as_json:
         typer.echo(json.dumps([result.as_dict() for result in results], indent=1, ensure_ascii=False))
+    elif printed:
+        from srr.theory.tables import latex, markdown
+
+        typer.echo((latex if as_latex else markdown)(results), nl=False)
     else:
         _report(results)
     if html is not None:
@@ -102,6 +118,16 @@ def _measured(found: Finding) -> str:
 
 def _bound(found: Finding) -> str:
     return f"{found.bound[0]:g} … {found.bound[1]:g}" if isinstance(found.bound, tuple) else f"{found.bound:.2g}"
+
+
+def _check_page(path: Path) -> None:
+    """Refuse what would fail after the work is done."""
+    if path.exists():
+        raise FileExistsError(f"html must name a new file; got {path}, which exists")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"html must name a file in a folder that exists; got {path}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("html needs matplotlib for its formulas; install it with: pip install 'srr[plot]'")
 
 
 def _write_page(path: Path, results: list[Result], lab: Lab) -> None:

@@ -18,6 +18,7 @@ from srr.theory.statement import (
     Problem,
     Refutation,
     Series,
+    Sides,
     Statement,
     approximation,
     counterexample,
@@ -26,6 +27,7 @@ from srr.theory.statement import (
     identity,
     inequality,
     ledger,
+    load,
     order,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "Refutation",
     "Result",
     "Series",
+    "Sides",
     "Statement",
     "approximation",
     "counterexample",
@@ -44,6 +47,7 @@ __all__ = [
     "identity",
     "inequality",
     "ledger",
+    "load",
     "order",
     "verify",
 ]

@@ -19,6 +19,7 @@ further parts, where they apply.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 from abc import ABC, abstractmethod
@@ -30,7 +31,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 import numpy as np
 from scipy import stats
 
+from srr.theory import truth
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from srr.theory.lab import Lab
 
 HOLDS = "holds"
@@ -91,6 +96,22 @@ class Refutation(NamedTuple):
     witness: str = ""
 
 
+class Sides(NamedTuple):
+    """Both sides of an identity, or of left ≤ right; where they differ the right side's terms are searched for a slip.
+
+    Attributes:
+        left: A number or an array.
+        right: The same, or a dictionary of named terms whose sum it is.
+    """
+
+    left: Any
+    right: Any
+
+    def named(self) -> dict[str, Any]:
+        """The terms of the right side by name, in a new dictionary."""
+        return dict(self.right) if isinstance(self.right, dict) else {"right": self.right}
+
+
 class Finding(NamedTuple):
     """What a statement's kind makes of its measurements.
 
@@ -113,7 +134,7 @@ class Finding(NamedTuple):
     series: tuple[Curve, ...] = ()
 
 
-M = TypeVar("M", float, Series, Refutation)
+M = TypeVar("M")
 _REGISTER: dict[str, Statement[Any]] = {}
 _PART = re.compile(r"^(Corrected|Assumes|Measured|Outside|Proof):\s*", re.MULTILINE)
 
@@ -128,8 +149,8 @@ class Statement(ABC, Generic[M]):
         source: Paper and equation number.
         inside: Draws a random problem that meets the assumptions.
         samples: Most problems worth drawing, where one is enough or costly.
-        measure: ``measure(lab, problem)``: a float for identities (error) and inequalities (violation), a
-            :class:`Series` for orders and approximations, a :class:`Refutation` otherwise.
+        measure: ``measure(lab, problem)``: a float for identities (error) and inequalities (violation) or their
+            :class:`Sides`, a :class:`Series` for orders and approximations, a :class:`Refutation` otherwise.
         title: What it says, in a few words.
         formula: LaTeX, without delimiters.
         corrected: LaTeX of the corrected form (counter-examples and errata).
@@ -226,7 +247,7 @@ class _Bounded(Statement[M]):
 
 
 @dataclass(eq=False)
-class inequality(_Bounded[float]):
+class inequality(_Bounded[float | Sides]):
     """The measured violation must stay within the bound, and exceed it tenfold somewhere outside the assumptions.
 
     Attributes:
@@ -243,16 +264,33 @@ class inequality(_Bounded[float]):
     def judge(self, lab: Lab, rng: np.random.Generator, samples: int) -> Finding:
         """Worst value inside, and largest outside."""
         allowed = self.allowed(lab)
-        worst = float(np.max([self.draw(lab, rng) for _ in range(samples)]))  # a NaN stays a NaN
+        problems = [lab.quantize(self.inside(rng)) for _ in range(samples)]
+        measured = [self.measure(lab, problem) for problem in problems]
+        worst = float(np.max([self.distance(m) for m in measured]))  # a NaN stays a NaN
         if not worst <= allowed:
-            return Finding(FAILS, worst, allowed, note="the bound is exceeded inside the assumptions")
+            note = "the bound is exceeded inside the assumptions"
+            pairs = [(m, p) for m, p in zip(measured, problems, strict=True) if isinstance(m, Sides)]
+            slip = self.slip(pairs, allowed) if len(pairs) == samples else ""
+            return Finding(FAILS, worst, allowed, note=note + ("; " + slip if slip else ""))
         if self.outside is None:
             return Finding(HOLDS, worst, allowed)
-        found = [float(self.draw(lab, rng, self.outside)) for _ in range(samples)]
+        found = [self.distance(self.draw(lab, rng, self.outside)) for _ in range(samples)]
         while not max(found) > 10 * allowed and len(found) < TRIES:
-            found.append(float(self.draw(lab, rng, self.outside)))
+            found.append(self.distance(self.draw(lab, rng, self.outside)))
         verdict = ASSUMED if max(found) > 10 * allowed else FAILS
         return Finding(verdict, worst, allowed, outside=max(found), note=self.breaks)
+
+    def distance(self, measured: float | Sides) -> float:
+        """The violation; that of two sides is relative to the right one."""
+        if not isinstance(measured, Sides):
+            return float(measured)
+        left, right = np.asarray(measured.left), np.asarray(sum(measured.named().values()))
+        size = float(np.max(np.abs(right), initial=0.0))
+        return float(np.max(left - right)) / (size if size > 0 else 1.0)
+
+    def slip(self, found: list[tuple[Sides, Problem]], allowed: float) -> str:
+        """What explains two sides that should be equal; a bound has no such explanation."""
+        return ""
 
 
 @dataclass(eq=False)
@@ -260,6 +298,18 @@ class identity(inequality):
     """The measured error must stay within the bound, and exceed it tenfold somewhere outside the assumptions."""
 
     kind = "identity"
+
+    def distance(self, measured: float | Sides) -> float:
+        """The error; that of two sides is relative to the right one."""
+        if not isinstance(measured, Sides):
+            return float(measured)
+        return truth.error(measured.left, sum(measured.named().values()))
+
+    def slip(self, found: list[tuple[Sides, Problem]], allowed: float) -> str:
+        """The common correction that makes the sides agree, in words."""
+        from srr.theory.diagnose import diagnose
+
+        return diagnose(found, allowed)
 
 
 @dataclass(eq=False)
@@ -348,8 +398,43 @@ class erratum(counterexample):
 KINDS = tuple(kind.kind for kind in (identity, inequality, order, approximation, counterexample, erratum))
 
 
+def load(path: Path) -> list[Statement[Any]]:
+    """The statements that a Python file of your own decorates; the library's ledger stays as it is.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its statements, in the order in which they stand.
+
+    Raises:
+        ValueError: If the file does not run, or decorates nothing.
+    """
+    before = dict(_REGISTER)
+    spec = importlib.util.spec_from_file_location(f"srr_statements_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ValueError(f"statements must stand in a Python file; got {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        added = [entry for label, entry in _REGISTER.items() if label not in before]
+    except Exception as error:
+        raise ValueError(f"{path} must run; it raises {type(error).__name__}: {error}") from error
+    finally:
+        _REGISTER.clear()
+        _REGISTER.update(before)
+    if not added:
+        raise ValueError(f"{path} must decorate at least one statement; got none")
+    return added
+
+
 def ledger(
-    *, labels: Iterable[str] = (), source: str = "", kinds: Iterable[str] = (), section: int | None = None
+    *,
+    labels: Iterable[str] = (),
+    source: str = "",
+    kinds: Iterable[str] = (),
+    section: int | None = None,
+    among: Iterable[Statement[Any]] | None = None,
 ) -> list[Statement[Any]]:
     """The registered statements in reading order, optionally filtered.
 
@@ -358,6 +443,7 @@ def ledger(
         source: Keep statements whose source contains this text, whatever its case.
         kinds: Keep statements of these kinds.
         section: Keep statements of one section.
+        among: What to choose from, such as what :func:`load` gave; the registered statements by default.
 
     Returns:
         The statements, by section, then number.
@@ -369,9 +455,10 @@ def ledger(
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    known = list(_REGISTER.values() if among is None else among)
     kept = [
         entry
-        for entry in sorted(_REGISTER.values(), key=_reading_order)
+        for entry in sorted(known, key=_reading_order)
         if (not labels or entry.label.startswith(labels))
         and source.lower() in entry.source.lower()
         and (not kinds or entry.kind in kinds)
@@ -382,7 +469,7 @@ def ledger(
             f"the filters must leave a statement; got none for labels={labels}, source={source!r}, kinds={kinds}"
         )
     for label in labels:
-        if not any(name.startswith(label) for name in _REGISTER):
+        if not any(entry.label.startswith(label) for entry in known):
             raise ValueError(f"labels must each begin a statement's label; got {label!r}, which begins none")
     return kept
 

@@ -1633,7 +1633,7 @@ def sqrt(X: Expr) -> Expr:
 
 
 def soft_threshold(X: Expr, threshold: Expr | float) -> Expr:
-    """Proximal map of t‖·‖₁: every entry moved towards zero by t, and to zero where it is smaller.
+    """Proximal map of t‖·‖₁: every entry moved toward zero by t, and to zero where it is smaller.
 
     Args:
         X: matrix.
@@ -1699,7 +1699,7 @@ def _direction(variable: Symbol, name: str, f: Expr) -> Symbol:
     return replace(variable, name=_name(name), positive=False)
 
 
-def _towards(variable: Symbol, direction: Symbol) -> Leaf:
+def _toward(variable: Symbol, direction: Symbol) -> Leaf:
     """Vary a symbol, all members of its family together."""
 
     def leaf(symbol: Symbol) -> Expr | None:
@@ -1727,7 +1727,7 @@ def differential(f: Expr, variable: Expr, direction: str) -> Expr:
         ValueError: variable is no symbol, or the name of the direction is taken.
     """
     symbol = _symbol(variable, "a derivative is taken in")
-    return _differential(f, _towards(symbol, _direction(symbol, direction, f)))
+    return _differential(f, _toward(symbol, _direction(symbol, direction, f)))
 
 
 def grad(f: Expr, variable: Expr) -> Expr:
@@ -1753,7 +1753,7 @@ def grad(f: Expr, variable: Expr) -> Expr:
         raise ValueError(f"a gradient is that of a scalar; got {_named(f)}")
     symbol = _symbol(variable, "a gradient is taken in")
     direction = _direction(symbol, _unused(f, symbol.name), f)
-    G = _adjoint(_differential(f, _towards(symbol, direction)), direction, _as_expr(1))
+    G = _adjoint(_differential(f, _toward(symbol, direction)), direction, _as_expr(1))
     return half * (G + G.T) if symbol.symmetric else G
 
 
@@ -1796,7 +1796,7 @@ def quadratic_form(f: Expr, variable: Expr, direction: str) -> Expr:
         ValueError: as :func:`differential`.
     """
     symbol = _symbol(variable, "a derivative is taken in")
-    leaf = _towards(symbol, _direction(symbol, direction, f))
+    leaf = _toward(symbol, _direction(symbol, direction, f))
     return _differential(_differential(f, leaf), leaf)
 
 
@@ -2150,7 +2150,7 @@ _STEPS = 500  # rewriting steps and forms looked at before an expression is left
 def normal_form(x: Expr) -> Expr:
     """The form in which two expressions are compared.
 
-    Inverses stand as far left as the push-through identity takes them and are cancelled against what they invert; in a
+    Inverses stand as far left as the push-through identity takes them and are canceled against what they invert; in a
     determinant and a trace the first form in alphabetical order is taken; indices of sums are named in order. It is
     sound, equal forms are equal expressions; it is not complete.
 
@@ -2339,9 +2339,9 @@ def _normal_trace_of(word: tuple[Atom, ...], n: Dim) -> Expr:
     forms = _trace_forms(word)
     for form in sorted(forms):
         for turned in _turns(forms[form]):
-            cancelled = _cancel(turned) or _join(turned)
-            if cancelled is not None:
-                return _normal(trace(cancelled))
+            canceled = _cancel(turned) or _join(turned)
+            if canceled is not None:
+                return _normal(trace(canceled))
     best = forms[min(forms)]
     if len(best) == 1 and isinstance(best[0], Inverse):
         first = _first_form(best[0].inside)
@@ -2583,65 +2583,101 @@ _FACTORS = {Fraction(-1): "its sign is wrong", **_FACTORS}
 def _candidates(derived: Expr, closed: Expr | Callable[..., Any]) -> Iterator[tuple[str, Evaluate]]:
     """Common corrections of a closed form, the plainest first."""
     base = _compiled(closed) if isinstance(closed, Expr) else _called(closed)
+    hints = _Hints.of(derived, *((closed,) if isinstance(closed, Expr) else ()))
     for c, text in _FACTORS.items():
-        yield text, _scaled(base, lambda point, c=c: float(c))  # type: ignore[misc]
+        yield text, _scaled(base, _as_expr(c))
     yield "transpose it", lambda point: None if (value := base(point)) is None else value.T
-    both = (derived, closed) if isinstance(closed, Expr) else (derived,)
-    scalars = sorted({s.name for x in both for s in _symbols(x) if not s.dims and s.over is None})
-    for s, t in itertools.permutations(scalars, 2):
+    names = sorted({s.name for s in hints.scalars if isinstance(s, Symbol) and s.index is None})
+    for s, t in itertools.permutations(names, 2):
         yield f"write {t} for {s}", lambda point, s=s, t=t: base(point | {s: point[t]})  # type: ignore[misc]
-    for s, t in itertools.combinations(scalars, 2):
+    for s, t in itertools.combinations(names, 2):
         yield f"exchange {s} and {t}", lambda point, s=s, t=t: base(point | {s: point[t], t: point[s]})  # type: ignore[misc]
-    for s, e, factor in itertools.product(scalars, (1, -1, 2, -2), (1.0, 0.5, 2.0, -1.0)):
-        text = f"{'multiply' if e > 0 else 'divide'} it by {s}" + (f"**{abs(e)}" if abs(e) > 1 else "")
-        text += f" and multiply it by {factor:g}" if factor != 1.0 else ""
-        yield text, _scaled(base, lambda point, s=s, e=e, c=factor: c * point[s] ** e)  # type: ignore[misc]
+    for s, e in itertools.product(names, (2, 0.5)):
+        wanted = f"{s}**2" if e == 2 else f"sqrt({s})"
+        yield f"write {wanted} for {s}", lambda point, s=s, e=e: base(point | {s: point[s] ** e})  # type: ignore[misc]
+    for c, m in itertools.product((Fraction(1), Fraction(1, 2), Fraction(2), Fraction(-1)), hints.factors()):
+        yield f"multiply it by {c * m}", _scaled(base, c * m)
     if isinstance(closed, Expr):
-        atoms = {s for x in both for s in _symbols(x) if not s.dims and s.over is None}
-        edits = _edits(closed, sorted(atoms, key=lambda s: s.name))
-        yield from ((text, _compiled(edited)) for text, edited in edits)
+        yield from ((text, _compiled(edited)) for text, edited in _edits(closed, hints))
 
 
-def _scaled(base: Evaluate, factor: Callable[[Draw], float]) -> Evaluate:
+def _scaled(base: Evaluate, factor: Expr) -> Evaluate:
     def evaluate(point: Draw) -> np.ndarray[Any, Any] | None:
-        value = base(point)
-        return None if value is None else np.asarray(factor(point) * value)
+        value, scale = base(point), _evaluate(factor, point)
+        return None if value is None or scale is None else np.asarray(scale * value)
 
     return evaluate
 
 
-def _edits(x: Expr, scalars: Sequence[Symbol], depth: int = 3) -> Iterator[tuple[str, Expr]]:
+@dataclass(frozen=True)
+class _Hints:
+    """Scalars that could be mistaken for each other, and the products of them that stand in front of words."""
+
+    scalars: tuple[Symbol | Size, ...]
+    products: tuple[Expr, ...]
+
+    @staticmethod
+    def of(*xs: Expr) -> _Hints:
+        """All that occur."""
+        terms = [t for x in xs for t in _terms(x)]
+        found = {a: None for t in terms for a, _ in t.scalars if isinstance(a, Symbol | Size)}
+        kept = (tuple((a, e) for a, e in t.scalars if a in found and not a.free) for t in terms)
+        products = dict.fromkeys(_term(SCALAR, Term(Fraction(1), scalars)) for scalars in kept if len(scalars) > 1)
+        return _Hints(tuple(sorted(found, key=lambda a: a.key)), tuple(products))
+
+    def factors(self) -> list[Expr]:
+        """What a factor too many or too few may be."""
+        powers = [_power(_letter(a), Fraction(e)) for a in self.scalars if not a.free for e in (1, -1, 2, -2)]
+        return powers + [_power(m, Fraction(e)) for m in self.products for e in (1, -1)]
+
+    def others(self, a: Atom) -> list[Symbol | Size]:
+        """The scalars that can stand in the place of one."""
+        if not isinstance(a, Symbol):
+            return [b for b in self.scalars if isinstance(a, Size) and b != a and not b.free]
+        members = (replace(b, index=a.index) if isinstance(b, Symbol) and a.over else b for b in self.scalars)
+        return [b for b in members if b != a and (b.over if isinstance(b, Symbol) else None) == a.over]
+
+
+def _terms(x: Expr) -> Iterator[Term]:
+    """Terms at every depth."""
+    for t in x.terms:
+        yield t
+        for a in (*(a for a, _ in t.scalars), *t.word):
+            for part in a.parts:
+                yield from _terms(part)
+
+
+def _edits(x: Expr, hints: _Hints, depth: int = 3) -> Iterator[tuple[str, Expr]]:
     """The expression with one mistake in one term undone; also inside the inverses and functions it is made of."""
     for i, t in enumerate(x.terms):
         others = x.terms[:i] + x.terms[i + 1 :]
         shown = ("-" if t.coefficient < 0 else "") + _show_term(t, x.shape, "text")
-        for text, new in _term_edits(t, x.shape, scalars):
+        for text, new in _term_edits(t, x.shape, hints):
             yield f"in the term {shown}: {text}", _collect(x.shape, (*others, *new.terms))
-        for text, new in _inner_edits(t, x.shape, scalars, depth) if depth else ():
+        for text, new in _inner_edits(t, x.shape, hints, depth) if depth else ():
             yield text, _collect(x.shape, (*others, *new.terms))
 
 
-def _term_edits(t: Term, shape: Shape, scalars: Sequence[Symbol]) -> Iterator[tuple[str, Expr]]:
+def _term_edits(t: Term, shape: Shape, hints: _Hints) -> Iterator[tuple[str, Expr]]:
     """A term with another factor, another scalar, or one letter transposed."""
     for c, text in (*_FACTORS.items(), (Fraction(0), "leave it out")):
         yield text, Expr(shape, (t,)) * _as_expr(c)
     for j, (a, e) in enumerate(t.scalars):
-        for b in scalars:
-            if isinstance(a, Symbol) and a in scalars and a != b:
-                changed = (*t.scalars[:j], (b, e), *t.scalars[j + 1 :])
-                yield f"write {b.name} for {a.name}", _term(shape, replace(t, scalars=changed))
+        for b in hints.others(a):
+            changed = (*t.scalars[:j], (b, e), *t.scalars[j + 1 :])
+            yield f"write {b.text('text')} for {a.text('text')}", _term(shape, replace(t, scalars=changed))
+    for m in hints.factors():
+        yield f"multiply it by {m}", _multiply(Expr(shape, (t,)), m, shape)
     for j, a in enumerate(t.word):
         if a.shape == a.shape[::-1] and a.flipped() != a:
-            yield (
-                f"transpose {a.text('text')}",
-                Expr(shape, (replace(t, word=(*t.word[:j], a.flipped(), *t.word[j + 1 :])),)),
-            )
+            changed_word = (*t.word[:j], a.flipped(), *t.word[j + 1 :])
+            yield f"transpose {a.text('text')}", Expr(shape, (replace(t, word=changed_word),))
 
 
-def _inner_edits(t: Term, shape: Shape, scalars: Sequence[Symbol], depth: int) -> Iterator[tuple[str, Expr]]:
+def _inner_edits(t: Term, shape: Shape, hints: _Hints, depth: int) -> Iterator[tuple[str, Expr]]:
     for target in dict.fromkeys((*(a for a, _ in t.scalars), *t.word)):
         for p, part in enumerate(target.parts):
-            for text, edited in _edits(part, scalars, depth - 1):
+            for text, edited in _edits(part, hints, depth - 1):
 
                 def change(a: Atom, p: int = p, target: Atom = target, edited: Expr = edited) -> Expr:
                     if a != target:

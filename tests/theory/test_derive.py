@@ -239,6 +239,16 @@ RESOLVENT = d.inv(d.eye("d") + alpha * Z.T @ Z)
 OTHER = d.inv(d.eye("n") + alpha * Z @ Z.T)
 
 
+BETA = p / (n * eps**2)
+HEADS = d.grad(R_HEADS, Z)
+
+
+def of_heads(outside, inside):
+    """β Σ (I + β V_k V_kᵀ)⁻¹ V_k U_kᵀ with two scales to be mistaken in."""
+    V = Z @ U["k"]
+    return outside * d.Sum("k", d.inv(d.eye("n") + inside * V @ V.T) @ V @ U["k"].T)
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -305,8 +315,8 @@ def test_no_identity_where_its_conditions_fail():
         (GRADIENT, d.half * alpha * Z @ RESOLVENT, "multiply it by 2"),
         (GRADIENT, -alpha * Z @ RESOLVENT, "its sign is wrong"),
         (GRADIENT, Z @ RESOLVENT, "multiply it by alpha"),
-        (GRADIENT, alpha**2 * Z @ RESOLVENT, "divide it by alpha"),
-        (GRADIENT, 2 * Z @ RESOLVENT, "multiply it by alpha and multiply it by 0.5"),
+        (GRADIENT, alpha**2 * Z @ RESOLVENT, "multiply it by 1 / alpha"),
+        (GRADIENT, 2 * Z @ RESOLVENT, "multiply it by alpha / 2"),
         (GRADIENT, alpha * RESOLVENT @ Z.T, "transpose it"),
         (GRADIENT + beta * Z, alpha * Z @ RESOLVENT + alpha * Z, "in the term alpha * Z: write beta for alpha"),
         (GRADIENT, beta * Z @ d.inv(d.eye("d") + beta * Z.T @ Z), "write alpha for beta"),
@@ -319,6 +329,13 @@ def test_no_identity_where_its_conditions_fail():
         (Z @ S - Z @ T, Z @ S + Z @ T, "its sign is wrong"),
         (Z @ S - Z @ T, Z @ S.T - Z @ T, "in the term Z @ S.T: transpose S.T"),
         (Z @ S, Z @ S + alpha * Z, "in the term alpha * Z: leave it out"),
+        (HEADS, of_heads(BETA, 1), "multiply it by p / (eps**2 * n)"),
+        (HEADS, of_heads(1, BETA), "multiply it by p / (eps**2 * n)"),
+        (HEADS, of_heads(BETA, dim / p * BETA), "write p for d"),
+        (HEADS, of_heads(dim / p * BETA, BETA), "write p for d"),
+        (HEADS, of_heads(eps * BETA, eps * BETA), "write eps**2 for eps"),
+        (HEADS, of_heads(BETA, BETA / eps), "multiply it by eps"),
+        (d.Sum("k", s["k"] * U["k"]), d.Sum("k", sigma["k"] * U["k"]), "write s[k] for sigma[k]"),
         (d.inv(S), S @ T, None),
     ],
 )  # fmt: skip

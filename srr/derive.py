@@ -331,13 +331,10 @@ def _term(shape: Shape, t: Term) -> Expr:
     for atom in [a for a, e in powers.items() if isinstance(a, Group) and e > 0 and e.denominator == 1]:
         extra += [atom.inside] * int(powers.pop(atom))
     kept = tuple(sorted(((a, e) for a, e in powers.items() if e), key=lambda pair: pair[0].key))
-    bound = tuple(sorted(t.bound))
-    result = Expr(shape, (Term(t.coefficient, kept, word, bound),) if t.coefficient else ())
-    for factor in extra:  # under the same sums
-        inner_bound, bare = bound, Expr(shape, tuple(replace(u, bound=()) for u in result.terms))
-        result = _bind(_multiply(bare, factor, shape), inner_bound) if result.terms else result
-        bound = inner_bound
-    return result
+    result = Expr(shape, (Term(t.coefficient, kept, word),) if t.coefficient else ())
+    for factor in extra:
+        result = _multiply(result, factor, shape)
+    return _bind(result, t.bound)
 
 
 def _tidy(word: tuple[Atom, ...]) -> tuple[Atom, ...]:

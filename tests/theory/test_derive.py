@@ -198,6 +198,26 @@ def test_softmax_energy():
     assert repr(d.grad(ENERGY, Z)) == 'Sum("k", sigma[k] * softmax(s[k] * Z @ U[k] @ Y[k].T) @ Y[k] @ U[k].T)'
 
 
+def test_gradients_in_weights_and_in_the_scalars_of_a_family():
+    got = d.grad(rate(W), W)(Z=Z_, w=W_, eps=EPS)
+    close(got, complex_step_gradient(lambda w: analytic_coding_rate(Z_, EPS, w), W_))
+    keys, signs, sharpness = RNG.standard_normal((K, M, P)), np.asarray([1.0, -0.7]), np.asarray([0.8, 1.9])
+
+    def energies(temperatures):
+        """Each head's share of the energy, its own sharpness varied."""
+        t = temperatures
+        return [
+            signs[k] / t[k] * np.sum(np.log(np.sum(np.exp(t[k] * Z_ @ U_[k] @ keys[k].T), axis=1))) for k in range(K)
+        ]
+
+    arguments = {"Z": Z_, "U": U_, "Y": keys, "sigma": signs, "s": sharpness}
+    wanted = complex_step_gradient(lambda t: sum(energies(t)), sharpness)
+    for k in range(K):
+        close(d.grad(ENERGY, s["k"])(**arguments, k=k), wanted[k], 1e-11)
+        linear = {name: x for name, x in arguments.items() if name != "sigma"}
+        close(d.grad(ENERGY, sigma["k"])(**linear, k=k), energies(sharpness)[k] / signs[k])
+
+
 @pytest.mark.parametrize(
     ("expression", "more", "hvp"),
     [
@@ -282,6 +302,8 @@ def of_heads(outside, inside):
         (d.Sum("k", U["k"] @ U["k"].T), d.Sum("l", U["l"] @ U["l"].T)),
         (d.Sum("k", U["k"]) @ d.Sum("k", U["k"]).T, d.Sum("k", d.Sum("l", U["l"] @ U["k"].T))),
         (d.inner(Z, A @ Dict.T), d.trace(Dict @ A.T @ Z)),
+        (d.Sum("k", sigma["k"]) ** 2, d.Sum("k", d.Sum("l", sigma["k"] * sigma["l"]))),
+        ((1 / d.Sum("k", s["k"])) * d.Sum("l", s["l"]) ** 2 * d.Sum("l", s["l"]), d.Sum("k", s["k"]) ** 2),
     ],
 )  # fmt: skip
 def test_identities_of_the_normal_form(left, right):
@@ -429,7 +451,7 @@ def values_for(*expressions):
     return {name: DRAWN[name] for x in expressions for name in x.arguments}
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_rules_are_sound_on_random_expressions(seed):
     rng = np.random.default_rng(seed)
     x = scalar(rng, 1 + seed % 2)

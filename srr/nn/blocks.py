@@ -22,14 +22,14 @@ class HalfObjective(NamedTuple):
     Args:
         formula: the half in one line; LN is layer norm.
         function: the function of the tokens that it is a step on, None when there is none.
-        descends: the condition under which it is proved not to raise that function, None when nothing is proved.
         note: what separates it from a step that descends, or what is proved.
+        descends: the condition under which it is proved not to raise that function, None when nothing is proved.
     """
 
     formula: str
     function: str | None
-    descends: str | None
     note: str
+    descends: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,56 +59,48 @@ RATE, CODE = "R^c(Z; U)", "½‖Z − A Dᵀ‖² + λ‖A‖₁, A ≥ 0"
 FREE = HalfObjective(
     "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Oᵀ + b, V = LN(Z) U",
     RATE,
-    None,
     "the softmax stands in for the gradient, without (1 − κβ) in front of Z, and O is free",
 )
 TIED = HalfObjective(
     "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Uᵀ",
     RATE,
-    None,
     "the softmax stands in for the gradient; measured, R^c of raw tokens may rise, of unit tokens it falls",
 )
 NEGATED = HalfObjective(
     "Z½ = Z − Σ softmax(p^-½ V Vᵀ) V Uᵀ",
     RATE,
-    None,
     "the sign that lowers R^c of raw tokens, by measurement; with a free O it would be absorbed",
 )
 TRANSPOSED = HalfObjective(
-    "Z½ = Z + [softmax(p^-½ V Vᵀ) V]₁…ₖ [U₁ … Uₖ]", None, None, "the parameters of CRATE-C, off its direction"
+    "Z½ = Z + [softmax(p^-½ V Vᵀ) V]₁…ₖ [U₁ … Uₖ]", None, "the parameters of CRATE-C, off its direction"
 )
 STRICT = HalfObjective(
-    "Z½ = Z + Σ softmax(V Vᵀ) V Uᵀ", RATE, None, "(10) with κβ = 1 in front of attention and 1 in front of Z"
+    "Z½ = Z + Σ softmax(V Vᵀ) V Uᵀ", RATE, "(10) with κβ = 1 in front of attention and 1 in front of Z"
 )
 DENOISE = HalfObjective(
-    FREE.formula, None, None, "a denoising step of a mixture of subspaces, whose theorem needs a threshold"
+    FREE.formula, None, "a denoising step of a mixture of subspaces, whose theorem needs a threshold"
 )
 STATISTICS = HalfObjective(
     "Z½ = Z + TSSA(LN Z)",
     "the variational bound on R^c(Z | Π)",
-    None,
     "a gradient step of free length without 1/n; O and biases are free",
 )
 CONTRACT = HalfObjective(
-    "Z½ = Z + CBSA(LN Z)", "R^c of the representatives", None, "each token moves by its share of their motion"
+    "Z½ = Z + CBSA(LN Z)", "R^c of the representatives", "each token moves by its share of their motion"
 )
 SPARSE = HalfObjective(
-    "Z⁺ = ReLU(A + η (A − A Dᵀ) D − ηλ), A = LN Z½",
-    CODE,
-    None,
-    "one proximal step, from A = Z, which need not be feasible",
+    "Z⁺ = ReLU(A + η (A − A Dᵀ) D − ηλ), A = LN Z½", CODE, "one proximal step, from A = Z, which need not be feasible"
 )
 MAJORIZE = HalfObjective(
     "Z⁺ = ReLU((1 + 4/(9(1 + α))) LN(Z½) D − 4λ/(9α))",
     "λ‖A‖₁ − R(A), A ≥ 0",
-    None,
     "a majorizer whose gradient is taken as if ZᵀZ = I",
 )
 TWO_STEPS = HalfObjective(
-    "Z⁺ = Z½ + A₂ D₁ᵀ", CODE, "η ≤ 1/‖D‖₂²", "two proximal steps of the codes from the feasible A = 0; D₁ decodes them"
+    "Z⁺ = Z½ + A₂ D₁ᵀ", CODE, "two proximal steps of the codes from the feasible A = 0; D₁ decodes them", "η ≤ 1/‖D‖₂²"
 )
-PERCEPTRON = HalfObjective("Z⁺ = Z½ + MLP(LN Z½)", None, None, "an ordinary perceptron")
-NOTHING = HalfObjective("Z⁺ = Z½", None, None, "there is no second half")
+PERCEPTRON = HalfObjective("Z⁺ = Z½ + MLP(LN Z½)", None, "an ordinary perceptron")
+NOTHING = HalfObjective("Z⁺ = Z½", None, "there is no second half")
 
 tied, transposed, frozen = (partial(MSSA, **{how: True}) for how in ("tied", "transposed", "frozen"))
 
@@ -178,7 +170,11 @@ class Block(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        self.variant = variant if isinstance(variant, Variant) else find_variant(variant)
+        if isinstance(variant, str):
+            if variant not in BLOCKS:
+                raise ValueError(f"block must be one of {sorted(BLOCKS)}; got {variant!r}")
+            variant = BLOCKS[variant]
+        self.variant = variant
         self.attention_norm = nn.LayerNorm(dim, eps=norm_eps)
         self.attention = self.variant.attention(dim, heads, head_dim, causal=causal)
         self.dictionary: nn.Module | None = None
@@ -208,25 +204,9 @@ class Block(nn.Module):
         return Z + codes if self.variant.residual else codes
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Both halves for the newest tokens of a causal sequence.
-
-        Args:
-            Z: tokens (..., m, d) that follow those of ``past``.
-            past: coordinates (..., K, t, p) of the tokens before, None at the start.
-            mask: (..., t + m), True at real tokens; all are by default.
-
-        Returns:
-            The new tokens after the layer, and the coordinates of all t + m.
-        """
+        """Both halves for the newest tokens of a causal sequence, and all coordinates; see :meth:`MSSA.extend`."""
         attended, coordinates = self.attention.extend(self.attention_norm(Z), past, mask)
         return self.sparsify(Z + self.variant.sign * attended), coordinates
-
-
-def find_variant(name: str) -> Variant:
-    """The row of a name, or one sentence with the names there are."""
-    if name not in BLOCKS:
-        raise ValueError(f"block must be one of {sorted(BLOCKS)}; got {name!r}")
-    return BLOCKS[name]
 
 
 def keep_orthonormal(block: nn.Module) -> nn.Module:

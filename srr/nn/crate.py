@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -18,15 +17,7 @@ from srr.nn.pretrained import PretrainedModel
 from srr.nn.probe import is_watched
 from srr.solvers.driver import unroll
 
-__all__ = [
-    "CRATE",
-    "ClassifierHead",
-    "CrateConfig",
-    "NetworkConfig",
-    "PatchEmbedding",
-    "build_blocks",
-    "patchify",
-]
+__all__ = ["CRATE", "ClassifierHead", "CrateConfig", "NetworkConfig", "PatchEmbedding", "build_blocks", "patchify"]
 
 Size = int | tuple[int, int]
 
@@ -78,10 +69,6 @@ class NetworkConfig:
         if unknown := sorted(changes.keys() - known):
             raise ValueError(f"unknown model options {unknown}; wanted some of {sorted(known)}")
         return replace(self, **changes)
-
-    def to_json(self) -> str:
-        """Text of ``config.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -202,14 +189,7 @@ class PatchEmbedding(nn.Module):
     """
 
     def __init__(
-        self,
-        image_size: Size,
-        patch_size: Size,
-        *,
-        channels: int,
-        dim: int,
-        norm: bool = True,
-        position_std: float = 1.0,
+        self, image_size: Size, patch_size: Size, *, channels: int, dim: int, norm: bool = True, position_std: float = 1
     ) -> None:
         super().__init__()
         (h, w), (p1, p2) = patch_grid(image_size, patch_size), pair(patch_size)
@@ -254,7 +234,6 @@ class ClassifierHead(nn.Module):
         ``(..., dim)`` to ``(..., num_classes)``.
 
     Example:
-        >>> import torch
         >>> ClassifierHead(8, 10)(torch.zeros(2, 8)).shape
         torch.Size([2, 10])
     """
@@ -309,7 +288,6 @@ class CRATE(PretrainedModel):
     Source: [CRATE] section 2.4, sizes of its Table 4.
 
     Example:
-        >>> import torch
         >>> from srr.nn import create_model
         >>> model = create_model("crate_micro")
         >>> model(torch.zeros(2, 1, 8, 8)).shape
@@ -363,15 +341,10 @@ def layer_steps(
     blocks: nn.ModuleList, mask: Tensor | None, *, recompute: bool, last_rows: int | None = None
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Blocks as steps of an unrolled solver; the last computes its first ``last_rows`` tokens, all when None."""
-    run = partial(checkpoint, use_reentrant=False) if recompute else call
     for place, block in enumerate(blocks, start=1):
-        rows: dict[str, Any] = {"rows": last_rows} if last_rows is not None and place == len(blocks) else {}
-        yield partial(run, block, mask=mask, **rows)
-
-
-def call(block: nn.Module, Z: Tensor, **options: Any) -> Tensor:
-    """A layer applied as it is."""
-    return block(Z, **options)
+        rows = {"rows": last_rows} if last_rows is not None and place == len(blocks) else {}
+        step = partial(block, mask=mask, **rows)
+        yield partial(checkpoint, step, use_reentrant=False) if recompute else step
 
 
 def with_class_token(mask: Tensor | None) -> Tensor | None:

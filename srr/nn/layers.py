@@ -7,6 +7,7 @@ checked when a module is made and at the wall of the model, not in every layer a
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr._array.namespace import namespace
 from srr.ops.attention import attention_weights, bare_ssa, bare_ssa_newest
-from srr.ops.sparse import bare_folded_ista_step, bare_ista_matrix, bare_ista_step
+from srr.ops.sparse import bare_folded_ista_step, bare_ista_step
 from srr.ops.subspaces import bare_lift, bare_project
 
 __all__ = ["ISTA", "MSSA"]
@@ -226,7 +227,7 @@ class ISTA(nn.Module):
         if self._may_keep():
             return self._folded_step(Z, self._kept_matrix(is_half(Z)))
         if Z.numel() // Z.shape[-1] > self.D.shape[0]:
-            return self._folded_step(Z, self._matrix(is_half(Z)))
+            return self._folded_step(Z, self._matrix(self.D, is_half(Z)))
         return bare_ista_step(Z, Z, self.D, self.step, self.lam, True, TORCH)
 
     def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
@@ -235,12 +236,12 @@ class ISTA(nn.Module):
             return (Z + Z @ M - self.step * self.lam).relu_()
         return bare_folded_ista_step(Z, M, self.step, self.lam, TORCH)
 
-    def _matrix(self, half: bool) -> Tensor:
-        """M, or M − I, of D in its own precision, whose backward pass costs one product in place of two."""
-        D = self.D
+    def _matrix(self, D: Tensor, half: bool) -> Tensor:
+        """M, or M − I, in the precision of D; its backward pass costs one product in place of two."""
+        column_gram: Callable[[Tensor], Tensor] = _ColumnGram.apply
         with torch.autocast(D.device.type, enabled=False):
-            change: Tensor = self.step * (D - _ColumnGram.apply(D))  # type: ignore[no-untyped-call]
-            return change if half else change + identity_like(D)
+            change = self.step * (D - column_gram(D))
+            return change if half else change + torch.eye(D.shape[0], dtype=D.dtype, device=D.device)
 
     def _may_keep(self) -> bool:
         """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""
@@ -254,14 +255,9 @@ class ISTA(nn.Module):
         fold, D = self._fold, self.D
         stamp = (half, D._version, D.data_ptr(), D.device, D.dtype)
         if fold is None or fold.dictionary() is not D or fold.stamp != stamp:
-            fold = self._fold = _Fold(weakref.ref(D), stamp, self._new_matrix(half))
+            with torch.inference_mode(False), torch.no_grad():
+                fold = self._fold = _Fold(weakref.ref(D), stamp, self._matrix(D.detach(), half))
         return fold.matrix
-
-    def _new_matrix(self, half: bool) -> Tensor:
-        D = self.D.detach()
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(D.device.type, enabled=False):
-            M = bare_ista_matrix(D, self.step, TORCH)
-            return M - identity_like(D) if half else M
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; the kept matrix is dropped where the mode changes."""
@@ -307,8 +303,3 @@ class _ColumnGram(torch.autograd.Function):
 def is_half(Z: Tensor) -> bool:
     """Whether products of these tokens are taken in half precision."""
     return torch.is_autocast_enabled(Z.device.type) or Z.dtype in (torch.bfloat16, torch.float16)
-
-
-def identity_like(D: Tensor) -> Tensor:
-    """Identity of the size, dtype and device of D."""
-    return torch.eye(D.shape[0], dtype=D.dtype, device=D.device)

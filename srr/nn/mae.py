@@ -109,11 +109,10 @@ class DecoderBlock(nn.Module):
     @property
     def objective(self) -> dict[str, HalfObjective]:
         """What the two halves are steps on, and whether descent is proved."""
-        expand = HalfObjective("Z½ = LN(Z) Dᵀ", None, None, "tokens are read back from sparse codes, in one product")
+        expand = HalfObjective("Z½ = LN(Z) Dᵀ", None, "tokens are read back from sparse codes, in one product")
         undo = HalfObjective(
             "Z⁺ = Z½ − Σ softmax(p^-½ V Vᵀ) V Oᵀ − b, V = LN(Z½) U",
             "−R^c(Z; U)",
-            None,
             "the flow of the encoder with time reversed; as there, the softmax stands in for the gradient, O is free",
         )
         return {"expand": expand, "undo": undo}
@@ -121,7 +120,7 @@ class DecoderBlock(nn.Module):
     def forward(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Both halves."""
         Y = self.dictionary_norm(Z) @ self.D.mT
-        return Y - self.attention(self.attention_norm(Y), mask)  # type: ignore[no-any-return]
+        return Y - self.attention(self.attention_norm(Y), mask)
 
 
 class CrateMAE(PretrainedModel):

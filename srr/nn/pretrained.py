@@ -14,6 +14,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -103,7 +104,7 @@ class PretrainedModel(nn.Module):
 
     def describe(self) -> str:
         """Text of ``config.json``: the class of the model and its config."""
-        return json.dumps({"model": type(self).__name__, **json.loads(self.config.to_json())}, indent=2) + "\n"
+        return json.dumps({"model": type(self).__name__, **asdict(self.config)}, indent=2) + "\n"
 
     @classmethod
     def from_pretrained(
@@ -254,11 +255,12 @@ def _adapt(
     model: nn.Module, state: dict[str, Tensor], wanted: Mapping[str, Tensor], grid: tuple[int, int] | None
 ) -> dict[str, Tensor]:
     """Positions carried to the grid of the model, and its own head where the class count differs."""
+    config: Any = model.config
     table = state.get("embed.positions")
     if table is not None and _differs_in(table, wanted.get("embed.positions"), axis=1):
         old = grid or _square(table.shape[1] - 1)
         if old is not None:
-            state["embed.positions"] = interpolate_positions(table, old, model.config.grid)  # type: ignore[union-attr, arg-type]
+            state["embed.positions"] = interpolate_positions(table, old, config.grid)
     for fixed in ("positions", "unread.positions"):
         if fixed in state and _differs_in(state[fixed], wanted.get(fixed), axis=1):
             state[fixed] = wanted[fixed]

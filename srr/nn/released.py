@@ -98,9 +98,10 @@ def to_released(model: nn.Module) -> dict[str, Tensor]:
         torch.Size([64, 64])
     """
     tensors = model.state_dict()
+    config: Any = model.config
     theirs = {released: tensors[name].detach().clone() for name, released in released_names(model).items()}
     for name in theirs.keys() & set(_CONVOLUTIONS):
-        p1, p2 = pair(model.config.patch_size)  # type: ignore[union-attr, arg-type]
+        p1, p2 = pair(config.patch_size)
         weight = theirs[name].reshape(theirs[name].shape[0], p1, p2, -1)  # (d, p1, p2, C), channel fastest
         theirs[name] = weight.permute(0, 3, 1, 2).contiguous()  # (d, C, p1, p2)
     return theirs
@@ -129,13 +130,14 @@ def strip_wrapping(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _rules(model: nn.Module) -> tuple[tuple[str, str], ...]:
-    if isinstance(model, CrateMAE) and model.config.block == "crate":
+    block = getattr(getattr(model, "config", None), "block", None)
+    if isinstance(model, CrateMAE) and block == "crate":
         return _MAE
-    if isinstance(model, CRATE) and model.config.block == "alpha" and not model.config.patch_norm:
+    if isinstance(model, CRATE) and block == "alpha" and not model.config.patch_norm:
         return _ALPHA
-    if isinstance(model, CRATE) and model.config.block == "crate" and model.config.patch_norm:
+    if isinstance(model, CRATE) and block == "crate" and model.config.patch_norm:
         return _CRATE
-    raise ValueError(f"no weights were released for this {type(model).__name__}; got block {model.config.block!r}")  # type: ignore[union-attr]
+    raise ValueError(f"no weights were released for this {type(model).__name__}; got block {block!r}")
 
 
 def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:

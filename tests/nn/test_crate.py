@@ -153,9 +153,10 @@ def test_bad_images_are_refused() -> None:
 
 def test_config_survives_json() -> None:
     import json
+    from dataclasses import asdict
 
     config = CrateConfig(image_size=(8, 12), patch_size=4)
-    assert CrateConfig.from_dict(json.loads(config.to_json())) == config
+    assert CrateConfig.from_dict(json.loads(json.dumps(asdict(config)))) == config
     assert set(PRESETS) >= {f"crate_{s}" for s in (*COUNTS, "micro")}
 
 

@@ -16,6 +16,7 @@ def main() -> None:
 
         status = run()
     except KeyboardInterrupt:  # while the program was still being loaded
+        sys.stderr.write("Interrupted.\n")
         sys.exit(130)
     sys.exit(status)
 

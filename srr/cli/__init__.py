@@ -1,1 +1,1 @@
-"""The command line. Each command is one file of this folder that defines a function of the same name."""
+"""The command line: one command, one function; :mod:`srr.cli.app` registers them."""

@@ -1,17 +1,12 @@
-"""The `srr` program: finds its commands by looking at the folder and imports only the one that is asked for.
+"""The `srr` program: its commands, and the one place where an error becomes a sentence and an exit status.
 
-A command is a file ``srr/cli/<command>.py`` with a function ``<command>`` whose parameters carry typer
-annotations. Files that start with an underscore are helpers. The list of commands is read from the sources,
-so ``srr --help`` imports no solver and no torch. An error becomes one sentence on the error stream and a
-non-zero exit status.
+A command is a function whose parameters carry typer annotations; it imports what it needs inside, so that `srr --help`
+loads no solver and no torch.
 """
 
-import ast
-import importlib
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,34 +14,14 @@ from rich.text import Text
 
 from srr import __version__
 from srr._array.extras import sentence
+from srr.cli.demo import demo
+from srr.cli.images import attention, predict
+from srr.cli.runs import report, trace, train
+from srr.cli.solve import solve
+from srr.cli.verify import verify
 
-FOLDER = Path(__file__).parent
-FIRST = ("verify", "solve", "train", "trace", "demo")
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
-
-
-def command_names() -> list[str]:
-    """The commands there are, the five everyday ones first."""
-    found = {path.stem for path in FOLDER.glob("*.py")} - {"app"}
-    found = {name for name in found if not name.startswith("_")}
-    return [name for name in FIRST if name in found] + sorted(found - set(FIRST))
-
-
-def _summary(name: str) -> str:
-    """First line of a command's docstring, read from its source without importing it."""
-    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return (ast.get_docstring(function) or "").split("\n", 1)[0]
-
-
-def _placeholder(name: str) -> Callable[[], None]:
-    """Stand in the list of commands for one that is not asked for."""
-
-    def placeholder() -> None:
-        raise AssertionError(f"{name} was not loaded")  # pragma: no cover
-
-    placeholder.__doc__ = _summary(name)
-    return placeholder
+COMMANDS = (verify, solve, train, trace, demo, attention, predict, report)
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,18 +40,10 @@ def _options(
     """Sparse rate reduction: verify the theory, solve the problem, train the networks."""
 
 
-def build(wanted: str | None) -> typer.Typer:
-    """The program with the wanted command imported and every other one listed."""
-    app = typer.Typer(
-        add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
-    )
-    app.callback()(_options)
-    for name in command_names():
-        function: Callable[..., Any] = _placeholder(name)
-        if name == wanted:
-            function = getattr(importlib.import_module(f"srr.cli.{name}"), name)
-        app.command(name)(function)
-    return app
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.callback()(_options)
+for _command in COMMANDS:
+    app.command()(_command)
 
 
 def _sentence(error: Exception) -> str:
@@ -94,7 +61,7 @@ def _sentence(error: Exception) -> str:
 
 def _report(text: str) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text(text, style="bold red"))
+    console.print(Text(text.encode("utf-8", "backslashreplace").decode(), style="bold red"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,9 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    wanted = next((word for word in words if not word.startswith("-")), None)
     try:
-        status = build(wanted)(args=words, prog_name="srr", standalone_mode=False)
+        status = app(args=words, prog_name="srr", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         _report("Interrupted.")
         return INTERRUPTED

@@ -103,7 +103,7 @@ def train_digits(out: Path, seed: int, epochs: int, console: Console) -> Numbers
 
 def trace_layers(out: Path) -> Numbers:
     """Rates and sparsity layer by layer, trained against untrained; trace.csv and trace.png go to digits/."""
-    from srr.cli.trace import trace
+    from srr.cli.runs import trace
     from srr.training import open_run, trace_run
 
     trace(run=str(out / "digits"))

@@ -1,10 +1,12 @@
 """`srr verify`: check every statement of the theory and say what came out."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -14,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from srr import theory
-from srr.theory import Finding, Lab, Result, ledger, load
+if TYPE_CHECKING:
+    from srr.theory import Finding, Lab, Result
 
 COLORS = {
     "holds": "green",
@@ -44,6 +46,9 @@ def verify(
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this new file.")] = None,
 ) -> None:
     """Check every statement of the theory; exit status 1 if one that should hold does not."""
+    from srr import theory
+    from srr.theory import Lab, ledger, load
+
     words = labels or []
     own = [statement for word in words if word.endswith(".py") for statement in load(Path(word))]
     names = [word for word in words if not word.endswith(".py")]

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from srr.diagnostics import layer_trace
 from srr.training.checkpoint import BEST, FOLDER, LAST
-from srr.training.module import any_rank
+from srr.training.module import largest_of_ranks
 
 Row = dict[str, str]
 
@@ -197,7 +198,7 @@ class KeepCheckpoints(Checkpoint):
 
 
 class StopOnSignal(pl.Callback):
-    """On SIGTERM, finish the step, save and end the run; a supervisor that asks politely loses nothing.
+    """On SIGTERM or Ctrl-C, finish the step, save and end the run; a second Ctrl-C ends it at once.
 
     Args:
         checkpoints: what saves.
@@ -205,34 +206,37 @@ class StopOnSignal(pl.Callback):
 
     def __init__(self, checkpoints: KeepCheckpoints) -> None:
         self.checkpoints = checkpoints
-        self.asked = False
-        self._before: Any = None
+        self.asked = 0
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signal."""
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        """Take over the signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
 
-    def _note(self, number: int, frame: Any) -> None:
-        self.asked = True
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         """Save and leave, between optimizer steps and at a point a run can begin again from."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         between = progress.current.ready % trainer.accumulate_grad_batches == 0 and not progress.is_last_batch
-        if between and any_rank(self.asked, pl_module.device):
+        if between and (asked := largest_of_ranks(self.asked, pl_module.device)):
             self.checkpoints.save_last(trainer)
-            raise Stopped("stopped by SIGTERM")
+            raise Stopped(f"stopped by {signal.Signals(asked).name}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave after an epoch; its checkpoint is written already."""
-        if any_rank(self.asked, pl_module.device) and not trainer.fit_loop.done:
-            raise Stopped("stopped by SIGTERM")
+        if (asked := largest_of_ranks(self.asked, pl_module.device)) and not trainer.fit_loop.done:
+            raise Stopped(f"stopped by {signal.Signals(asked).name}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signal back."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        """Give the signals back."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}
 
 
 class Throughput(pl.Callback):

@@ -77,7 +77,7 @@ class ObjectiveConfig:
     label_smoothing: BelowOne = 0.0
     eps: Positive = 0.5
     srr_weight: NonNegative = 0.0
-    srr_layers: tuple[int, ...] = (-1,)
+    srr_layers: tuple[Annotated[int, Meta(ge=-1024, le=1023)], ...] = (-1,)
     srr_scope: Literal["image", "batch"] = "image"
     srr_lam: NonNegative = 0.1
 

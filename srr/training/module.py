@@ -139,13 +139,13 @@ class TrainingModule(pl.LightningModule):
         if not self.config.trainer.check_finite:
             return
         bad = not gradients_finite(self.model)
-        if any_rank(bad, self.device):
+        if largest_of_ranks(bad, self.device):
             name = first_bad_gradient(self.model) or "a parameter on another rank"
             raise NonFiniteError(f"the gradient of {name} is not finite; no step was made")
 
     def _check_finite(self, loss: Tensor, batch: dict[str, Any], batch_idx: int) -> None:
         bad = not bool(torch.isfinite(loss.detach()))
-        if not any_rank(bad, self.device):
+        if not largest_of_ranks(bad, self.device):
             return
         if not bad:
             raise NonFiniteError("the loss is not finite on another rank")
@@ -222,10 +222,10 @@ def _local(x: Tensor) -> Tensor:
     return x.to_local() if hasattr(x, "to_local") else x
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether a flag is raised on any process."""
+def largest_of_ranks(number: int, device: torch.device) -> int:
+    """The largest of a number over all processes."""
     if world_size() == 1:
-        return flag
-    found = torch.tensor([int(flag)], device=device)
+        return number
+    found = torch.tensor([number], device=device)
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return bool(found.item())
+    return int(found.item())

@@ -155,7 +155,7 @@ def write_report(runs: Sequence[str | Path], path: str | Path, *, eps: float = 0
     opened = [open_run(run) for run in runs]
     sections: dict[str, Callable[[TrainedRun], str]] = {
         "Result": _result,
-        "Config": lambda run: f"<pre>{html.escape(dump_config(run.config))}</pre>",
+        "Config": lambda run: f"<pre>{_escape(dump_config(run.config))}</pre>",
         "Curves": _curves,
         "Confusion matrix": _confusion,
         "Layer trace, trained against untrained": lambda run: _picture(
@@ -166,7 +166,7 @@ def write_report(runs: Sequence[str | Path], path: str | Path, *, eps: float = 0
         "Dictionary atoms": _atoms,
         "Coherence of the subspaces": _coherence,
     }
-    names = " and ".join(html.escape(run.folder.name) for run in opened)
+    names = " and ".join(_escape(run.folder.name) for run in opened)
     body = "".join(_section(title, [_try(make, run) for run in opened]) for title, make in sections.items())
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{names}</title>'
     page += f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><h1>{names}</h1>{body}</body></html>\n'
@@ -176,11 +176,16 @@ def write_report(runs: Sequence[str | Path], path: str | Path, *, eps: float = 0
     return path
 
 
+def _escape(text: str) -> str:
+    """Text for the page; bytes of a file name that are no UTF-8 are shown as escapes."""
+    return html.escape(text.encode("utf-8", "backslashreplace").decode())
+
+
 def _try(make: Callable[[TrainedRun], str], run: TrainedRun) -> str:
     try:
         return make(run)
     except Missing as reason:
-        return f'<p class="none">{html.escape(str(reason))}</p>'
+        return f'<p class="none">{_escape(str(reason))}</p>'
 
 
 def _section(title: str, cells: list[str]) -> str:
@@ -191,7 +196,7 @@ def _picture(figure: Any, text: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{_escape(text)}" src="data:image/png;base64,{data}">'
 
 
 def _result(run: TrainedRun) -> str:
@@ -199,8 +204,8 @@ def _result(run: TrainedRun) -> str:
     if not path.is_file():
         raise Missing("the run is not finished")
     found = json.loads(path.read_text(encoding="utf-8"))
-    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in found.items())
-    return f"<p>{html.escape(run.folder.name)}</p><table>{rows}</table>"
+    rows = "".join(f"<tr><td>{_escape(k)}</td><td>{_escape(str(v))}</td></tr>" for k, v in found.items())
+    return f"<p>{_escape(run.folder.name)}</p><table>{rows}</table>"
 
 
 def _curves(run: TrainedRun) -> str:
@@ -227,7 +232,10 @@ def _confusion(run: TrainedRun) -> str:
     K = run.source.spec.num_classes
     called = scores(run.model, x).argmax(-1)
     counts = torch.bincount(y * K + called, minlength=K * K).view(K, K)
-    return _picture(plot_confusion(counts, run.source.spec.classes), f"confusion matrix of {run.folder.name}")
+    return _picture(
+        plot_confusion(counts, tuple(name.replace("$", r"\$") for name in run.source.spec.classes)),
+        f"confusion matrix of {run.folder.name}",
+    )
 
 
 def _features(run: TrainedRun, count: int) -> str:

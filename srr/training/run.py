@@ -135,6 +135,8 @@ def _train(
         try:
             trainer.fit(module, data, ckpt_path=checkpoint)
             _validate_if_needed(trainer, module, data)
+        except SystemExit as left:  # Lightning's answer to a second Ctrl-C
+            raise KeyboardInterrupt from left
         except Stopped as reason:
             return {"stopped": str(reason), "step": trainer.global_step, "epoch": trainer.current_epoch}
     return _finish(config, trainer, module, parts, source, time.perf_counter() - start)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import gzip
 import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import lightning.pytorch as pl
+import msgspec
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from srr._array.extras import need
 from srr.nn.losses import IGNORE
-from srr.training.config import DataConfig, TrainerConfig
+from srr.training.config import DataConfig, TrainerConfig, read_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LARGEST_SPEC = 2**26
 
 Batch = dict[str, Any]
 
@@ -58,6 +65,21 @@ class DataSpec:
     def num_classes(self) -> int:
         """Number of classes, or size of the vocabulary."""
         return len(self.classes)
+
+
+def read_spec(run: Path) -> DataSpec | None:
+    """What ``data.json`` of a run, or of the run that a model folder lies in, says about its data; None without one.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = next((p for p in (run / "data.json", run.parent / "data.json") if p.is_file()), None)
+    if path is None:
+        return None
+    try:
+        return msgspec.json.decode(read_text(path, "description", most=LARGEST_SPEC), type=DataSpec)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 class Source(NamedTuple):
@@ -106,10 +128,8 @@ def fixed_split(n: int, held_out: float, seed: int = 0) -> tuple[torch.Tensor, t
     """Indices of a training and a held-out part; a function of (n, held_out) alone, never of the run's seed.
 
     Raises:
-        ValueError: a fraction outside (0, 1), or a part that would be empty.
+        ValueError: a part would be empty.
     """
-    if not 0 < held_out < 1:
-        raise ValueError(f"data.held_out must be in (0, 1); got {held_out}")
     count = round(n * held_out)
     if count < 1 or count >= n:
         raise ValueError(f"{n} sample(s) cannot be split with held_out={held_out}; at least 2 are needed")
@@ -125,13 +145,7 @@ def channel_statistics(x: torch.Tensor) -> tuple[tuple[float, ...], tuple[float,
 
 
 def redraw_labels(y: torch.Tensor, fraction: float, classes: int, seed: int) -> torch.Tensor:
-    """Labels of which a fraction is replaced by classes drawn uniformly (a redrawn label may come out unchanged).
-
-    Raises:
-        ValueError: a fraction outside [0, 1].
-    """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"data.corrupt_labels must be in [0, 1]; got {fraction}")
+    """Labels of which a fraction is replaced by classes drawn uniformly (a redrawn label may come out unchanged)."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(y), generator=generator)[: round(fraction * len(y))]
     y = y.clone()
@@ -241,8 +255,6 @@ def mixture(config: DataConfig) -> Source:
     channel whose rows are its tokens, so a patch of (1, token_dim) is one token.
     """
     K, d = config.classes, config.token_dim
-    if K < 2 or d < K:
-        raise ValueError(f"data.classes must be in [2, token_dim={d}]; got {K}")
     generator = np.random.default_rng(0)  # the data set is fixed; the run's seed decides order and weights
     p = max(1, d // K)
     bases = np.linalg.qr(generator.normal(size=(d, d)))[0][:, : K * p].reshape(d, K, p)
@@ -260,6 +272,7 @@ def mixture(config: DataConfig) -> Source:
     return Source(spec, TensorSamples(tokens[train], labels[train]), TensorSamples(tokens[val], labels[val]))
 
 
+LARGEST_IDX = 2**30
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _USUAL = {
@@ -279,18 +292,30 @@ def read_idx(path: str | Path) -> np.ndarray:
         ValueError: a header that is not idx, or fewer or more values than it promises.
     """
     path = Path(path)
-    raw = path.read_bytes()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no idx file {path}")
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
     try:
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if zipped else open(path, "rb") as file:
+            content = file.read(4)
+            if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
+                raise ValueError(f"{path} is not an idx file")
+            dtype, axes = np.dtype(_DTYPES[content[2]]), content[3]
+            start = 4 + 4 * axes
+            content += file.read(4 * axes)
+            if len(content) < start:
+                raise ValueError(f"{path} is not an idx file")
+            shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
+            size = math.prod(shape) * dtype.itemsize
+            if size > LARGEST_IDX:
+                raise ValueError(f"{path} promises {size:,} bytes; an idx file has at most {LARGEST_IDX:,}")
+            content += file.read(size + 1)  # what it promises and a byte more, however much a gzip file would unpack to
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is a damaged gzip file") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
-        raise ValueError(f"{path} is not an idx file")
-    dtype, axes = np.dtype(_DTYPES[content[2]]), content[3]
-    start = 4 + 4 * axes
-    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
-    if len(content) - start != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{path} promises {math.prod(shape)} values and holds {len(content) - start} bytes")
+    if len(content) - start != size:
+        more = " or more" if len(content) - start > size else ""
+        raise ValueError(f"{path} promises {math.prod(shape)} values and holds {len(content) - start} bytes{more}")
     values = np.frombuffer(content, dtype, offset=start).reshape(shape)
     return values.astype(dtype.newbyteorder("="))
 
@@ -332,6 +357,7 @@ def _find(root: Path, stem: str) -> Path:
 
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+KINDS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -346,7 +372,7 @@ class ImageSamples:
     items: Sequence[Any]
     labels: Sequence[int]
     size: int
-    open_image: Callable[[Any], Any]
+    open_image: Callable[[Any], Image]
     training: bool
 
     def __len__(self) -> int:
@@ -369,31 +395,87 @@ class ImageSamples:
             try:
                 return decode(self.open_image(self.items[at]), self.size), self.labels[at]
             except Exception as error:  # noqa: BLE001  Pillow raises many kinds for a broken file
-                skipped.append(f"{self.items[at]} ({type(error).__name__})")
+                skipped.append(readable(f"{self.items[at]} ({type(error).__name__})"))
         if self.training and index >= 0:
             raise ValueError(f"none of the {len(self)} training images can be read; the first: {skipped[0]}")
         return torch.zeros(3, self.size, self.size, dtype=torch.uint8), IGNORE
 
 
-def decode(image: Any, size: int) -> torch.Tensor:
+def decode(image: Image, size: int) -> torch.Tensor:
     """Shorter side to ``size``, center square, RGB, as uint8 (3, size, size)."""
-    image = image.convert("RGB")
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    image = image.resize((width, height), resample=2).crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(cover(eight_bits(image, "RGB"), (size, size)))).permute(2, 0, 1).contiguous()
 
 
-def open_path(path: str | Path) -> Any:
-    """Open an image file; a decompression bomb is an error, not a warning."""
-    from PIL import Image
+def cover(image: Image, size: tuple[int, int]) -> Image:
+    """Center of an image, as much of it as has the shape (height, width), scaled to it.
+
+    Only what is kept is ever scaled, so an image one pixel high asks for no more memory than any other.
+    """
+    height, width = size
+    scale = max(height / image.height, width / image.width)
+    h, w = min(height / scale, image.height), min(width / scale, image.width)
+    top, left = (image.height - h) / 2, (image.width - w) / 2
+    return image.resize((width, height), resample=2, box=(left, top, left + w, top + h))
+
+
+def eight_bits(image: Image, mode: str) -> Image:
+    """An image with 8 bits a channel, in Pillow's mode L or RGB; deeper gray values are scaled, where Pillow cuts them.
+
+    Raises:
+        ValueError: values whose range cannot be known: floating point outside [0, 1], integers outside 16 bits.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image).astype(np.float64)
+        low, high = float(values.min()), float(values.max())
+        full = 1.0 if image.mode.startswith("F") else 65535.0
+        if not (0 <= low <= high <= full):
+            raise ValueError(f"gray values must lie in [0, {full:g}] to be scaled to 8 bits; got [{low:g}, {high:g}]")
+        from PIL import Image as images
+
+        image = images.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
+    return image.convert(mode)
+
+
+def open_path(path: str | Path) -> Image:
+    """Open an image file of one of the usual kinds; too many pixels are an error before any is decoded."""
+    from PIL import Image as images
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(path)
+        warnings.simplefilter("error", images.DecompressionBombWarning)
+        image = images.open(path, formats=KINDS)
         image.load()
     return image
+
+
+def read_image(path: Path, *, channels: int, size: tuple[int, int]) -> torch.Tensor:
+    """Image file as (channels, height, width) in [0, 1]: the center that covers the size.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no readable image, or a number of channels Pillow has no name for.
+    """
+    need("PIL", by="reading an image")
+    from PIL import Image as images
+    from PIL import UnidentifiedImageError
+
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise ValueError(f"image files have 1 or 3 channels; the model takes {channels}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image {path}")
+    try:
+        image = eight_bits(open_path(path), modes[channels])
+    except (
+        UnidentifiedImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        images.DecompressionBombWarning,
+        images.DecompressionBombError,
+    ) as error:
+        raise ValueError(f"{path} is no readable image: {error}") from error
+    values = np.asarray(cover(image, size), dtype=np.float32) / 255
+    return torch.from_numpy(values.reshape(*size, channels)).permute(2, 0, 1).contiguous()  # (C, H, W)
 
 
 def image_folder(config: DataConfig) -> Source:
@@ -411,9 +493,14 @@ def image_folder(config: DataConfig) -> Source:
         items, labels, names = scan(root)
         items, labels, held, held_labels = _hold_out(items, labels, config.held_out)
     notes = _lonely(labels, names)
-    spec = DataSpec(str(root), "image", (3, size, size), names, MEAN, STD, patch=_patch(size), notes=notes)
+    spec = DataSpec(readable(str(root)), "image", (3, size, size), names, MEAN, STD, patch=_patch(size), notes=notes)
     sets = [ImageSamples(i, y, size, open_path, t) for i, y, t in ((items, labels, True), (held, held_labels, False))]
     return Source(spec, sets[0], sets[1])
+
+
+def readable(name: str) -> str:
+    """A file name that can be printed and stored; bytes that are no UTF-8 are shown as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def scan(root: Path, names: tuple[str, ...] = ()) -> tuple[list[Path], list[int], tuple[str, ...]]:
@@ -425,8 +512,8 @@ def scan(root: Path, names: tuple[str, ...] = ()) -> tuple[list[Path], list[int]
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise ValueError(f"{root} has no class folders; wanted {root}/CLASS/image.jpg")
-    known = names or tuple(p.name for p in folders)
-    unknown = [p.name for p in folders if p.name not in known]
+    known = names or tuple(readable(p.name) for p in folders)
+    unknown = [readable(p.name) for p in folders if readable(p.name) not in known]
     if unknown:
         raise ValueError(f"{root} has classes that the training set lacks: {', '.join(unknown[:5])}")
     items: list[Path] = []
@@ -436,7 +523,7 @@ def scan(root: Path, names: tuple[str, ...] = ()) -> tuple[list[Path], list[int]
         if not found:
             raise ValueError(f"class folder {folder} holds no image; remove it or put at least one image there")
         items += found
-        labels += [known.index(folder.name)] * len(found)
+        labels += [known.index(readable(folder.name))] * len(found)
     return items, labels, known
 
 
@@ -527,16 +614,16 @@ def text_file(config: DataConfig) -> Source:
     training part only and kept in the run as ``tokenizer.json``.
     """
     path = Path(config.name.partition(":")[2])
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no text file {path}")
     content = path.read_bytes()
     cut = round(len(content) * (1 - config.held_out))
     parts = content[:cut], content[cut:]
     files: dict[str, str] = {}
     if config.tokenizer == "bytes":
         sets, classes = [_bytes(p) for p in parts], tuple(str(b) for b in range(256))
-    elif config.tokenizer == "bpe":
-        sets, classes, files = _byte_pairs(parts, config.vocab_size)
     else:
-        raise ValueError(f"data.tokenizer must be 'bytes' or 'bpe'; got {config.tokenizer!r}")
+        sets, classes, files = _byte_pairs(parts, config.vocab_size)
     stride = max(1, config.context // 2)
     train, val = TextSamples(sets[0], config.context, stride), TextSamples(sets[1], config.context, config.context)
     if not len(train) or not len(val):

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from srr.cli import app
-from srr.cli._image import read_image
 from srr.nn import attention_maps, create_model, layer_tokens
 from srr.plots import plot_attention, token_colors
+from srr.training.sources import read_image
 
 SMALL = {"depth": 2, "dim": 16, "heads": 4, "head_dim": 4, "channels": 3, "image_size": 8, "patch_size": 2}
 
@@ -72,6 +72,7 @@ def run(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     create_model("crate_micro", **SMALL, num_classes=3).save_pretrained(tmp_path / "run" / "model")
     names = {"classes": ["ant", "bee", "cat"], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "kind": "image"}
+    names |= {"name": "insects", "shape": [3, 8, 8]}
     (tmp_path / "run" / "data.json").write_text(json.dumps(names))
     pixels = np.random.default_rng(0).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")

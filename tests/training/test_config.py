@@ -1,12 +1,18 @@
 """Configs: files, dotted words, and the sentences for what is wrong in them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from srr.cli.app import main
 from srr.training.config import (
     RECIPES,
+    RunConfig,
+    allowed,
     dump_config,
+    key_table,
+    keys,
     merge,
     parse_overrides,
     read_config_file,
@@ -83,3 +89,68 @@ def test_bad_files(tmp_path, name, text):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_shipped_configs_resolve(path):
     assert resolve_with_recipe(read_config_file(path)).model.preset
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("data.limit=-5", "data.limit must be an integer at least 1, or null; got -5"),
+        ("trainer.max_epochs=0", "trainer.max_epochs must be an integer at least 1; got 0"),
+        ("seed=-1", "seed must be an integer at least 0; got -1"),
+        ("data.eval_batch_size=0", "data.eval_batch_size must be"),
+        ("data.batch_size=0", "data.batch_size must be"),
+        ("optim.lr=.nan", "optim.lr must be a number at least 0 and at most 1000.0; got nan"),
+        ("optim.lr=-1e-3", "optim.lr must be"),
+        ("optim.lr=.inf", "optim.lr must be"),
+        ("data.workers=-1", "data.workers must be"),
+        ("data.held_out=1", "data.held_out must be a number above 0"),
+        ("data.corrupt_labels=2", "corrupt_labels must be"),
+        ("data.classes=1", "data.classes must be"),
+        ("data.tokenizer=words", "tokenizer must be one of bytes, bpe; got 'words'"),
+        ("objective.eps=0", "objective.eps must be a number above 0"),
+        ("objective.label_smoothing=1", "label_smoothing must be"),
+        ("objective.srr_layers=[0.5]", "srr_layers must be a list of"),
+        ("augment.mixup=-1", "augment.mixup must be"),
+        ("augment.randaugment_magnitude=31", "randaugment_magnitude must be"),
+        ("optim.betas=[0.9, 1]", "optim.betas must be"),
+        ("trainer.ema=1", "trainer.ema must be"),
+        ("trainer.accumulate=0", "trainer.accumulate must be"),
+        ("trainer.max_steps=-2", "trainer.max_steps must be"),
+        ("trainer.clip_norm=-1", "trainer.clip_norm must be"),
+        ("trainer.log_every=0", "trainer.log_every must be"),
+        ("trainer.checkpoint_every=-1", "trainer.checkpoint_every must be"),
+        ("trainer.devices=0", "trainer.devices must be"),
+        ("trainer.device=tpu", "trainer.device must be auto, cpu, cuda"),
+        ("trainer.progress=loud", "trainer.progress must be one of auto, bar, lines, none"),
+    ],
+)
+def test_every_range_is_checked_before_anything_is_made(word, says, tmp_path, capsys):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        resolve(parse_overrides([word]))
+    assert main(["train", "--out", str(tmp_path / "run"), word]) == 1
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_number_of_a_config_has_a_range():
+    for key, (kind, _) in keys().items():
+        words = allowed(kind)
+        assert ("integer" not in words and "number" not in words) or "least" in words or "above" in words, key
+
+
+def test_defaults_are_within_their_ranges_and_survive_the_file(tmp_path):
+    (tmp_path / "c.yaml").write_text(dump_config(RunConfig()))
+    assert resolve(read_config_file(tmp_path / "c.yaml")) == RunConfig()
+
+
+def test_the_page_shows_the_table_of_keys():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert key_table() in page
+
+
+def test_text_is_taken_as_it_stands():
+    words = ["data.name=folder:imgs #2", "model.preset=crate_micro", "out=1e-4", "data.root=null", "optim.lr=1e-4"]
+    config = resolve(parse_overrides(words))
+    assert (config.data.name, config.out, config.data.root) == ("folder:imgs #2", "1e-4", None)
+    assert config.optim.lr == 1e-4
+    assert resolve(parse_overrides(["model.step=1e-1"])).model.overrides == {"step": 0.1}

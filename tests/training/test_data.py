@@ -1,6 +1,7 @@
 """Data sources and the order of their samples."""
 
 import gzip
+import os
 import struct
 import sys
 
@@ -11,7 +12,19 @@ from PIL import Image
 
 from srr.training.baseline import nearest_subspace
 from srr.training.config import DataConfig
-from srr.training.sources import IGNORE, BatchOrder, DataModule, EvalOrder, from_splits, load_data, read_idx
+from srr.training.sources import (
+    IGNORE,
+    BatchOrder,
+    DataModule,
+    EvalOrder,
+    cover,
+    decode,
+    from_splits,
+    load_data,
+    open_path,
+    read_idx,
+    read_image,
+)
 
 
 def test_digits_are_split_once_and_for_all():
@@ -235,3 +248,46 @@ def test_workers_give_the_batches_of_none(tmp_path):
         config = DataConfig(name=f"folder:{tmp_path}", image_size=16, batch_size=2, workers=workers)
         batches.append([b["x"] for b in DataModule(load_data(config), config).train_dataloader()])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+@pytest.mark.parametrize("bits", [16, 32])
+def test_deep_gray_images_are_scaled_not_cut(tmp_path, ending, bits):
+    """Pillow alone makes 255 of every value above 255: 99.6 % of 16 bits."""
+    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    if bits == 32 and ending == "png":
+        pytest.skip("PNG has no 32 bits")
+    Image.fromarray(values if bits == 16 else values.astype(np.int32)).save(tmp_path / f"deep.{ending}")
+    wanted = np.rint(values / 65535 * 255)
+    found = decode(open_path(tmp_path / f"deep.{ending}"), 64)
+    assert found.shape == (3, 64, 64)
+    assert all(np.array_equal(channel, wanted) for channel in found.numpy())
+    gray = read_image(tmp_path / f"deep.{ending}", channels=1, size=(64, 64))
+    np.testing.assert_allclose(gray[0], wanted / 255, rtol=1e-6)
+
+
+def test_floating_point_images_are_scaled_or_refused(tmp_path):
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "unit.tiff")
+    np.testing.assert_array_equal(decode(open_path(tmp_path / "unit.tiff"), 8)[0], np.rint(values * 255))
+    Image.fromarray(1000 * values).save(tmp_path / "large.tiff")
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        decode(open_path(tmp_path / "large.tiff"), 8)
+    with pytest.raises(ValueError, match=r"large.tiff is no readable image: gray values"):
+        read_image(tmp_path / "large.tiff", channels=1, size=(8, 8))
+
+
+def test_a_cover_is_the_same_as_scaling_the_whole_and_cropping():
+    pixels = np.random.default_rng(0).integers(256, size=(40, 90, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    whole = image.resize((36, 16), resample=2).crop((10, 0, 26, 16))
+    assert np.abs(np.asarray(cover(image, (16, 16))).astype(int) - np.asarray(whole)).max() <= 1
+
+
+def test_names_that_are_no_utf8_and_a_sign_that_begins_a_comment(tmp_path):
+    root = tmp_path / "imgs #2"
+    image_folder(root / "train")
+    os.rename(os.fsencode(root / "train" / "ant"), os.fsencode(root / "train") + b"/a\xff$x^$[red]")
+    source = load_data(DataConfig(name=f"folder:{root}", image_size=16))
+    assert source.spec.classes == ("a\\udcff$x^$[red]", "bee")
+    "".join(source.spec.classes).encode("utf-8")

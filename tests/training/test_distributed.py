@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 import srr
 from srr.nn import create_model
 from srr.training.callbacks import curve, read_table
-from srr.training.checkpoint import load_sharded
+from srr.training.checkpoint import load_sharded, resumable
 from srr.training.config import merge, parse_overrides, resolve
 from srr.training.run import train
 
@@ -94,3 +95,16 @@ def test_a_sharded_run_resumes_where_it_stopped(runs):
     ddp, fsdp2 = (curve(read_table(runs / f"{run}_longer" / "metrics.csv"), "train_loss") for run in ("ddp", "fsdp2"))
     assert len(ddp[0]) == 3 * 5
     np.testing.assert_allclose(fsdp2[1], ddp[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_changed_byte_in_a_shard_is_found(runs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs / "fsdp2", copy)
+    assert resumable(copy)[0].name == "last.ckpt"
+    shard = copy / "checkpoints/last.ckpt/__1_0.distcp"
+    content = shard.read_bytes()
+    middle = len(content) // 2
+    shard.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    path, notes = resumable(copy)
+    assert path.name == "previous.ckpt"
+    assert "__1_0.distcp is not what was written; falling back" in notes[0]

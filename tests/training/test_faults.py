@@ -123,6 +123,31 @@ def test_a_truncated_last_checkpoint_falls_back_and_says_so(tiny, tmp_path, caps
     same_end(tmp_path / "run", tmp_path / "reference")
 
 
+def test_a_flipped_bit_is_found_before_anything_is_used(tiny, tmp_path, capsys):
+    """At any place of the file: what is read is what was written, or the one before it is taken and said so."""
+    train(tiny("trainer.max_steps=4", "trainer.checkpoint_every=1"))
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content, wanted = last.read_bytes(), read_checkpoint(last)
+    places, found = random.Random(0), 0
+    for _ in range(300):
+        place = places.randrange(len(content))
+        last.write_bytes(content[:place] + bytes([content[place] ^ (1 << places.randrange(8))]) + content[place + 1 :])
+        try:
+            read = read_checkpoint(last)
+        except ValueError:
+            found += 1
+        else:
+            assert equal(read, wanted)
+    assert found > 100  # the rest lies in the padding between records
+    tensor = next(iter(wanted["state_dict"].values())).numpy().tobytes()
+    place = content.index(tensor)
+    last.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    path, notes = resumable(tmp_path / "run")
+    assert path.name == "previous.ckpt"
+    assert "checksum" in notes[0]
+    assert "falling back" in notes[0]
+
+
 def test_two_damaged_checkpoints_are_refused(tiny, tmp_path):
     train(tiny("trainer.max_epochs=2"))
     for name in ("last.ckpt", "previous.ckpt"):

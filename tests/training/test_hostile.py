@@ -1,17 +1,24 @@
 """Files from a stranger: nothing in them is executed, and nothing in them can fill memory or disk."""
 
+import gzip
 import os
 import pickle
+import resource
 import shutil
+import struct
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from srr.cli.app import main
 from srr.nn import create_model
 from srr.training.checkpoint import check_sharded, load_sharded
-from srr.training.run import train
+from srr.training.config import DataConfig, ModelSection, read_config_file, resolve
+from srr.training.run import check_size, initial_model, train
+from srr.training.sources import decode, load_data, open_path, read_idx, read_image
 
 
 class Evil:
@@ -82,3 +89,102 @@ def test_resuming_the_run_of_a_stranger_executes_nothing(tiny, shards, tmp_path,
         assert main(["train", "--resume", "--out", str(run)]) == 1
         assert "sharded checkpoint" in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &x [1, 1]\nb: *x\n", "no anchors and aliases"),
+        ("seed: 1\noptim: {lr: 0.1}\nseed: 2\n", "says 'seed' twice"),
+        ("optim:\n  lr: 0.1\n  lr: 0.2\n", "says 'lr' twice"),
+        ("a: " + "[" * 50 + "]" * 50, "nested more than 8 deep"),
+        ("a: " + "[" * 100_000, "does not parse"),
+        ("seed: " + "9" * 10_000, "does not parse"),
+        ("# " + "x" * 300_000, "at most 262,144 bytes"),
+        ("a: \x00", "does not parse"),
+    ],
+)
+def test_a_config_cannot_be_a_bomb(tmp_path, text, words):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_config_file(tmp_path / "c.yaml")
+
+
+def test_a_laughing_config_is_refused_at_once(tmp_path):
+    """Nine levels of nine aliases each: 400 million nodes if they were followed."""
+    lines = ["a0: &a0 [lol]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    (tmp_path / "c.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="no anchors and aliases"):
+        read_config_file(tmp_path / "c.yaml")
+
+
+def test_a_toml_config_has_bounds_too(tmp_path):
+    for text in ("a = " + "[" * 5000 + "]" * 5000, "seed = 1\nseed = 2\n"):
+        (tmp_path / "c.toml").write_text(text)
+        with pytest.raises(ValueError, match="does not parse"):
+            read_config_file(tmp_path / "c.toml")
+
+
+def test_only_ordinary_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "c.yaml")  # reading it would wait for ever
+    for path in (tmp_path / "c.yaml", tmp_path):
+        with pytest.raises(ValueError, match=r"ordinary file|must end in"):
+            read_config_file(path)
+    (tmp_path / "latin.yaml").write_bytes(b"out: caf\xe9\n")
+    with pytest.raises(ValueError, match="must be UTF-8"):
+        read_config_file(tmp_path / "latin.yaml")
+
+
+def test_a_thin_image_asks_for_no_more_memory_than_any_other(tmp_path):
+    """Brought to 224 before it is cropped, one row of 60,000 pixels would be 9 GB."""
+    Image.fromarray(np.zeros((1, 60_000, 3), np.uint8)).save(tmp_path / "thin.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert decode(open_path(tmp_path / "thin.png"), 224).shape == (3, 224, 224)
+    assert read_image(tmp_path / "thin.png", channels=1, size=(224, 96)).shape == (1, 224, 96)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_an_image_is_bounded_by_its_pixels(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "large.png")
+    assert (tmp_path / "large.png").stat().st_size < 100_000
+    with pytest.raises(ValueError, match="no readable image"):
+        read_image(tmp_path / "large.png", channels=1, size=(8, 8))
+
+
+@pytest.mark.parametrize("promised", [2**31, 1000])
+def test_a_gzip_file_unpacks_to_what_its_header_promises_and_no_further(tmp_path, promised):
+    with gzip.open(tmp_path / "bomb.gz", "wb", compresslevel=9) as file:
+        file.write(struct.pack(">HBBI", 0, 8, 1, promised))
+        for _ in range(64):
+            file.write(bytes(2**22))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"promises (2,147,483,648 bytes|1000 values and holds 1001 bytes or more)"):
+        read_idx(tmp_path / "bomb.gz")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depth": 10_000_000}, "model.depth must be at most 1024"),
+        ({"dim": 10**9, "head_dim": 10**9}, "model.dim must be at most 65536"),
+        ({"image_size": 10**6, "patch_size": 10**6}, "model.image_size must be at most 4096"),
+        ({"depth": 1024, "dim": 65536, "heads": 4096, "head_dim": 65536}, "GiB; this machine has"),
+        ({"depth": "many"}, "depth"),
+    ],
+)
+def test_a_model_is_bounded_before_any_of_it_is_made(options, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        check_size("crate_micro", options)
+
+
+def test_the_bound_leaves_the_models_there_are(tiny):
+    check_size("crate_alpha_large", {"image_size": 224})
+    spec = load_data(DataConfig(name="mixture", samples=20)).spec
+    with pytest.raises(ValueError, match="at most 1024"):
+        initial_model(ModelSection(overrides={"depth": 5000}), spec, seed=0)
+
+
+def test_a_config_that_asks_for_too_much_data_is_refused():
+    with pytest.raises(ValueError, match="2\\^29 numbers"):
+        resolve({"data": {"name": "mixture", "samples": 10**7, "tokens": 2**16}})

@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +20,10 @@ from safetensors.torch import load_file
 from srr.cli.app import main
 from srr.nn import CRATE, create_model
 from srr.training.callbacks import curve, read_table
+from srr.training.checkpoint import read_checkpoint
 from srr.training.config import TrainerConfig, merge, parse_overrides, read_config_file, resolve_with_recipe
-from srr.training.report import open_run, scores, trace_run
-from srr.training.run import accelerator, initial_model, train
+from srr.training.report import open_run, scores, trace_run, write_report
+from srr.training.run import accelerator, initial_model, load_run_config, train
 from srr.training.sources import load_data
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
@@ -177,6 +182,133 @@ def test_resume_goes_on_to_more_epochs(digits, tmp_path):
     assert main(["train", "--resume", "--out", str(copy), "trainer.max_epochs=19", "trainer.progress=none"]) == 0
     assert json.loads((copy / "metrics.json").read_text())["steps"] == 19 * 22
     assert len(curve(read_table(copy / "metrics.csv"), "val_accuracy")[0]) == 19
+
+
+def last(run):
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+def test_a_resume_applies_what_it_may_change_and_writes_it_down(tiny, tmp_path):
+    train(tiny("trainer.max_epochs=2"))
+    run = tmp_path / "run"
+    words = ["--epochs", "4", "optim.lr=7e-4", "trainer.log_every=1", "data.workers=0", "trainer.progress=none"]
+    assert main(["train", "--resume", "--out", str(run), *words]) == 0
+    kept = load_run_config(run)
+    assert (kept.trainer.max_epochs, kept.optim.lr, kept.trainer.log_every) == (4, 7e-4, 1)
+    (schedule,) = last(run)["lr_schedulers"]
+    assert schedule["base_lrs"] == [7e-4] * len(schedule["base_lrs"])
+    assert last(run)["epoch"] == 3
+    config = load_run_config(run, {"trainer": {"max_epochs": 5}, "optim": {"lr": 0.0}})
+    before = last(run)["state_dict"]
+    train(config, resume=True)  # an epoch at learning rate zero moves nothing
+    assert last(run)["epoch"] == 4
+    assert all(torch.equal(before[key], value) for key, value in last(run)["state_dict"].items())
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("model.lam=0.5", "model.lam"),
+        ("data.held_out=0.3", "data.held_out"),
+        ("seed=5", "seed"),
+        ("data.batch_size=4", "data.batch_size"),
+        ("optim.name=lion", "optim.name"),
+        ("augment.flip=true", "augment.flip"),
+        ("trainer.precision=bf16", "trainer.precision"),
+        ("trainer.ema=0.5", "trainer.ema"),
+    ],
+)
+def test_a_resume_refuses_what_would_make_it_another_run(tiny, tmp_path, capsys, word, key):
+    train(tiny("trainer.max_steps=1"))
+    run = tmp_path / "run"
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert main(["train", "--resume", "--out", str(run), word]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"a resumed run keeps {key}=" in error
+    assert "another run" in error
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_folder_takes_one_process_at_a_time(tiny, tmp_path):
+    """The lock of a process that is gone is no lock."""
+    train(tiny("trainer.max_steps=1"))
+    run = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(OSError, match=r"run folder .* is in use by process \d+ on"):
+        train(load_run_config(run), resume=True)
+    holder.kill()
+    holder.communicate()
+    train(load_run_config(run), resume=True)
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_resume_with_another_number_of_threads_says_so(tiny, tmp_path, capsys):
+    train(tiny("trainer.max_steps=1"))
+    run = tmp_path / "run"
+    assert last(run)["threads"] == 1
+    train(load_run_config(run), resume=True)
+    assert "thread" not in capsys.readouterr().err
+    torch.set_num_threads(2)
+    train(load_run_config(run), resume=True)
+    error = " ".join(capsys.readouterr().err.split())
+    assert "made with 1 thread(s) and goes on with 2" in error
+
+
+def test_an_image_folder_whose_name_holds_a_sign_of_yaml(tmp_path, capsys):
+    made_up_images(tmp_path / "imgs")
+    assert main(["train", "--data", f"folder:{tmp_path / 'imgs'} #2", "--out", str(tmp_path / "run")]) == 1
+    assert "imgs #2" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
+    words = "data.samples=3000 data.name=mixture data.tokens=6 data.token_dim=8 model.depth=1 trainer.max_epochs=999"
+    command = [sys.executable, "-m", "srr", "train", "--out", str(tmp_path / "run"), *words.split()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+    assert "stopped by SIGINT at step" in " ".join(err.split())
+    assert "continue with: srr train --resume --out" in " ".join(err.split())
+    assert last(tmp_path / "run")["global_step"] > 0
+
+
+def test_a_report_of_names_that_look_like_formulas_and_markup(tmp_path, capsys):
+    images = tmp_path / "images"
+    made_up_images(images)
+    for part in ("train", "val"):
+        (images / part / "ant").rename(images / part / "$x^$")
+        os.rename(os.fsencode(images / part / "bee"), os.fsencode(images / part) + b"/[red]\xff$")
+    run = tmp_path / "[" / "bold]" / "$y_$"
+    run.parent.mkdir(parents=True)
+    words = "trainer.max_steps=1 data.image_size=16 data.batch_size=2 model.depth=1 trainer.progress=none".split()
+    assert main(["train", "--data", f"folder:{images}", "--out", str(run), *words]) == 0
+    assert main(["report", str(run), "--samples", "4"]) == 0
+    assert main(["trace", str(run), "--samples", "4"]) == 0
+    assert main(["predict", str(run), str(images / "val" / "$x^$" / "0.png")]) == 0
+    assert "$x^$" in capsys.readouterr().out
+
+
+def test_a_report_says_what_has_no_attention_maps(tiny, tmp_path):
+    train(tiny("trainer.max_steps=1", "model.block=tssa"))
+    text = write_report([tmp_path / "run"], tmp_path / "page.html", count=4).read_text()
+    assert "no pairwise attention" in text
+    assert "attention maps of" not in text
 
 
 def made_up_images(folder, size=32):

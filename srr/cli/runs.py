@@ -1,0 +1,152 @@
+"""`srr train`, `srr trace` and `srr report`: training runs, made and looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from srr.diagnostics import LayerTrace
+
+RunFolder = Annotated[str, typer.Argument(help="Folder of a training run.")]
+Eps = Annotated[float, typer.Option(help="Distortion ε of the rates.")]
+HeldOut = Annotated[int, typer.Option(help="Held-out samples to measure.", min=1)]
+COLUMNS = (("R^c raw", "compression_raw"), ("R^c normalized", "compression_normalized"), ("non-zero", "sparsity"))
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Dotted words laid over the config, such as trainer.max_epochs=5.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="A YAML or TOML file.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, mnist, fashion-mnist, mixture, folder:PATH, hf:NAME or text:FILE."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A preset of srr.nn, such as crate_micro.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the run; it must not exist yet.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, 64, bf16 or 16.")] = None,
+) -> None:
+    """Train a network; leaves checkpoints, curves, weights and metrics.json in --out."""
+    from rich.syntax import Syntax
+
+    from srr.training.config import dump_config, merge, parse_overrides, read_config_file, resolve_with_recipe
+    from srr.training.run import check_free, load_run_config
+    from srr.training.run import train as run_training
+
+    flags: dict[str, Any] = {
+        "data": {"name": data},
+        "model": {"preset": model},
+        "trainer": {"max_epochs": epochs, "device": device, "precision": precision},
+        "seed": seed,
+        "out": out,
+    }
+    changes = merge(parse_overrides(overrides or ()), _given(flags))
+    console = Console(stderr=True)
+    if resume:
+        if out is None:
+            raise ValueError("--resume needs --out RUN, the run to continue")
+        if config is not None:
+            raise ValueError("--resume takes the config of the run; lay changes over it as section.key=value")
+        chosen = load_run_config(out, changes)
+    else:
+        chosen = resolve_with_recipe(merge(read_config_file(config) if config else {}, changes))
+        check_free(Path(chosen.out))
+    console.print(Syntax(dump_config(chosen), "yaml", background_color="default"))
+    result = run_training(chosen, resume=resume, console=console)
+    if "stopped" in result:
+        text = f"{result['stopped']} at step {result['step']}; continue with: srr train --resume --out {chosen.out}"
+        console.print(Text(printable(text)))
+        if result["stopped"] == "stopped by SIGINT":
+            raise typer.Exit(code=130)
+    elif result:
+        Console().print(_result_table(result, chosen.out))
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; their words are taken as they stand, never read as YAML."""
+    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in flags.items()}
+    return {name: value for name, value in inner.items() if value not in (None, {})}
+
+
+def _result_table(result: dict[str, Any], out: str) -> Table:
+    table = Table(title=Text(printable(f"run {out}")), show_header=False)
+    for name, value in result.items():
+        if name == "baseline_nearest_subspace" and value:
+            table.add_row("nearest subspace on raw pixels", f"{value['accuracy']:.4f} (rank {value['rank']})")
+        elif name == "skipped_images":
+            for image, count in value.items():
+                table.add_row("skipped image", Text(printable(f"{image}, {count} time(s)")))
+        elif value is not None:
+            table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+    return table
+
+
+def trace(
+    run: RunFolder,
+    eps: Eps = 0.1,
+    samples: HeldOut = 256,
+    out: Annotated[str | None, typer.Option(help="Folder for trace.png and trace.csv; the run by default.")] = None,
+) -> None:
+    """Print and plot R^c (raw and normalized) and sparsity layer by layer, trained against untrained."""
+    import csv
+
+    from srr.plots.traces import plot_layer_trace
+    from srr.training.report import open_run, trace_run
+
+    traces = trace_run(open_run(run), eps=eps, count=samples)
+    folder = Path(out or run)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"model": name, **row} for name, found in traces.items() for row in found.rows()]
+    with open(folder / "trace.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    plot_layer_trace(traces).savefig(folder / "trace.png", dpi=150)
+    console = Console()
+    console.print(_trace_table(traces, eps))
+    console.print(Text(printable(f"written: {folder / 'trace.csv'}, {folder / 'trace.png'}")))
+
+
+def _trace_table(traces: dict[str, LayerTrace], eps: float) -> Table:
+    """After every layer, each measure for each model; the half-steps are in the CSV file and in the picture."""
+    table = Table(title=f"tokens after each layer; rates in nats at ε = {eps:g}")
+    table.add_column("layer", justify="right")
+    for title, _ in COLUMNS:
+        for name in traces:
+            table.add_column(f"{title}\n{name}", justify="right")
+    depth = next(iter(traces.values())).depth
+    for layer in range(-1, depth):
+        at = (0, 0) if layer < 0 else (layer, 2)
+        cells = [f"{getattr(found, field)[at]:.4g}" for _, field in COLUMNS for found in traces.values()]
+        table.add_row("input" if layer < 0 else str(layer + 1), *cells)
+    return table
+
+
+def report(
+    run: RunFolder,
+    other: Annotated[str | None, typer.Argument(help="A second run, shown beside the first.")] = None,
+    out: Annotated[str | None, typer.Option(help="The HTML file; report.html in the run by default.")] = None,
+    eps: Eps = 0.1,
+    samples: HeldOut = 256,
+) -> None:
+    """Write one HTML page: config, curves, confusion, layer traces, features, attention, atoms, coherence."""
+    from srr.training.report import write_report
+
+    runs = [run] if other is None else [run, other]
+    path = write_report(runs, out or Path(run) / "report.html", eps=eps, count=samples)
+    Console().print(Text(printable(f"written: {path}")))
+
+
+def printable(text: str) -> str:
+    """Text that any terminal and any page takes: bytes of a file name that are no UTF-8 are shown as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

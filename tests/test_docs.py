@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *(page for page in sorted(DOCS.rglob("*.md")) if not set(BUILT) & set(page.relative_to(DOCS).parts)),
 ]
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
 def label(page):
@@ -30,7 +31,8 @@ def label(page):
 
 
 def blocks(page, *languages):
-    return [body for language, body in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [textwrap.dedent(body) for _, language, body in found if language in languages]
 
 
 def commands(page):
@@ -73,9 +75,14 @@ def test_relative_links_lead_somewhere(page):
         assert place.exists() or place.with_suffix(".md").exists(), f"{label(page)}: {link}"
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((DOCS / "start").glob("*.md")), DOCS / "derive.md"], ids=label
-)
+RUNNING = [
+    ROOT / "README.md",
+    DOCS / "derive.md",
+    *(p for f in ("start", "extend") for p in sorted((DOCS / f).glob("*.md"))),
+]
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=label)
 def test_python_snippets_run(page, tmp_path, monkeypatch):
     """The snippets of a page run one after the other, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)

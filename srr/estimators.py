@@ -207,7 +207,7 @@ def aligned_frame(U: Matrix) -> Matrix:
 def _ascent(Z: Matrix, U: Matrix, eps: float) -> Matrix:
     """Matrix G with ∇R - ∇R^c = Z G: expansion of everything, compression in every subspace."""
     V = Z @ U  # (K, n, p)
-    beta = rate_scale(V, eps=eps)
+    beta = rate_scale(*V.shape[-2:], eps=eps)
     inner = np.eye(V.shape[-1], dtype=Z.dtype) + beta * V.swapaxes(-1, -2) @ V
     compression = beta * np.sum(U @ np.linalg.solve(inner, U.swapaxes(-1, -2)), axis=0)
     return np.asarray(expansion_operator(Z, eps=eps) - compression)

@@ -9,20 +9,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from srr._array.checks import check_array, check_bases, check_positive, check_same_dtype, check_tokens
-from srr._array.linalg import cholesky, cholesky_solve
-from srr._array.namespace import Array, DType, Namespace, core_cast, eye, is_floating, namespace
-from srr.ops import (
-    coding_rate_value_and_grad,
-    gram,
-    rate_reduction_value_and_grad,
-    rate_scale,
-    subspace_coding_rate_smoothness,
-    subspace_coding_rate_value_and_grad,
+from srr._array.linalg import bare_gram, inverse_of_factor, logdet_of_factor, shifted, trusted_cholesky
+from srr._array.namespace import (
+    Array,
+    DType,
+    Namespace,
+    core_cast,
+    is_compiling,
+    is_differentiated,
+    is_floating,
+    namespace,
 )
-from srr.ops.rates import check_partition
+from srr.ops import rate_reduction_value_and_grad, rate_scale, subspace_coding_rate_smoothness
+from srr.ops.rates import bare_sparse_rate_reduction_value_and_grad, check_partition, core_tolerance
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ else:
     G_co = TypeVar("G_co", bound=Penalty, covariant=True)
 
 __all__ = ["Problem", "SparseRateReduction", "RateReduction", "SparseCoding"]
+
+_RTOL = 1e-12  # relative error of a log-determinant above which the second moment is left for the tokens
 
 
 class Problem(ABC, Generic[G_co]):
@@ -147,45 +151,40 @@ class SparseRateReduction(Problem[G_co]):
         """R^c - R and its gradient; more tokens than dimensions go through the second moment alone."""
         xp = namespace(Z, self.U)
         A, U = core_cast(Z, self.core_dtype, xp), core_cast(self.U, self.core_dtype, xp)
-        found = _from_moment(A, U, self.eps, xp) if A.shape[-2] > A.shape[-1] else None
-        value, grad = found or _from_tokens(A, U, self.eps, self.core_dtype, xp)
-        return value, xp.astype(grad, Z.dtype, copy=False)
+        rtol = core_tolerance(A, A, xp)
+        found = _from_moment(A, U, self.eps, max(_RTOL, rtol), xp) if A.shape[-2] > A.shape[-1] else None
+        if found is None:
+            value, grad = bare_sparse_rate_reduction_value_and_grad(A, U, self.eps, rtol, xp)
+            found = -value, -grad
+        return found[0], xp.astype(found[1], Z.dtype, copy=False)
 
     def smoothness(self, Z: Array) -> Array:
         """L_c + α/8 with L_c = β‖Σ U_kU_kᵀ‖₂."""
         xp = namespace(Z, self.U)
-        return subspace_coding_rate_smoothness(Z, self.U, eps=self.eps, xp=xp) + rate_scale(Z, eps=self.eps) / 8.0
+        return (
+            subspace_coding_rate_smoothness(Z, self.U, eps=self.eps, xp=xp)
+            + rate_scale(*Z.shape[-2:], eps=self.eps) / 8.0
+        )
 
 
-def _from_tokens(A: Array, U: Array, eps: float, core_dtype: DType, xp: Namespace) -> tuple[Array, Array]:
-    """The reference path: the two operators of the library, one after the other."""
-    compress, compress_grad = subspace_coding_rate_value_and_grad(A, U, eps=eps, core_dtype=core_dtype, xp=xp)
-    expand, expand_grad = coding_rate_value_and_grad(A, eps=eps, core_dtype=core_dtype, xp=xp)
-    return compress - expand, compress_grad - expand_grad
-
-
-def _from_moment(A: Array, U: Array, eps: float, xp: Namespace) -> tuple[Array, Array] | None:
+def _from_moment(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any] | None:
     """Everything from G = ZᵀZ: V_kᵀV_k = U_kᵀGU_k, and both gradients are Z times one symmetric d×d matrix.
 
     One Gram and one product with the tokens, instead of one Gram, K projections and n triangular solves. None
-    where a Cholesky factor does not exist at this precision.
+    where G has lost the digits, and where a derivative may be asked for.
     """
-    d, p = U.shape[-2:]
-    alpha = rate_scale(A, eps=eps)
-    beta = alpha * p / d
-    G = gram(A, xp=xp)
-    whole = cholesky(eye(d, A, xp) + alpha * G, xp)
-    heads = cholesky(eye(p, A, xp) + beta * (U.mT @ (G[..., None, :, :] @ U)), xp)
-    if whole is None or heads is None:
+    if is_differentiated(A, U) and not is_compiling(A):
         return None
-    compress = beta * xp.sum(U @ cholesky_solve(heads, xp.broadcast_to(U.mT, (*heads.shape[:-1], d)), xp), axis=-3)
-    expand = alpha * cholesky_solve(whole, xp.broadcast_to(eye(d, A, xp), whole.shape), xp)
-    value = xp.sum(_half_logdet(heads, xp), axis=-1) - _half_logdet(whole, xp)
-    return value, A @ (compress - expand)
-
-
-def _half_logdet(L: Array, xp: Namespace) -> Array:
-    return xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
+    n, d = A.shape[-2:]
+    alpha, beta = (rate_scale(n, p, eps=eps) for p in (d, U.shape[-1]))
+    G = bare_gram(A, xp)
+    whole = trusted_cholesky(shifted(G, alpha, xp), rtol, xp)
+    heads = None if whole is None else trusted_cholesky(shifted(U.mT @ (G[..., None, :, :] @ U), beta, xp), rtol, xp)
+    if heads is None:
+        return None
+    compress = beta * xp.sum(U @ (inverse_of_factor(heads, xp) @ U.mT), axis=-3)
+    value = 0.5 * (xp.sum(logdet_of_factor(heads, xp), axis=-1) - logdet_of_factor(whole, xp))
+    return value, A @ (compress - alpha * inverse_of_factor(whole, xp))
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +244,12 @@ class RateReduction(Problem[G_co]):
     def smoothness(self, Z: Array) -> Array:
         """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""
         xp = namespace(Z)
-        return 9.0 / 8.0 * rate_scale(Z, eps=self.eps) * xp.ones_like(core_cast(Z[..., 0, 0], self.core_dtype, xp))
+        return (
+            9.0
+            / 8.0
+            * rate_scale(*Z.shape[-2:], eps=self.eps)
+            * xp.ones_like(core_cast(Z[..., 0, 0], self.core_dtype, xp))
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,6 +98,32 @@ def test_hooks_are_registered_in_one_file():
         assert not found or path == PACKAGE / "nn" / "probe.py", f"{path.name} has hooks: {found}"
 
 
+FACTORIZATIONS = {"cholesky", "cholesky_ex", "cholesky_inverse", "cholesky_solve", "cho_factor", "cho_solve", "slogdet"}
+
+
+def _named(node: ast.AST) -> str | None:
+    """The name that a call, an attribute or an import of this node speaks."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.name if isinstance(node, ast.alias) else None
+
+
+def test_one_file_factorizes():
+    """Elsewhere a factor comes from `srr._array.linalg`, which asks its pivots; the theory is what it is held to."""
+    for path in FILES:
+        if path == PACKAGE / "_array" / "linalg.py" or path.parent == PACKAGE / "theory":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        ours = {
+            alias
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "srr._array.linalg"
+            for alias in node.names
+        }
+        found = [(n.lineno, _named(n)) for n in ast.walk(tree) if _named(n) in FACTORIZATIONS and n not in ours]
+        assert not found, f"{path.relative_to(PACKAGE)} factorizes on its own: {found}"
+
+
 def test_import_srr_loads_nothing_optional():
     code = f"import srr, sys; print([m for m in {OPTIONAL!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -136,8 +136,7 @@ def test_operator_follows_the_house_order(entry):
         array = "Array" in str(given[scalar].annotation)  # a scale for each item of a batch is an array
         assert array or given[scalar].kind is inspect.Parameter.KEYWORD_ONLY, f"{entry.path}: {scalar} is positional"
     doc = inspect.getdoc(entry.value) or ""
-    if entry.source != "srr.ops.gram":  # plain linear algebra, of no one's invention
-        assert section(doc, "Source"), f"{entry.path}: no Source"
+    assert section(doc, "Source"), f"{entry.path}: no Source"
     assert section(doc, "Raises") or companion_of(entry), f"{entry.path}: no Raises"
 
 

@@ -152,6 +152,41 @@ def _is_concrete(x: Array) -> bool:
     return not array_api_compat.is_dask_array(x)
 
 
+def is_readable(x: Array) -> bool:
+    """Whether the values of an array exist here and now: not in a traced or batched program, nor in a lazy one.
+
+    Unlike :func:`is_concrete` this holds for tensors of an autograd graph and on an accelerator.
+    """
+    if is_torch(x):
+        torch = sys.modules["torch"]
+        if is_compiling(x):
+            return False
+        return x.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    if is_jax(x):
+        return not isinstance(x, sys.modules["jax"].core.Tracer)
+    return not array_api_compat.is_dask_array(x)
+
+
+def is_compiling(x: Array) -> bool:
+    """Whether torch is making a program of x, where neither values nor functions with own derivatives may be used."""
+    torch = sys.modules.get("torch")
+    return torch is not None and is_torch(x) and (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def is_differentiated(*arrays: Array | None) -> bool:
+    """Whether a derivative of what is computed from the arrays may be taken, by torch or by JAX."""
+    return any(_is_differentiated(a) for a in arrays if a is not None)
+
+
+def _is_differentiated(x: Array) -> bool:
+    if is_torch(x):
+        torch = sys.modules["torch"]
+        if x.requires_grad and torch.is_grad_enabled():
+            return True
+        return not is_readable(x) or torch.autograd.forward_ad._current_level >= 0
+    return is_jax(x) and not is_readable(x)
+
+
 def any_true(flags: Array, xp: Namespace) -> bool:
     """Whether an entry is known to be true; a trace that captures a constant makes even its flags unknown."""
     found = xp.any(flags)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srr._array.checks import check_array, check_count, check_positive, check_tokens
+from srr._array.linalg import cholesky, logdet_of_factor
 from srr._array.namespace import Array, to_numpy
 
 Matrix = np.ndarray[Any, np.dtype[Any]]
@@ -129,11 +130,10 @@ def _joint_logdet(large: Matrix, small: Matrix, cosines: Matrix, scale: Matrix) 
 
 def _logdet(M: Matrix) -> Matrix:
     """Log-determinants of matrices that are at least the identity, up to rounding."""
-    try:
-        pivots = np.diagonal(np.linalg.cholesky(M), axis1=-2, axis2=-1)
-        return np.asarray(2.0 * np.sum(np.log(pivots), axis=-1))
-    except np.linalg.LinAlgError:  # rounding of a tiny distortion
+    L = cholesky(M, np)
+    if L is None:  # rounding of a tiny distortion
         return np.asarray(np.sum(np.log(np.maximum(np.linalg.eigvalsh(M), 1.0)), axis=-1))
+    return np.asarray(logdet_of_factor(L, np))
 
 
 def _eigen(A: Matrix) -> tuple[Matrix, Matrix]:

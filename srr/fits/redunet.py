@@ -49,8 +49,8 @@ class SphereRateReduction:
 
     def alpha(self, Z: Array) -> float:
         """α = d/(n ε²), with d the channels of signals."""
-        V = Z[(..., *(0 for _ in range(self.shift_axes)))]
-        return float(rate_scale(V, eps=self.eps))
+        n, d = Z.shape[Z.ndim - self.shift_axes - 2 :][:2]
+        return float(rate_scale(n, d, eps=self.eps))
 
     def smoothness(self, Z: Array) -> float:
         """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""

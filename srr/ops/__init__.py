@@ -17,13 +17,15 @@ from srr.ops.attention import (
     tssa,
     tssa_heads,
 )
-from srr.ops.gram import gram, gram_logdet, gram_resolvent
 from srr.ops.rates import (
     coding_rate,
     coding_rate_grad,
     coding_rate_hvp,
     coding_rate_smoothness,
     coding_rate_value_and_grad,
+    gram,
+    gram_logdet,
+    gram_resolvent,
     partition_coding_rate,
     partition_coding_rate_grad,
     partition_coding_rate_value_and_grad,

@@ -118,7 +118,7 @@ def neumann_grad(Z: ArrayT, U: ArrayT, *, eps: float, terms: int = 1, xp: Namesp
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
     check_count(terms, "terms", least=0)
-    beta = rate_scale(Z[..., : U.shape[-1]], eps=check_positive(eps, "eps"))
+    beta = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
     return cast_like(bare_neumann_grad(widen(Z, xp), widen(U, xp), beta, terms, xp), Z, xp)
 
 
@@ -178,7 +178,7 @@ def neumann_validity(Z: ArrayT, U: ArrayT, *, eps: float, xp: Namespace = None) 
     xp = namespace(Z, U, xp=xp)
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
-    beta = rate_scale(Z[..., : U.shape[-1]], eps=check_positive(eps, "eps"))
+    beta = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
     V = bare_project(widen(Z, xp), widen(U, xp), xp)
     return cast_like(beta * xp.max(xp.linalg.svdvals(V)[..., 0], axis=-1) ** 2, Z, xp)
 

@@ -1,15 +1,19 @@
-"""Coding rate of tokens with its closed-form gradient, the scale and the precision that every rate shares.
+"""Coding rates with their closed-form gradients and curvature, the scale and the precision that every rate shares.
 
 ``eps`` is the distortion ε; rates are in nats. Values and gradients of float32 (and lower) tokens are computed in a
 float64 core unless ``core_dtype`` says otherwise: the float32 core is faster and can be trusted where
 6e-8 · α · λ_max(ZᵀZ) ≪ 1.
+
+A public function checks its arguments once and calls the formula of the same name that starts with ``bare_``: arrays
+in the dtype of the core in, arrays in the dtype of the core out. ``rtol`` is the relative error such a value may
+carry, from :func:`core_tolerance`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,7 +27,17 @@ from srr._array.checks import (
     check_tokens,
     check_weights,
 )
-from srr._array.linalg import cholesky
+from srr._array.derivatives import gram_factor
+from srr._array.exact import Pair, matmul
+from srr._array.linalg import (
+    GramFactor,
+    as_column,
+    bare_gram,
+    inverse_of_factor,
+    logdet_of_factor,
+    shifted,
+    trusted_cholesky,
+)
 from srr._array.namespace import (
     Array,
     ArrayT,
@@ -34,26 +48,38 @@ from srr._array.namespace import (
     core_cast,
     epsilon,
     is_concrete,
+    is_differentiated,
+    is_floating,
+    is_readable,
     namespace,
-    root,
     to_numpy,
 )
-from srr.ops.gram import GramFactor, gram_factor, inverse_of_factor, logdet_of_factor, pivots_are_trusted, shifted_gram
-from srr.ops.subspaces import flatten_heads, lift, project
+from srr.ops.subspaces import bare_lift, bare_project, flatten_heads
 
 _SMALLEST = 1e-150  # its square, and that of its inverse, are ordinary float64 numbers
 
 
-def rate_scale(V: ArrayT, *, eps: float, count: ArrayT | None = None) -> ArrayT | float:
-    r"""Scale :math:`d / (n \varepsilon^2)` of a rate: the one place that squares ε.
+# Scale, precision, Gram matrices: what every rate shares
+
+
+def check_distortion(eps: Any) -> Any:
+    """Refuse an ε that is not a finite number > 0 whose square is one too; the number as a Python float."""
+    eps = check_positive(eps, "eps")
+    if isinstance(eps, float) and not _SMALLEST <= eps <= 1.0 / _SMALLEST:
+        raise ValueError(f"eps must lie between {_SMALLEST} and {1.0 / _SMALLEST}: its square is needed; got {eps}")
+    return eps
+
+
+def rate_scale(n: Any, p: int, *, eps: float) -> Any:
+    r"""Scale :math:`p / (n \varepsilon^2)` of a rate: the one place that squares ε.
 
     Args:
-        V: coordinates of shape (..., n, d); with d = p this is β, with the full dimension it is α.
+        n: number of tokens, or effective numbers ≥ 0 as an array; where one is zero the scale is zero.
+        p: number of coordinates: the full dimension d for α, that of a subspace for β.
         eps: distortion ε > 0.
-        count: effective number of tokens, shape (...), in place of n; where it is zero the scale is zero.
 
     Returns:
-        A number, or an array of the shape of ``count``.
+        A number, or an array of the shape of ``n``.
 
     Raises:
         ValueError: eps is not a finite number > 0 whose square is one too.
@@ -61,18 +87,115 @@ def rate_scale(V: ArrayT, *, eps: float, count: ArrayT | None = None) -> ArrayT 
     Source: α and β of [CRATE] (7)-(8).
 
     Example:
-        >>> import numpy as np, srr
-        >>> srr.ops.rate_scale(np.ones((10, 5)), eps=0.5)
+        >>> import srr
+        >>> srr.ops.rate_scale(10, 5, eps=0.5)
         2.0
     """
-    eps = check_positive(eps, "eps")
-    if isinstance(eps, float) and not _SMALLEST <= eps <= 1.0 / _SMALLEST:
-        raise ValueError(f"eps must lie between {_SMALLEST} and {1.0 / _SMALLEST}: its square is needed; got {eps}")
-    n, d = V.shape[-2:]
-    if count is None:
-        return d / (n * eps**2)
-    xp = namespace(count)
-    return xp.where(count > 0, d / eps**2 / xp.where(count > 0, count, xp.ones_like(count)), xp.zeros_like(count))
+    eps = check_distortion(eps)
+    if not hasattr(n, "ndim"):
+        return p / (n * eps**2)
+    xp = namespace(n)
+    some = n > 0
+    return xp.where(some, p / eps**2 / xp.where(some, n, xp.ones_like(n)), xp.zeros_like(n))
+
+
+def core_tolerance(Z: Array, A: Array, xp: Namespace) -> float:
+    """Relative error a rate may carry: rounding of the core, or of the result where that is coarser."""
+    return max(64 * epsilon(A.dtype, xp), epsilon(Z.dtype, xp))
+
+
+def _column(scale: Any) -> Any:
+    """Per-item scale, shaped to multiply (..., n, d)."""
+    return scale[..., None, None] if hasattr(scale, "ndim") else scale
+
+
+def _like(Z: ArrayT, value: Any, xp: Namespace) -> ArrayT:
+    """A result of the core in the dtype of the tokens."""
+    return xp.astype(value, Z.dtype, copy=False)
+
+
+def gram(A: ArrayT, *, xp: Namespace = None) -> ArrayT:
+    r"""Gram matrix :math:`A^\top A` of the columns of A.
+
+    Wide torch matrices on a CPU are multiplied in column panels and mirrored, which skips 6 of 16 blocks;
+    NumPy recognizes the product as symmetric by itself.
+
+    Args:
+        A: matrices of shape (..., n, d).
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Symmetric matrices of shape (..., d, d).
+
+    Raises:
+        TypeError: A is not a real floating array.
+        ValueError: A has fewer than two axes or an empty one.
+
+    Source: the matrix of [CRATE] (7).
+    """
+    xp = namespace(A, xp=xp)
+    check_array(A, "A", finite=False, xp=xp)
+    return bare_gram(A, xp)
+
+
+def gram_logdet(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) -> ArrayT:
+    r"""Log-determinant :math:`\log\det(I + s A^\top A)`, on the smaller side of A.
+
+    Args:
+        A: matrices of shape (..., n, d).
+        scale: s ≥ 0, a number or an array of shape (...).
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (...), in nats.
+
+    Raises:
+        TypeError: A is not a real floating array, scale neither a number nor a real array.
+        ValueError: A has fewer than two axes or an empty one; scale negative, not finite or of another shape.
+
+    Source: the determinant of [CRATE] (7) and (8), without its ½.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> srr.ops.gram_logdet(np.eye(3), 1.0) / np.log(2.0)
+        np.float64(3.0)
+    """
+    return _checked_factor(A, scale, namespace(A, xp=xp)).logdet()
+
+
+def gram_resolvent(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) -> ArrayT:
+    r"""Resolvent product :math:`A (I + s A^\top A)^{-1} = (I + s A A^\top)^{-1} A`.
+
+    Args:
+        A: matrices of shape (..., n, d).
+        scale: s ≥ 0, a number or an array of shape (...).
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Array of shape (..., n, d).
+
+    Raises:
+        TypeError: as :func:`gram_logdet`.
+        ValueError: as :func:`gram_logdet`.
+
+    Source: [CRATE] (9), one head of the gradient; s times it is half the gradient of the log-determinant.
+    """
+    return _checked_factor(A, scale, namespace(A, xp=xp)).resolvent()
+
+
+def _checked_factor(A: Array, scale: Any, xp: Namespace) -> GramFactor:
+    check_array(A, "A", finite=False, xp=xp)
+    if getattr(scale, "ndim", 0) == 0:
+        scale = check_nonnegative(scale, "scale")
+    else:
+        check_array(scale, "scale", ndim=0, xp=namespace(A, scale, xp=xp))
+        check_batch(scale, tuple(A.shape[:-2]), 0, "scale")
+        if is_concrete(scale) and any_true(scale < 0, xp):
+            raise ValueError("scale must be >= 0; got a negative entry")
+    return gram_factor(A, scale, rtol=64 * epsilon(A.dtype, xp), xp=xp)
+
+
+# Rate of all tokens
 
 
 def coding_rate(
@@ -105,31 +228,20 @@ def coding_rate(
         2.0
     """
     xp = namespace(Z, weights, xp=xp)
-    factor, _ = _coding_factor(Z, eps, weights, core_dtype, xp)
-    return xp.astype(0.5 * factor.logdet(), Z.dtype, copy=False)
+    A, w, rtol = _core(Z, weights, core_dtype, xp)
+    return _like(Z, bare_coding_rate(A, w, check_distortion(eps), rtol, xp), xp)
 
 
 def coding_rate_grad(
     Z: ArrayT, *, eps: float, weights: ArrayT | None = None, core_dtype: DType = None, xp: Namespace = None
 ) -> ArrayT:
-    r"""Gradient of :func:`coding_rate` with respect to the tokens.
+    r"""Gradient of :func:`coding_rate` in the tokens; same arguments.
 
     .. math:: \nabla R = \alpha W Z \bigl(I + \alpha Z^\top W Z\bigr)^{-1}
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        eps: distortion ε > 0.
-        weights: token weights w ≥ 0 of shape (..., n), all one by default.
-        core_dtype: dtype of the Gram matrix and its factor; float64 by default.
-        xp: array namespace; looked up when None.
 
     Returns:
         Gradient of shape (..., n, d), nats per unit of Z. Row by row it is α(z − ẑ) with ẑ the ridge
         reconstruction of z from all tokens: the expansion operator of ReduNet.
-
-    Raises:
-        TypeError: Z or weights is not a real floating array.
-        ValueError: as :func:`coding_rate`.
 
     Source: gradient of [CRATE] (7); [REDU], expansion operator E.
     """
@@ -139,64 +251,47 @@ def coding_rate_grad(
 def coding_rate_value_and_grad(
     Z: ArrayT, *, eps: float, weights: ArrayT | None = None, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[ArrayT, ArrayT]:
-    """Value and gradient of :func:`coding_rate` from one Gram matrix and one factorization.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        eps: distortion ε > 0.
-        weights: token weights w ≥ 0 of shape (..., n), all one by default.
-        core_dtype: dtype of the Gram matrix and its factor; float64 by default.
-        xp: array namespace; looked up when None.
+    """Value and gradient of :func:`coding_rate` from one factorization; same arguments.
 
     Returns:
         The pair (rate of shape (...), gradient of shape (..., n, d)), in nats.
 
-    Raises:
-        TypeError: Z or weights is not a real floating array.
-        ValueError: as :func:`coding_rate`.
-
     Source: [CRATE] (7) and its gradient.
     """
     xp = namespace(Z, weights, xp=xp)
-    factor, scale = _coding_factor(Z, eps, weights, core_dtype, xp)
-    grad = as_column(scale) * factor.resolvent()
-    if weights is not None:
-        grad = _root(weights, grad.dtype, xp) * grad
-    return xp.astype(0.5 * factor.logdet(), Z.dtype, copy=False), xp.astype(grad, Z.dtype, copy=False)
+    A, w, rtol = _core(Z, weights, core_dtype, xp)
+    value, grad = bare_coding_rate_value_and_grad(A, w, check_distortion(eps), rtol, xp)
+    return _like(Z, value, xp), _like(Z, grad, xp)
 
 
-def _coding_factor(
-    Z: ArrayT, eps: float, weights: ArrayT | None, core_dtype: DType, xp: Namespace
-) -> tuple[GramFactor, ArrayT | float]:
-    """Factor of I + α ZᵀWZ, and α."""
+def _core(Z: ArrayT, weights: ArrayT | None, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, ArrayT | None, float]:
+    """Tokens and weights, checked and in the dtype of the core, and the error a rate of them may carry."""
     check_tokens(Z, xp=xp)
-    eps = check_positive(eps, "eps")
-    A = core_cast(Z, core_dtype, xp)
-    count = None
     if weights is not None:
         check_weights(weights, Z, xp=xp)
-        count = xp.sum(xp.astype(weights, A.dtype), axis=-1)
-        A = _root(weights, A.dtype, xp) * A
-    scale = rate_scale(A, eps=eps, count=count)
-    return gram_factor(A, scale, rtol=core_tolerance(Z, A, xp), xp=xp), scale
+    A = core_cast(Z, core_dtype, xp)
+    return A, None if weights is None else xp.astype(weights, A.dtype, copy=False), core_tolerance(Z, A, xp)
 
 
-def _root(weights: ArrayT, dtype: DType, xp: Namespace) -> ArrayT:
-    return root(xp.astype(weights, dtype), xp)[..., None]
+def bare_coding_rate(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace) -> Any:
+    """R of core tokens."""
+    return 0.5 * _factor(A, weights, eps, rtol, xp)[0].logdet()
 
 
-def core_tolerance(Z: Array, A: Array, xp: Namespace) -> float:
-    """Relative error a rate may carry: rounding of the core, or of the result where that is coarser."""
-    return max(64 * epsilon(A.dtype, xp), epsilon(Z.dtype, xp))
+def bare_coding_rate_value_and_grad(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any]:
+    """R of core tokens, and ∇R."""
+    factor, scale = _factor(A, weights, eps, rtol, xp)
+    return 0.5 * factor.logdet(), _column(scale) * factor.resolvent()
 
 
-def as_column(scale: Array | float) -> Array | float:
-    """Per-item scale, shaped to multiply (..., n, d)."""
-    return scale[..., None, None] if hasattr(scale, "ndim") else scale  # type: ignore[index]
+def _factor(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
+    """Factor of I + α ZᵀWZ, and α."""
+    n, d = A.shape[-2:]
+    scale = rate_scale(n if weights is None else xp.sum(weights, axis=-1), d, eps=eps)
+    return gram_factor(A, scale, weights=weights, rtol=rtol, xp=xp), scale
 
 
-# --- srr.ops.rates
-# Coding rate under subspace codebooks, and the sparse rate reduction that CRATE ascends, with their gradients.
+# Rate under subspace codebooks, and the sparse rate reduction that CRATE ascends
 
 
 def subspace_coding_rate(Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
@@ -228,30 +323,19 @@ def subspace_coding_rate(Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType 
         2.0
     """
     xp = namespace(Z, U, xp=xp)
-    factor, _, _ = _subspace_factor(Z, U, eps, core_dtype, xp)
-    return xp.astype(0.5 * xp.sum(factor.logdet(), axis=-1), Z.dtype, copy=False)
+    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
+    return _like(Z, bare_subspace_coding_rate(A, bases, check_distortion(eps), rtol, xp), xp)
 
 
 def subspace_coding_rate_grad(
     Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> ArrayT:
-    r"""Gradient of :func:`subspace_coding_rate` with respect to the tokens: one p×p solve per head.
+    r"""Gradient of :func:`subspace_coding_rate` in the tokens, one p×p solve per head; same arguments.
 
     .. math:: \nabla R^c = \beta \sum_k V_k \bigl(I_p + \beta V_k^\top V_k\bigr)^{-1} U_k^\top
 
-    Args:
-        Z: tokens of shape (..., n, d).
-        U: bases of shape (K, d, p).
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
-
     Returns:
         Gradient of shape (..., n, d), nats per unit of Z.
-
-    Raises:
-        TypeError: Z or U is not a real floating array, or their dtypes differ.
-        ValueError: as :func:`subspace_coding_rate`.
 
     Source: [CRATE] (9).
     """
@@ -261,43 +345,51 @@ def subspace_coding_rate_grad(
 def subspace_coding_rate_value_and_grad(
     Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[ArrayT, ArrayT]:
-    """Value and gradient of :func:`subspace_coding_rate` from one factorization per head.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        U: bases of shape (K, d, p).
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
+    """Value and gradient of :func:`subspace_coding_rate` from one factorization per head; same arguments.
 
     Returns:
         The pair (rate of shape (...), gradient of shape (..., n, d)), in nats.
 
-    Raises:
-        TypeError: Z or U is not a real floating array, or their dtypes differ.
-        ValueError: as :func:`subspace_coding_rate`.
-
     Source: [CRATE] (8)-(9).
     """
     xp = namespace(Z, U, xp=xp)
-    factor, scale, bases = _subspace_factor(Z, U, eps, core_dtype, xp)
-    value = 0.5 * xp.sum(factor.logdet(), axis=-1)
-    grad = scale * lift(factor.resolvent(), bases, xp=xp)
-    return xp.astype(value, Z.dtype, copy=False), xp.astype(grad, Z.dtype, copy=False)
+    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
+    value, grad = bare_subspace_coding_rate_value_and_grad(A, bases, check_distortion(eps), rtol, xp)
+    return _like(Z, value, xp), _like(Z, grad, xp)
 
 
-def _subspace_factor(
-    Z: ArrayT, U: ArrayT, eps: float, core_dtype: DType, xp: Namespace
-) -> tuple[GramFactor, ArrayT | float, ArrayT]:
-    """Factors of I + β VₖᵀVₖ for every head, β, and the bases in the dtype of the core."""
+def _core_with_bases(Z: ArrayT, U: ArrayT, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, ArrayT, float]:
+    """Tokens and bases, checked and in the dtype of the core, and the error a rate of them may carry."""
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
     check_same_dtype(Z=Z, U=U)
-    eps = check_positive(eps, "eps")
-    bases = core_cast(U, core_dtype, xp)
-    V = project(core_cast(Z, core_dtype, xp), bases, xp=xp)  # (..., K, n, p)
-    scale = rate_scale(V, eps=eps)
-    return gram_factor(V, scale, rtol=core_tolerance(Z, V, xp), xp=xp), scale, bases
+    A = core_cast(Z, core_dtype, xp)
+    return A, core_cast(U, core_dtype, xp), core_tolerance(Z, A, xp)
+
+
+def bare_subspace_coding_rate(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> Any:
+    """R^c(·; U) of core tokens."""
+    return 0.5 * xp.sum(_subspace_factor(A, U, eps, rtol, xp)[0].logdet(), axis=-1)
+
+
+def bare_subspace_coding_rate_value_and_grad(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any]:
+    """R^c(·; U) of core tokens, and ∇R^c."""
+    factor, scale = _subspace_factor(A, U, eps, rtol, xp)
+    grad = _column(scale) * bare_lift(factor.resolvent(), U, xp)
+    return 0.5 * xp.sum(factor.logdet(), axis=-1), grad
+
+
+def _subspace_factor(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
+    """Factors of I + β VₖᵀVₖ for every head, and β."""
+    V = bare_project(A, U, xp)  # (..., K, n, p)
+
+    def low() -> Any:  # what rounding took from the projections
+        rows, bases = A[..., None, :, :], U
+        exact = matmul(Pair(rows, xp.zeros_like(rows)), Pair(bases, xp.zeros_like(bases)), xp)
+        return (exact.high - V) + exact.low
+
+    scale = rate_scale(A.shape[-2], U.shape[-1], eps=eps)
+    return gram_factor(V, scale, rtol=rtol, xp=xp, low=low), scale
 
 
 def sparse_rate_reduction(
@@ -330,71 +422,56 @@ def sparse_rate_reduction(
         np.float64(0.0)
     """
     xp = namespace(Z, U, xp=xp)
-    lam = check_nonnegative(lam, "lam")
-    compressed = subspace_coding_rate(Z, U, eps=eps, core_dtype=core_dtype, xp=xp)
-    expanded = coding_rate(Z, eps=eps, core_dtype=core_dtype, xp=xp)
-    return expanded - compressed - lam * xp.sum(xp.abs(Z), axis=(-2, -1))
+    lam, eps = check_nonnegative(lam, "lam"), check_distortion(eps)
+    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
+    smooth = bare_coding_rate(A, None, eps, rtol, xp) - bare_subspace_coding_rate(A, bases, eps, rtol, xp)
+    return _like(Z, smooth - lam * xp.sum(xp.abs(A), axis=(-2, -1)), xp)
 
 
 def sparse_rate_reduction_grad(
     Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> ArrayT:
-    r"""Gradient of the smooth part of :func:`sparse_rate_reduction`: :math:`\nabla R - \nabla R^c`.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        U: bases of shape (K, d, p).
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
+    r"""Gradient of the smooth part of :func:`sparse_rate_reduction`, :math:`\nabla R - \nabla R^c`; no ``lam``.
 
     Returns:
         Gradient of shape (..., n, d), nats per unit of Z.
 
-    Raises:
-        TypeError: Z or U is not a real floating array, or their dtypes differ.
-        ValueError: as :func:`subspace_coding_rate`.
-
     Source: gradient of [CRATE] (1) without its sparsity term.
     """
-    compress = subspace_coding_rate_grad(Z, U, eps=eps, core_dtype=core_dtype, xp=xp)
-    return coding_rate_grad(Z, eps=eps, core_dtype=core_dtype, xp=xp) - compress
+    return sparse_rate_reduction_value_and_grad(Z, U, eps=eps, lam=0.0, core_dtype=core_dtype, xp=xp)[1]
 
 
 def sparse_rate_reduction_value_and_grad(
     Z: ArrayT, U: ArrayT, *, eps: float, lam: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[ArrayT, ArrayT]:
-    """Value of :func:`sparse_rate_reduction` and gradient of its smooth part, from one factorization of each rate.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        U: bases of shape (K, d, p).
-        eps: distortion ε > 0.
-        lam: sparsity weight λ ≥ 0, in nats per unit of Z; it enters the value only.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
+    """Value of :func:`sparse_rate_reduction` and gradient of its smooth part; same arguments.
 
     Returns:
-        The pair (objective of shape (...), gradient of R − R^c of shape (..., n, d)), in nats.
-
-    Raises:
-        TypeError: Z or U is not a real floating array, or their dtypes differ.
-        ValueError: as :func:`sparse_rate_reduction`.
+        The pair (objective of shape (...), gradient of R − R^c of shape (..., n, d)), in nats; λ enters the value
+        only.
 
     Source: [CRATE] (1) and the gradient of its smooth part.
     """
     xp = namespace(Z, U, xp=xp)
-    lam = check_nonnegative(lam, "lam")
-    compressed, compress = subspace_coding_rate_value_and_grad(Z, U, eps=eps, core_dtype=core_dtype, xp=xp)
-    expanded, expand = coding_rate_value_and_grad(Z, eps=eps, core_dtype=core_dtype, xp=xp)
-    return expanded - compressed - lam * xp.sum(xp.abs(Z), axis=(-2, -1)), expand - compress
+    lam, eps = check_nonnegative(lam, "lam"), check_distortion(eps)
+    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
+    smooth, grad = bare_sparse_rate_reduction_value_and_grad(A, bases, eps, rtol, xp)
+    return _like(Z, smooth - lam * xp.sum(xp.abs(A), axis=(-2, -1)), xp), _like(Z, grad, xp)
 
 
-# --- srr.ops.rates
-# Tokens sorted by label once: classes as padded batches of similar size, and the way back.
+def bare_sparse_rate_reduction_value_and_grad(
+    A: Any, U: Any, eps: float, rtol: float, xp: Namespace
+) -> tuple[Any, Any]:
+    """R − R^c(·; U) of core tokens, and its gradient."""
+    compressed, compress = bare_subspace_coding_rate_value_and_grad(A, U, eps, rtol, xp)
+    expanded, expand = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp)
+    return expanded - compressed, expand - compress
 
 
-Index = np.ndarray[Any, np.dtype[np.int64]]
+# Tokens sorted by label once: classes as padded batches of similar size, and the way back
+
+
+Index: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -412,14 +489,21 @@ class Segments:
     counts: tuple[Index, ...]  # per bucket (S,): tokens of every segment
 
     @classmethod
-    def of(cls, labels: Array, Z: Array, xp: Namespace) -> Segments:
+    def of(cls, labels: Array, Z: Array, classes: int | None = None) -> Segments:
         """Sort labels of shape (..., n) or (n,) for tokens of shape (..., n, d).
+
+        Args:
+            labels: integers ≥ 0.
+            Z: tokens; only the shape matters.
+            classes: number K of classes, which labels must stay below and the table is as wide as. By default the
+                labels are names without an order: those that occur are numbered anew, and memory does not grow with
+                the largest.
 
         Raises:
             TypeError: the labels are being traced.
-            ValueError: a negative label, or a shape that does not broadcast to the tokens.
+            ValueError: a negative label, one of at least ``classes``, or a shape that does not broadcast to the tokens.
         """
-        if not is_concrete(labels) and not hasattr(labels, "requires_grad"):
+        if not is_readable(labels):
             raise TypeError("Pi as labels needs concrete values; under jit or vmap pass a membership matrix")
         batch, n = tuple(Z.shape[:-2]), Z.shape[-2]
         host = to_numpy(labels)
@@ -427,12 +511,16 @@ class Segments:
             a not in (1, b) for a, b in zip(host.shape[-2::-1], batch[::-1], strict=False)
         ):
             raise ValueError(f"Pi as labels must broadcast to {(*batch, n)}; got shape {host.shape}")
-        host = np.broadcast_to(host, (*batch, n)).reshape(-1, n).astype(np.int64)
+        largest = int(host.max(initial=0))
         if host.min(initial=0) < 0:
             raise ValueError(f"Pi as labels must be >= 0; got {host.min()}")
-        if host.max(initial=0) >= host.size > 0:  # few classes with large names: number them anew
+        if classes is not None and largest >= classes:
+            raise ValueError(f"Pi must have labels below K={classes}; got {largest}")
+        host = np.broadcast_to(host, (*batch, n)).reshape(-1, n)
+        if classes is None and largest >= host.size > 0:
             host = np.unique(host, return_inverse=True)[1].reshape(host.shape)
-        K = int(host.max(initial=0)) + 1
+        host = host.astype(np.int64)
+        K = int(host.max(initial=0)) + 1 if classes is None else classes
         return cls._sorted((host + K * np.arange(len(host))[:, None]).ravel(), batch, len(host), K)
 
     @classmethod
@@ -466,7 +554,8 @@ class Segments:
             if (size < index.shape[1]).any():
                 valid = np.arange(index.shape[1]) < size[:, None]
                 tokens = tokens * asarray_like(valid.astype(np.float64)[..., None], A, xp=xp)
-            yield tokens, asarray_like(size.astype(np.float64), A, xp=xp)
+            real = A.dtype if is_floating(A, xp) else xp.real(flat[:1, :1]).dtype
+            yield tokens, asarray_like(size.astype(np.float64), A, dtype=real, xp=xp)
 
     def sum_by_item(self, terms: list[Array], xp: Namespace) -> Array:
         """Add per-segment terms, one array (S,) per bucket, into one number per batch item."""
@@ -482,12 +571,11 @@ class Segments:
         return xp.reshape(tokens, (*self.batch, -1, d))
 
 
-# --- srr.ops.rates
-# Coding rate of a partition, from soft memberships or from labels.
+# Rate of a partition, from soft memberships or from labels
 
 
 def partition_coding_rate(
-    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+    Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> ArrayT:
     r"""Coding rate of tokens class by class, in nats.
 
@@ -497,13 +585,15 @@ def partition_coding_rate(
     Args:
         Z: tokens of shape (..., n, d).
         Pi: membership weights ≥ 0 of shape (..., n, K), n being their total; or integer labels ≥ 0 of shape
-            (..., n) or (n,), which are sorted into segments and need concrete values (no tracing).
+            (..., n) or (n,), names without an order, which are sorted into segments and need concrete values (no
+            tracing).
         eps: distortion ε > 0.
         core_dtype: dtype of the Gram matrices and their factors; float64 by default.
         xp: array namespace; looked up when None.
 
     Returns:
-        Rate of shape (...), in nats, in the dtype of Z; empty classes count zero.
+        Rate of shape (...), in nats, in the dtype of Z; empty classes count zero, and so does their derivative in Pi,
+        where there is none (the rate has a corner at Π_k = 0).
 
     Raises:
         TypeError: Z is not a real floating array, Pi neither floating nor integer, or labels being traced.
@@ -518,30 +608,20 @@ def partition_coding_rate(
         1.0
     """
     xp = namespace(Z, Pi, xp=xp)
-    return _partition(Z, Pi, eps, core_dtype, xp, grad=False)[0]
+    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
+    return _like(Z, bare_partition_coding_rate(A, parts, check_distortion(eps), rtol, xp), xp)
 
 
 def partition_coding_rate_grad(
-    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+    Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> ArrayT:
-    r"""Gradient of :func:`partition_coding_rate` with respect to the tokens.
+    r"""Gradient of :func:`partition_coding_rate` in the tokens; same arguments.
 
     .. math:: \sum_k \frac{\operatorname{tr}\Pi_k}{n} \alpha_k \Pi_k Z (I + \alpha_k Z^\top \Pi_k Z)^{-1},\quad
               \alpha_k = \frac{d}{\varepsilon^2 \operatorname{tr}\Pi_k}
 
-    Args:
-        Z: tokens of shape (..., n, d).
-        Pi: membership weights of shape (..., n, K) or integer labels.
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
-
     Returns:
         Gradient of shape (..., n, d), nats per unit of Z.
-
-    Raises:
-        TypeError: as :func:`partition_coding_rate`.
-        ValueError: as :func:`partition_coding_rate`.
 
     Source: gradient of [MCR2] (8); [REDU], compression operators C_k.
     """
@@ -549,96 +629,96 @@ def partition_coding_rate_grad(
 
 
 def partition_coding_rate_value_and_grad(
-    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+    Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[ArrayT, ArrayT]:
-    """Value and gradient of :func:`partition_coding_rate` from one factorization per class.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        Pi: membership weights of shape (..., n, K) or integer labels.
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
+    """Value and gradient of :func:`partition_coding_rate` from one factorization per class; same arguments.
 
     Returns:
         The pair (rate of shape (...), gradient of shape (..., n, d)), in nats.
 
-    Raises:
-        TypeError: as :func:`partition_coding_rate`.
-        ValueError: as :func:`partition_coding_rate`.
-
     Source: [MCR2] (8) and its gradient.
     """
-    return _partition(Z, Pi, eps, core_dtype, namespace(Z, Pi, xp=xp), grad=True)
+    xp = namespace(Z, Pi, xp=xp)
+    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
+    value, grad = bare_partition_coding_rate_value_and_grad(A, parts, check_distortion(eps), rtol, xp)
+    return _like(Z, value, xp), _like(Z, grad, xp)
 
 
-def _partition(
-    Z: ArrayT, Pi: ArrayT, eps: float, core_dtype: DType, xp: Namespace, *, grad: bool
-) -> tuple[ArrayT, ArrayT]:
-    """Value, and gradient when asked for (None otherwise)."""
-    check_tokens(Z, xp=xp)
-    eps = check_positive(eps, "eps")
-    labeled = check_partition(Pi, Z, xp)
-    A = core_cast(Z, core_dtype, xp)
-    form = _from_labels if labeled else _from_membership
-    value, slope = form(A, Pi, eps, core_tolerance(Z, A, xp), xp, grad)
-    return xp.astype(value, Z.dtype, copy=False), xp.astype(slope, Z.dtype, copy=False) if grad else None
-
-
-def check_partition(Pi: Array, Z: Array, xp: Namespace) -> bool:
-    """Refuse what is neither labels nor memberships of the tokens; True for labels."""
+def check_partition(Pi: Array, Z: Array, xp: Namespace, classes: int | None = None) -> bool:
+    """Refuse what is neither labels nor memberships of the tokens, or of another number of classes; True for labels."""
     n = Z.shape[-2]
     if xp.isdtype(Pi.dtype, "integral"):
         if Pi.ndim < 1 or Pi.shape[-1] != n:
             raise ValueError(f"Pi as labels must have shape (..., n) with n={n}; got {tuple(Pi.shape)}")
         return True
     check_array(Pi, "Pi", xp=xp)
-    if Pi.shape[-2] != n:
-        raise ValueError(f"Pi as membership must have shape (..., n, K) with n={n}; got {tuple(Pi.shape)}")
+    if Pi.shape[-2] != n or classes not in (None, Pi.shape[-1]):
+        size = f"n={n}" if classes is None else f"n={n}, K={classes}"
+        raise ValueError(f"Pi as membership must have shape (..., n, K) with {size}; got {tuple(Pi.shape)}")
     check_batch(Pi, tuple(Z.shape[:-2]), 2, "Pi")
     if is_concrete(Pi) and any_true(Pi < 0, xp):
         raise ValueError("Pi must be >= 0; got a negative entry")
     return False
 
 
-def _from_membership(
-    A: ArrayT, Pi: ArrayT, eps: float, rtol: float, xp: Namespace, grad: bool
-) -> tuple[ArrayT, ArrayT]:
-    weights = xp.astype(Pi, A.dtype, copy=False).mT  # (..., K, n)
+def _core_with_parts(Z: ArrayT, Pi: Array, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, Any, float]:
+    """Tokens in the dtype of the core, their classes as `Segments` or memberships, and the error a rate may carry."""
+    check_tokens(Z, xp=xp)
+    labelled = check_partition(Pi, Z, xp)
+    A = core_cast(Z, core_dtype, xp)
+    parts = Segments.of(Pi, A) if labelled else xp.astype(Pi, A.dtype, copy=False)
+    return A, parts, core_tolerance(Z, A, xp)
+
+
+def bare_partition_coding_rate(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
+    """R^c(·|Π) of core tokens, from `Segments` or memberships (..., n, K)."""
+    if not isinstance(parts, Segments):
+        factor, _, share, _ = _membership_factor(A, parts, eps, rtol, xp)
+        return 0.5 * xp.sum(share * factor.logdet(), axis=-1)
+    logdets = [count / A.shape[-2] * factor.logdet() for factor, count in _segment_factors(A, parts, eps, rtol, xp)]
+    return 0.5 * parts.sum_by_item(logdets, xp) if logdets else xp.sum(A, axis=(-2, -1))
+
+
+def bare_partition_coding_rate_value_and_grad(
+    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace
+) -> tuple[Any, Any]:
+    """R^c(·|Π) of core tokens, and its gradient; share · α_k = α for every class."""
+    n, d = A.shape[-2:]
+    if not isinstance(parts, Segments):
+        factor, total, share, _ = _membership_factor(A, parts, eps, rtol, xp)
+        grad = _column(rate_scale(total, d, eps=eps)) * xp.sum(factor.resolvent(), axis=-3)
+        return 0.5 * xp.sum(share * factor.logdet(), axis=-1), grad
+    if not parts.members:  # a batch of no token sets
+        return xp.sum(A, axis=(-2, -1)), A
+    logdets, rows = [], []
+    for factor, count in _segment_factors(A, parts, eps, rtol, xp):
+        logdets.append(count / n * factor.logdet())
+        rows.append(factor.resolvent())
+    return 0.5 * parts.sum_by_item(logdets, xp), rate_scale(n, d, eps=eps) * parts.restore(rows, xp)
+
+
+def _membership_factor(A: Any, Pi: Any, eps: float, rtol: float, xp: Namespace) -> tuple[GramFactor, Any, Any, Any]:
+    """Factors of I + α_k ZᵀΠ_kZ for every class, Σ tr Π_k, the shares of the classes, and the weights (..., K, n)."""
+    weights = Pi.mT
     count = xp.sum(weights, axis=-1)  # (..., K)
     total = xp.sum(count, axis=-1)
-    half = root(weights, xp)[..., None]
-    factor = gram_factor(half * A[..., None, :, :], rate_scale(A, eps=eps, count=count), rtol=rtol, xp=xp)
     share = count / xp.where(total > 0, total, xp.ones_like(total))[..., None]
-    value = 0.5 * xp.sum(share * factor.logdet(), axis=-1)
-    if not grad:
-        return value, None
-    slope = xp.sum(half * factor.resolvent(), axis=-3)  # share · α_k = α for every class
-    return value, as_column(rate_scale(A, eps=eps, count=total)) * slope
+    scale = rate_scale(count, A.shape[-1], eps=eps)
+    return gram_factor(A[..., None, :, :], scale, weights=weights, rtol=rtol, xp=xp), total, share, weights
 
 
-def _from_labels(
-    A: ArrayT, labels: ArrayT, eps: float, rtol: float, xp: Namespace, grad: bool
-) -> tuple[ArrayT, ArrayT]:
-    segments = Segments.of(labels, A, xp)
-    n = A.shape[-2]
-    if not segments.members:  # a batch of no token sets
-        return xp.sum(A, axis=(-2, -1)), A if grad else None
-    logdets, rows = [], []
-    for tokens, count in segments.buckets(A, xp):  # (S, m, d), (S,): classes of similar size
-        factor = gram_factor(tokens, rate_scale(A, eps=eps, count=count), rtol=rtol, xp=xp)
-        logdets.append(count / n * factor.logdet())
-        if grad:
-            rows.append(factor.resolvent())
-    value = 0.5 * segments.sum_by_item(logdets, xp)
-    return value, rate_scale(A, eps=eps) * segments.restore(rows, xp) if grad else None
+def _segment_factors(
+    A: Any, segments: Segments, eps: float, rtol: float, xp: Namespace
+) -> Iterator[tuple[GramFactor, Any]]:
+    """Factors of I + α_k Z_kᵀZ_k and token counts, for classes of similar size at once."""
+    for tokens, count in segments.buckets(A, xp):
+        yield gram_factor(tokens, rate_scale(count, A.shape[-1], eps=eps), rtol=rtol, xp=xp), count
 
 
-# --- srr.ops.rates
-# Rate reduction, the objective of MCR²: the rate of the whole less the rate of its parts.
+# Rate reduction, the objective of MCR²: the rate of the whole less the rate of its parts
 
 
-def rate_reduction(Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
+def rate_reduction(Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
     r"""Rate reduction, the objective of MCR², in nats.
 
     .. math:: \Delta R(Z \mid \Pi) = R(Z) - R^c(Z \mid \Pi) \ge 0
@@ -669,26 +749,15 @@ def rate_reduction(Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = Non
         0.0
     """
     xp = namespace(Z, Pi, xp=xp)
-    compressed = partition_coding_rate(Z, Pi, eps=eps, core_dtype=core_dtype, xp=xp)
-    return coding_rate(Z, eps=eps, weights=_token_weights(Pi, xp), core_dtype=core_dtype, xp=xp) - compressed
+    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
+    return _like(Z, bare_rate_reduction(A, parts, check_distortion(eps), rtol, xp), xp)
 
 
-def rate_reduction_grad(Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
-    r"""Gradient of :func:`rate_reduction`: :math:`\nabla R - \nabla R^c`, expansion less compression.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        Pi: membership weights of shape (..., n, K) or integer labels.
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
+def rate_reduction_grad(Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
+    r"""Gradient of :func:`rate_reduction` in the tokens, :math:`\nabla R - \nabla R^c`; same arguments.
 
     Returns:
-        Gradient of shape (..., n, d), nats per unit of Z.
-
-    Raises:
-        TypeError: as :func:`partition_coding_rate`.
-        ValueError: as :func:`partition_coding_rate`.
+        Gradient of shape (..., n, d), nats per unit of Z: expansion less compression.
 
     Source: gradient of [MCR2] (9); [REDU], E and C_k.
     """
@@ -696,42 +765,44 @@ def rate_reduction_grad(Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType 
 
 
 def rate_reduction_value_and_grad(
-    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
+    Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> tuple[ArrayT, ArrayT]:
     """Value and gradient of :func:`rate_reduction` from one factorization per class and one of the whole.
 
-    Args:
-        Z: tokens of shape (..., n, d).
-        Pi: membership weights of shape (..., n, K) or integer labels.
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
+    Same arguments.
 
     Returns:
         The pair (reduction of shape (...), gradient of shape (..., n, d)), in nats.
 
-    Raises:
-        TypeError: as :func:`partition_coding_rate`.
-        ValueError: as :func:`partition_coding_rate`.
-
     Source: [MCR2] (9) and its gradient.
     """
     xp = namespace(Z, Pi, xp=xp)
-    shared = shared_reduction(Z, Pi, eps=eps, core_dtype=core_dtype, xp=xp)
+    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
+    value, grad = bare_rate_reduction_value_and_grad(A, parts, check_distortion(eps), rtol, xp)
+    return _like(Z, value, xp), _like(Z, grad, xp)
+
+
+def bare_rate_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
+    """ΔR of core tokens, from `Segments` or memberships (..., n, K)."""
+    whole = bare_coding_rate(A, _token_weights(parts, xp), eps, rtol, xp)
+    return whole - bare_partition_coding_rate(A, parts, eps, rtol, xp)
+
+
+def bare_rate_reduction_value_and_grad(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any]:
+    """ΔR of core tokens, and its gradient."""
+    shared = shared_reduction(A, parts, eps, rtol, xp)
     if shared is not None:
         return shared
-    compressed, compress = partition_coding_rate_value_and_grad(Z, Pi, eps=eps, core_dtype=core_dtype, xp=xp)
-    weights = _token_weights(Pi, xp)
-    expanded, expand = coding_rate_value_and_grad(Z, eps=eps, weights=weights, core_dtype=core_dtype, xp=xp)
+    compressed, compress = bare_partition_coding_rate_value_and_grad(A, parts, eps, rtol, xp)
+    expanded, expand = bare_coding_rate_value_and_grad(A, _token_weights(parts, xp), eps, rtol, xp)
     return expanded - compressed, expand - compress
 
 
-def _token_weights(Pi: ArrayT, xp: Namespace) -> ArrayT | None:
+def _token_weights(parts: Any, xp: Namespace) -> Any:
     """Total membership of every token; None for labels, where it is one."""
-    return None if xp.isdtype(Pi.dtype, "integral") else xp.sum(Pi, axis=-1)
+    return None if isinstance(parts, Segments) else xp.sum(parts, axis=-1)
 
 
-# --- srr.ops.rates
 # Rate reduction of large classes: the parts give the Gram matrix of the whole, and one product serves both gradients.
 #
 # With labels the scales satisfy α = (n_k/n) α_k for every class, so that
@@ -749,76 +820,40 @@ _LEAST = 0.75  # tokens a class for every dimension from which sharing won, meas
 class _Part(NamedTuple):
     """Classes of similar size: padded tokens (S, m, d), counts (S,), factors of I + α_k Z_kᵀZ_k (S, d, d)."""
 
-    tokens: Array
-    count: Array
-    L: Array
+    tokens: Any
+    count: Any
+    L: Any
 
 
-def shared_reduction(
-    Z: ArrayT, Pi: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace
-) -> tuple[ArrayT, ArrayT] | None:
-    """Value and gradient of the rate reduction, or None where the general form is the better or the safer one.
+def shared_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any] | None:
+    """ΔR of core tokens (n, d) and its gradient, or None where the general form is the better or the safer one.
 
-    That is: memberships instead of labels, a batch of token sets, classes of fewer than 3d/4 tokens on average, and
-    factors whose pivots lost digits. Where values cannot be read, every class must hold d tokens.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        Pi: membership weights or integer labels.
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace.
-
-    Returns:
-        The pair (reduction, gradient of shape (n, d)) in nats, or None.
-
-    Raises:
-        TypeError: as :func:`srr.rate_reduction`.
-        ValueError: as :func:`srr.rate_reduction`.
-
-    Source: [MCR2] (9) and its gradient, rearranged.
+    That is: memberships instead of labels, a batch of token sets, classes of fewer than 3d/4 tokens on average,
+    tokens whose values cannot be read or that are differentiated, and factors whose pivots lost digits.
     """
-    if Z.ndim != 2 or Z.shape[0] < _LEAST * Z.shape[1] or not xp.isdtype(Pi.dtype, "integral"):
+    if A.ndim != 2 or not isinstance(parts, Segments) or is_differentiated(A) or not is_readable(A):
         return None
-    check_tokens(Z, xp=xp)
-    eps = check_positive(eps, "eps")
-    check_partition(Pi, Z, xp)
-    n, d = Z.shape
-    A = core_cast(Z, core_dtype, xp)
-    segments = Segments.of(Pi, A, xp)
-    sizes = [int(size) for bucket in segments.counts for size in bucket]
-    if n < _LEAST * d * len(sizes) or not (is_concrete(A) or min(sizes) >= d):
+    n, d = A.shape
+    if n < _LEAST * d * sum(len(bucket) for bucket in parts.counts):
         return None
-    return _reduce(Z, A, segments, eps, xp)
-
-
-def _reduce(Z: ArrayT, A: ArrayT, segments: Segments, eps: float, xp: Namespace) -> tuple[ArrayT, ArrayT] | None:
-    n, rtol = A.shape[-2], core_tolerance(Z, A, xp)
-    whole, parts = xp.zeros_like(A[:1, :1]), []
-    for tokens, count in segments.buckets(A, xp):
-        M = shifted_gram(tokens, rate_scale(A, eps=eps, count=count), xp=xp)
-        L = _trusted_factor(M, rtol, xp)
+    whole: Any = 0.0
+    made = []
+    for tokens, count in parts.buckets(A, xp):
+        M = shifted(bare_gram(tokens, xp), as_column(rate_scale(count, d, eps=eps), tokens, xp), xp)
+        L = trusted_cholesky(M, rtol, xp)
         if L is None:
             return None
         whole = whole + xp.tensordot(count / n, M, axes=1)
-        parts.append(_Part(tokens, count, L))
-    L = _trusted_factor(whole, rtol, xp)
+        made.append(_Part(tokens, count, L))
+    L = trusted_cholesky(whole, rtol, xp)
     if L is None:
         return None
-    compressed = xp.sum(xp.concat([part.count / n * logdet_of_factor(part.L, xp) for part in parts]))
+    compressed = xp.sum(xp.concat([part.count / n * logdet_of_factor(part.L, xp) for part in made]))
     value = 0.5 * (logdet_of_factor(L, xp) - compressed)
-    grad = segments.restore(_slopes(L, parts, rate_scale(A, eps=eps), xp), xp)
-    return xp.astype(value, Z.dtype, copy=False), xp.astype(grad, Z.dtype, copy=False)
+    return value, parts.restore(_slopes(L, made, rate_scale(n, d, eps=eps), xp), xp)
 
 
-def _trusted_factor(M: ArrayT, rtol: float, xp: Namespace) -> ArrayT | None:
-    L = cholesky(M, xp)
-    if L is None or (is_concrete(M) and not pivots_are_trusted(M, L, rtol, xp)):
-        return None
-    return L
-
-
-def _slopes(L: ArrayT, parts: list[_Part], alpha: float, xp: Namespace) -> list[ArrayT]:
+def _slopes(L: Any, parts: list[_Part], alpha: float, xp: Namespace) -> list[Any]:
     """Gradient at the padded tokens of every part; parts are used up so that their memory can go."""
     expand, rows = alpha * inverse_of_factor(L, xp), []
     while parts:
@@ -827,8 +862,7 @@ def _slopes(L: ArrayT, parts: list[_Part], alpha: float, xp: Namespace) -> list[
     return rows
 
 
-# --- srr.ops.rates
-# Second-order facts of the rates: smoothness constants and Hessian-vector products.
+# Second-order facts of the rates: smoothness constants and Hessian-vector products
 
 
 def coding_rate_smoothness(Z: Array, *, eps: float, xp: Namespace = None) -> float:
@@ -854,7 +888,7 @@ def coding_rate_smoothness(Z: Array, *, eps: float, xp: Namespace = None) -> flo
         2.0
     """
     check_tokens(Z, xp=namespace(Z, xp=xp))
-    return float(rate_scale(Z, eps=eps))
+    return float(rate_scale(*Z.shape[-2:], eps=eps))
 
 
 def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Namespace = None) -> ArrayT:
@@ -881,9 +915,8 @@ def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Nam
     xp = namespace(Z, U, xp=xp)
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
-    eps = check_positive(eps, "eps")
     wide = flatten_heads(U, xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
-    beta = U.shape[-1] / Z.shape[-1] * rate_scale(Z, eps=eps)
+    beta = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
     return beta * xp.linalg.svdvals(wide)[..., 0] ** 2
 
 
@@ -934,43 +967,27 @@ def coding_rate_hvp(Z: ArrayT, V: ArrayT, *, eps: float, core_dtype: DType = Non
     check_tokens(Z, xp=xp)
     _check_direction(Z, V, xp)
     A, dA = core_cast(Z, core_dtype, xp), core_cast(V, core_dtype, xp)
-    scale = float(rate_scale(A, eps=eps))
-    return xp.astype(_hvp(A, dA, scale, core_tolerance(Z, A, xp), xp), Z.dtype, copy=False)
+    scale = rate_scale(*A.shape[-2:], eps=eps)
+    return _like(Z, _hvp(A, dA, scale, core_tolerance(Z, A, xp), xp), xp)
 
 
 def subspace_coding_rate_hvp(
     Z: ArrayT, V: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType = None, xp: Namespace = None
 ) -> ArrayT:
-    r"""Hessian of :math:`R^c(\cdot; U)` at Z applied to a direction V: head by head, in the coordinates of the heads.
-
-    Args:
-        Z: tokens of shape (..., n, d).
-        V: direction of shape (..., n, d).
-        U: bases of shape (K, d, p).
-        eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
-        xp: array namespace; looked up when None.
+    r"""Hessian of :func:`subspace_coding_rate` in the tokens applied to a direction V of their shape, head by head.
 
     Returns:
         Array of shape (..., n, d), nats per squared unit of Z times units of V.
 
-    Raises:
-        TypeError: an argument is not a real floating array, or the dtypes differ.
-        ValueError: V of another shape, U without the d of Z, NaN or infinity, eps not positive.
-
     Source: second derivative of [CRATE] (8).
     """
     xp = namespace(Z, V, U, xp=xp)
-    check_tokens(Z, xp=xp)
-    check_bases(U, Z.shape[-1], xp=xp)
-    check_same_dtype(Z=Z, U=U)
+    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
     _check_direction(Z, V, xp)
-    bases = core_cast(U, core_dtype, xp)
-    A = project(core_cast(Z, core_dtype, xp), bases, xp=xp)
-    dA = project(core_cast(V, core_dtype, xp), bases, xp=xp)
-    scale = float(rate_scale(A, eps=eps))
-    heads = _hvp(A, dA, scale, core_tolerance(Z, A, xp), xp)
-    return xp.astype(lift(heads, bases, xp=xp), Z.dtype, copy=False)
+    scale = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
+    dA = bare_project(core_cast(V, core_dtype, xp), bases, xp)
+    heads = _hvp(bare_project(A, bases, xp), dA, scale, rtol, xp)
+    return _like(Z, bare_lift(heads, bases, xp), xp)
 
 
 def _check_direction(Z: Array, V: Array, xp: Namespace) -> None:
@@ -980,9 +997,9 @@ def _check_direction(Z: Array, V: Array, xp: Namespace) -> None:
         raise ValueError(f"V must have the shape of Z, {tuple(Z.shape)}; got {tuple(V.shape)}")
 
 
-def _hvp(A: ArrayT, dA: ArrayT, scale: float, rtol: float, xp: Namespace) -> ArrayT:
+def _hvp(A: Any, dA: Any, scale: Any, rtol: float, xp: Namespace) -> Any:
     """Hessian of ½ logdet(I + s·AᵀA) applied to dA, with n×n products where n < d."""
     factor = gram_factor(A, scale, rtol=rtol, xp=xp)
     P = factor.resolvent()  # A S
     change = P @ dA.mT @ A + P @ A.mT @ dA if A.shape[-2] < A.shape[-1] else P @ (dA.mT @ A + A.mT @ dA)
-    return scale * factor.apply(dA - scale * change)
+    return _column(scale) * factor.apply(dA - _column(scale) * change)

@@ -8,25 +8,37 @@ the operators are then block-circulant, each frequency has its own C×C block, a
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from srr._array.checks import check_array, check_nonnegative, check_positive
-from srr._array.linalg import cholesky_solve
+from srr._array.checks import check_array, check_count, check_nonnegative
+from srr._array.derivatives import gram_factor
+from srr._array.linalg import (
+    bare_gram,
+    cholesky,
+    inverse_of_factor,
+    logdet_of_factor,
+    pivots_keep,
+    shifted,
+    weighted_gram,
+)
 from srr._array.namespace import (
     Array,
     ArrayT,
     DType,
     Namespace,
+    any_true,
     asarray_like,
     core_cast,
-    eye,
+    is_differentiated,
     is_floating,
+    is_readable,
     namespace,
     softmax,
+    to_numpy,
 )
-from srr.ops.rates import Segments, check_partition, rate_scale
+from srr.ops.rates import Segments, check_distortion, check_partition, core_tolerance, rate_scale
 
 
 class ReduNetOperators(NamedTuple):
@@ -46,8 +58,18 @@ class ReduNetOperators(NamedTuple):
     rate_reduction: Array
 
 
+_MOST = 10_000  # classes that labels may name without a word about how many there are
+
+
 def redunet_operators(
-    Z: Array, Pi: Array, *, eps: float, shift_axes: int = 0, core_dtype: DType = None, xp: Namespace = None
+    Z: ArrayT,
+    Pi: Array,
+    *,
+    eps: float,
+    classes: int | None = None,
+    shift_axes: int = 0,
+    core_dtype: DType = None,
+    xp: Namespace = None,
 ) -> ReduNetOperators:
     r"""Expansion and compression operators of tokens with their classes, from one factorization each.
 
@@ -59,17 +81,20 @@ def redunet_operators(
         Z: tokens of shape (..., n, d), or signals of shape (..., n, C, T) or (..., n, C, H, W).
         Pi: integer labels ≥ 0 of shape (..., n) or (n,), or membership weights ≥ 0 of shape (..., n, K).
         eps: distortion ε > 0.
+        classes: number K of classes; by default the number of columns of Pi, or one more than the largest label,
+            which must then be below 10,000.
         shift_axes: number of trailing axes along which the circular shifts of a token belong to its class.
         core_dtype: dtype of the Gram matrices and their factors; float64 by default.
         xp: array namespace; looked up when None.
 
     Returns:
         The operators: symmetric for vectors, complex Hermitian per frequency for signals, where C stands for
-        d above. An empty class has C_k = 0 and share 0.
+        d above. Class k is row k of ``C``; an empty class has C_k = 0 and share 0.
 
     Raises:
         TypeError: Z is not a real floating array, Pi neither floating nor integer, or labels being traced.
-        ValueError: too few axes, NaN or infinity, eps not positive, Pi of another length or negative.
+        ValueError: too few axes, NaN or infinity, eps not positive, Pi of another length, negative, or of more
+            classes than ``classes``.
 
     Source: [REDU] (16)-(17); (35)-(36) for signals.
 
@@ -81,19 +106,21 @@ def redunet_operators(
     """
     xp = namespace(Z, Pi, xp=xp)
     check_signals(Z, shift_axes, xp=xp)
-    check_positive(eps, "eps")
+    eps = check_distortion(eps)
+    if classes is not None:
+        check_count(classes, "classes")
     core = core_cast(Z, core_dtype, xp)
     V = to_spectrum(core, shift_axes, xp=xp)  # (..., F, n, C)
-    grams, counts = _class_grams(V, Pi, core, xp)  # (..., F, K, C, C), (..., K)
+    labelled = check_partition(Pi, V, xp, classes)
+    parts: Any = _segments(Pi, V, classes) if labelled else xp.astype(Pi, core.dtype, copy=False)
+    rtol = core_tolerance(Z, core, xp)
+    found = None if is_differentiated(V, Pi) else _from_grams(V, parts, eps, rtol, xp)
+    E, C, counts, expanded, compressed = found or _from_rows(V, parts, eps, rtol, xp)
     total = xp.sum(counts, axis=-1)
-    whole = rate_scale(V, eps=eps, count=total)
-    parts = rate_scale(V, eps=eps, count=counts)
-    E, expanded = _scaled_resolvent(xp.sum(grams, axis=-3), whole[..., None, None, None], xp)
-    C, compressed = _scaled_resolvent(grams, parts[..., None, :, None, None], xp)
+    share = counts / xp.where(total > 0, total, xp.ones_like(total))[..., None]
     weights = spectrum_weights(signal_sizes(Z, shift_axes), core, xp=xp)
-    share = counts / total[..., None]
-    compressed = xp.sum(share * xp.sum(weights[:, None] * compressed, axis=-2), axis=-1)
-    gained = 0.5 * (xp.sum(weights * expanded, axis=-1) - compressed)
+    within = xp.sum(share * xp.sum(weights[:, None] * compressed, axis=-2), axis=-1)
+    gained = 0.5 * (xp.sum(weights * expanded, axis=-1) - within)
     if shift_axes == 0:
         E, C = E[..., 0, :, :], C[..., 0, :, :, :]
     E, C = (_cast(A, Z, xp) for A in (E, C))
@@ -123,21 +150,30 @@ def expansion_operator(
     """
     xp = namespace(Z, xp=xp)
     check_signals(Z, shift_axes, xp=xp)
-    check_positive(eps, "eps")
-    V = to_spectrum(core_cast(Z, core_dtype, xp), shift_axes, xp=xp)
-    E, _ = _scaled_resolvent(adjoint(V, xp) @ V, rate_scale(V, eps=eps), xp)
+    core = core_cast(Z, core_dtype, xp)
+    V = to_spectrum(core, shift_axes, xp=xp)
+    scale = rate_scale(*V.shape[-2:], eps=eps)
+    E = scale * gram_factor(V, scale, rtol=core_tolerance(Z, core, xp), xp=xp).inverse()
     return _cast(E if shift_axes else E[..., 0, :, :], Z, xp)
 
 
 def compression_operators(
-    Z: ArrayT, Pi: ArrayT, *, eps: float, shift_axes: int = 0, core_dtype: DType = None, xp: Namespace = None
+    Z: ArrayT,
+    Pi: Array,
+    *,
+    eps: float,
+    classes: int | None = None,
+    shift_axes: int = 0,
+    core_dtype: DType = None,
+    xp: Namespace = None,
 ) -> ArrayT:
-    r"""Compression operators :math:`C_k = \alpha_k (I + \alpha_k Z^\top \Pi_k Z)^{-1}` of every class.
+    r"""Compression operators :math:`C_k` of every class, the ``C`` of :func:`redunet_operators`.
 
     Args:
         Z: tokens of shape (..., n, d), or signals (..., n, C, T) or (..., n, C, H, W).
         Pi: integer labels of shape (..., n) or (n,), or membership weights of shape (..., n, K).
         eps: distortion ε > 0.
+        classes: number K of classes; by default read from Pi.
         shift_axes: number of trailing shift axes.
         core_dtype: dtype of the Gram matrices and their factors; float64 by default.
         xp: array namespace; looked up when None.
@@ -151,42 +187,80 @@ def compression_operators(
 
     Source: [REDU] (17), (36).
     """
-    return redunet_operators(Z, Pi, eps=eps, shift_axes=shift_axes, core_dtype=core_dtype, xp=xp).C
+    options: dict[str, Any] = {"classes": classes, "shift_axes": shift_axes, "core_dtype": core_dtype, "xp": xp}
+    return redunet_operators(Z, Pi, eps=eps, **options).C
 
 
-def _class_grams(V: ArrayT, Pi: ArrayT, core: ArrayT, xp: Namespace) -> tuple[ArrayT, ArrayT]:
+def _segments(labels: Array, V: Array, classes: int | None) -> Segments:
+    """Labels sorted once for every frequency of a spectrum (..., F, n, C); the width of the table is K."""
+    if classes is None and is_readable(labels):
+        classes = int(to_numpy(labels).max(initial=0)) + 1
+        if classes > _MOST:
+            raise ValueError(
+                f"Pi as labels must lie below {_MOST:,}, or classes= must say how many there are; got {classes - 1}"
+            )
+    return Segments.of(labels[..., None, :], V, classes)
+
+
+def _from_grams(V: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
+    """E, C, counts and both log-determinants from the Gram matrices of the classes, whose sum is that of the whole.
+
+    None where a Gram matrix has lost the digits.
+    """
+    grams, counts = _class_grams(V, parts, xp)  # (..., F, K, C, C), (..., K)
+    d = V.shape[-1]
+    whole = rate_scale(xp.sum(counts, axis=-1), d, eps=eps)[..., None, None, None]
+    each = rate_scale(counts, d, eps=eps)[..., None, :, None, None]
+    some = shifted(xp.sum(grams, axis=-3), whole, xp), shifted(grams, each, xp)
+    factors = [cholesky(M, xp) for M in some]
+    if any(L is None for L in factors):
+        return None
+    if any_true(~pivots_keep(some[0], factors[0], rtol, xp), xp):
+        return None
+    empty = (counts == 0.0)[..., None, :]  # their log-determinant is zero, and nothing of it is lost
+    if any_true(~(pivots_keep(some[1], factors[1], rtol, xp) | empty), xp):
+        return None
+    E, C = (s * inverse_of_factor(L, xp) for s, L in zip((whole, each), factors, strict=True))
+    return E, C, counts, *(logdet_of_factor(L, xp) for L in factors)
+
+
+def _class_grams(V: Any, parts: Any, xp: Namespace) -> tuple[Any, Any]:
     """Gram matrices (..., F, K, C, C) and token counts (..., K) of the classes of a spectrum (..., F, n, C)."""
-    if check_partition(Pi, V, xp):
-        return _labeled_grams(V, Pi, core, xp)
-    weights = xp.astype(Pi, core.dtype, copy=False).mT  # (..., K, n)
-    rows = xp.sqrt(weights)[..., None, :, :, None] * V[..., None, :, :]  # (..., F, K, n, C)
-    return adjoint(rows, xp) @ rows, xp.sum(weights, axis=-1)
+    if not isinstance(parts, Segments):
+        weights = parts.mT[..., None, :, :]  # (..., 1, K, n)
+        return weighted_gram(V[..., None, :, :], weights, xp), xp.sum(parts, axis=-2)
+    made = [(bare_gram(rows, xp), count) for rows, count in parts.buckets(V, xp)]  # padded by zero rows
+    return _spread(parts, V, [G for G, _ in made], xp), _spread(parts, V, [c for _, c in made], xp)[..., 0, :]
 
 
-def _labeled_grams(V: ArrayT, labels: ArrayT, core: ArrayT, xp: Namespace) -> tuple[ArrayT, ArrayT]:
-    segments = Segments.of(labels[..., None, :], V, xp)  # one batch item per frequency
-    grams, counts = [], []
-    for rows, count in segments.buckets(V, xp):  # classes of similar size, padded by zero rows
-        grams.append(adjoint(rows, xp) @ rows)
-        counts.append(count)
+def _from_rows(V: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
+    """The same from the rows themselves: every digit, and every derivative."""
+    n, d = V.shape[-2:]
+    if isinstance(parts, Segments):
+        made = []
+        for rows, count in parts.buckets(V, xp):
+            scale = rate_scale(count, d, eps=eps)
+            factor = gram_factor(rows, scale, rtol=rtol, xp=xp)
+            made.append((scale[..., None, None] * factor.inverse(), count, factor.logdet()))
+        C, counts, compressed = (_spread(parts, V, list(column), xp) for column in zip(*made, strict=True))
+        counts, alpha, weights = counts[..., 0, :], rate_scale(n, d, eps=eps), None
+        whole, lead = gram_factor(V, alpha, rtol=rtol, xp=xp), alpha
+    else:
+        counts = xp.sum(parts, axis=-2)
+        each = rate_scale(counts, d, eps=eps)[..., None, :]
+        factor = gram_factor(V[..., None, :, :], each, weights=parts.mT[..., None, :, :], rtol=rtol, xp=xp)
+        C, compressed = each[..., None, None] * factor.inverse(), factor.logdet()
+        weights = xp.sum(parts, axis=-1)[..., None, :]
+        alpha = rate_scale(xp.sum(counts, axis=-1), d, eps=eps)[..., None]
+        whole, lead = gram_factor(V, alpha, weights=weights, rtol=rtol, xp=xp), alpha[..., None, None]
+    return lead * whole.inverse(), C, counts, whole.logdet(), compressed
+
+
+def _spread(segments: Segments, V: Any, made: list[Any], xp: Namespace) -> Any:
+    """What was made of the segments, bucket by bucket, as (..., F, K, ...) with zeros for empty classes."""
     table = asarray_like(segments.table.ravel(), V, dtype=xp.int64, xp=xp)
-    K, C = segments.table.shape[-1], V.shape[-1]
-    flat = xp.concat([*grams, xp.zeros_like(grams[0][:1, ...])])
-    sizes = xp.concat([*counts, xp.zeros_like(counts[0][:1])])
-    sizes = xp.reshape(xp.take(sizes, table, axis=0), (*V.shape[:-2], K))[..., 0, :]
-    sizes = sizes if is_floating(sizes, xp) else xp.real(sizes)
-    return xp.reshape(xp.take(flat, table, axis=0), (*V.shape[:-2], K, C, C)), sizes
-
-
-def _scaled_resolvent(gram: ArrayT, scale: ArrayT | float, xp: Namespace) -> tuple[ArrayT, ArrayT]:
-    """Operator s (I + s·G)⁻¹ of a Hermitian G, formed because it is applied to other tokens; logdet(I + s·G)."""
-    identity = eye(gram.shape[-1], gram, xp)
-    M = identity + scale * gram
-    L = xp.linalg.cholesky(M)
-    diagonal = xp.linalg.diagonal(L)
-    diagonal = diagonal if is_floating(diagonal, xp) else xp.real(diagonal)
-    inverse = cholesky_solve(L, xp.broadcast_to(identity, M.shape), xp)
-    return scale * inverse, 2.0 * xp.sum(xp.log(diagonal), axis=-1)
+    flat = xp.concat([*made, xp.zeros_like(made[0][:1, ...])])
+    return xp.reshape(xp.take(flat, table, axis=0), (*V.shape[:-2], segments.table.shape[-1], *flat.shape[1:]))
 
 
 def _cast(A: ArrayT, Z: ArrayT, xp: Namespace) -> ArrayT:
@@ -196,8 +270,7 @@ def _cast(A: ArrayT, Z: ArrayT, xp: Namespace) -> ArrayT:
     return xp.astype(A, xp.complex128 if Z.dtype == xp.float64 else xp.complex64, copy=False)
 
 
-# --- srr.ops.redunet
-# One ReduNet increment: expand every token, compress it in its class; and the membership it estimates.
+# One ReduNet increment: expand every token, compress it in its class; and the membership it estimates
 
 
 _CHUNK = 512  # rows whose (K + 1)·d responses are held at once, so that they stay in the cache
@@ -240,7 +313,7 @@ def redunet_increment(
     V = _spectrum(Z, operators.C, shift_axes, xp)
     check_nonnegative(sharpness, "sharpness")
     E, C = _per_frequency(operators, shift_axes)
-    if Pi is not None and check_partition(Pi, V, xp):
+    if Pi is not None and check_partition(Pi, V, xp, operators.C.shape[-3]):
         moved = V @ E - _compress_labeled(V, C, operators.proportions, Pi, xp)
         return from_spectrum(moved, signal_sizes(Z, shift_axes), xp=xp)
     stack = _side_by_side(E, C, xp)
@@ -358,11 +431,9 @@ def _membership(P: ArrayT, weights: ArrayT, sharpness: float, xp: Namespace) -> 
 
 def _compress_labeled(V: ArrayT, C: ArrayT, proportions: ArrayT, labels: ArrayT, xp: Namespace) -> ArrayT:
     """γ_k C_k z for the class k of every token: one product per class, and never one for another class."""
-    segments = Segments.of(labels[..., None, :], V, xp)
-    K, d = segments.table.shape[-1], V.shape[-1]
-    if C.shape[-3] < K:
-        raise ValueError(f"Pi must have labels below K={C.shape[-3]}; got {K - 1}")
-    scaled = proportions[..., None, :K, None, None] * C[..., :K, :, :]
+    K, d = C.shape[-3], V.shape[-1]
+    segments = Segments.of(labels[..., None, :], V, K)
+    scaled = proportions[..., None, :, None, None] * C
     scaled = xp.reshape(xp.broadcast_to(scaled, (*V.shape[:-2], K, d, d)), (-1, d, d))
     order, rows, first = np.argsort(segments.table.ravel(), kind="stable"), [], 0
     for tokens, count in segments.buckets(V, xp):
@@ -372,8 +443,7 @@ def _compress_labeled(V: ArrayT, C: ArrayT, proportions: ArrayT, labels: ArrayT,
     return segments.restore(rows, xp)
 
 
-# --- srr.ops.redunet
-# Signals and their circular shifts: spectra as one small matrix per frequency, circular convolution.
+# Signals and their circular shifts: spectra as one small matrix per frequency, circular convolution
 
 
 LARGEST = 2  # signals of one (time) or two (image) shift axes
@@ -432,11 +502,6 @@ def move_axis(A: ArrayT, source: int, target: int, xp: Namespace) -> ArrayT:
 def signal_sizes(Z: Array, shift_axes: int) -> tuple[int, ...]:
     """Lengths S of the shift axes of signals (..., n, C, *S)."""
     return tuple(Z.shape[Z.ndim - shift_axes :])
-
-
-def adjoint(V: ArrayT, xp: Namespace) -> ArrayT:
-    """Conjugate transpose of the last two axes of a real or complex array."""
-    return V.mT if is_floating(V, xp) else xp.conj(V).mT
 
 
 def energy(V: ArrayT, xp: Namespace) -> ArrayT:

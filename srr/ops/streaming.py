@@ -2,7 +2,8 @@
 
 Every rate sees its tokens only through ZᵀZ, so a d×d matrix and a count are all that has to be kept, whatever n is.
 Moments are summed in the float64 core and logdet(I + α ZᵀZ) is taken on the side of d. That side squares the
-condition of Z: eigenvalues of ZᵀZ below 1e-16 of the largest are lost, which matters where α λ_max(ZᵀZ) > 1e12.
+condition of Z: eigenvalues of ZᵀZ below 1e-16 of the largest are lost. A rate that this would change by more than
+1e-11 of its value is refused.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from srr._array.checks import check_array, check_bases, check_count, check_positive, check_tokens, check_weights
+from srr._array.checks import check_array, check_bases, check_count, check_tokens, check_weights
 from srr._array.extras import need
-from srr._array.namespace import Array, ArrayT, DType, Namespace, core_cast, device, eye, namespace, to_numpy
-from srr.ops.gram import gram
+from srr._array.linalg import bare_gram, moment_logdet, weighted_gram
+from srr._array.namespace import Array, DType, Namespace, core_cast, device, epsilon, namespace, to_numpy
 from srr.ops.rates import rate_scale
+
+_RTOL = 1e-11  # relative error of a log-determinant above which a moment has lost the digits
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class SecondMoment:
         """R of all tokens, in nats, shape (); see :func:`srr.coding_rate`."""
         whole = self.total()
         xp = namespace(whole.moment)
-        return 0.5 * _logdet(whole.moment, _scale(whole.moment, whole.count, eps), xp)
+        return 0.5 * _logdet(whole.moment, whole.count, eps, xp)
 
     def subspace_coding_rate(self, U: Array, *, eps: float) -> Array:
         """R^c of all tokens under bases U (K, d, p), in nats, shape (); see :func:`srr.subspace_coding_rate`."""
@@ -133,7 +136,7 @@ class SecondMoment:
         check_bases(U, whole.moment.shape[-1], xp=xp)
         U = xp.astype(U, whole.moment.dtype, copy=False)
         heads = U.mT @ (whole.moment @ U)  # (K, p, p)
-        return 0.5 * xp.sum(_logdet(heads, _scale(heads, whole.count, eps), xp), axis=-1)
+        return 0.5 * xp.sum(_logdet(heads, whole.count, eps, xp), axis=-1)
 
     def partition_coding_rate(self, *, eps: float) -> Array:
         """R^c of the tokens given their classes, in nats, shape (); empty classes count zero; see
@@ -147,8 +150,7 @@ class SecondMoment:
         xp = namespace(self.moment)
         n = xp.sum(self.count, axis=-1)
         share = self.count / xp.where(n > 0, n, xp.ones_like(n))
-        scale = _scale(self.moment, self.count, eps)[..., None, None]
-        return 0.5 * xp.sum(share * _logdet(self.moment, scale, xp), axis=-1)
+        return 0.5 * xp.sum(share * _logdet(self.moment, self.count, eps, xp), axis=-1)
 
     def rate_reduction(self, *, eps: float) -> Array:
         """ΔR of the tokens given their classes, in nats, shape (); see :func:`srr.rate_reduction`."""
@@ -200,8 +202,8 @@ def _merge_all(pairs: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 
 def _whole(A: Array, weights: Array | None, xp: Namespace) -> SecondMoment:
     if weights is None:
-        return SecondMoment(gram(A, xp=xp), xp.full((), A.shape[0], dtype=A.dtype, device=device(A)))
-    return SecondMoment(gram(xp.sqrt(weights)[:, None] * A, xp=xp), xp.sum(weights))
+        return SecondMoment(bare_gram(A, xp), xp.full((), A.shape[0], dtype=A.dtype, device=device(A)))
+    return SecondMoment(weighted_gram(A, weights, xp), xp.sum(weights))
 
 
 def _by_class(A: Array, weights: Array | None, labels: Array, K: int, xp: Namespace) -> SecondMoment:
@@ -225,14 +227,14 @@ def _by_class(A: Array, weights: Array | None, labels: Array, K: int, xp: Namesp
     return SecondMoment(xp.stack([p[0] for p in parts]), xp.stack([p[1] for p in parts]))
 
 
-def _scale(M: ArrayT, count: ArrayT, eps: float) -> ArrayT:
-    """α = d/(n ε²) of moments (..., d, d), zero where there is no token."""
-    check_positive(eps, "eps")
-    return rate_scale(M, eps=eps, count=count)
-
-
-def _logdet(M: ArrayT, scale: ArrayT, xp: Namespace) -> ArrayT:
-    """logdet(I + s·M) of symmetric positive semi-definite M."""
+def _logdet(M: Any, count: Any, eps: float, xp: Namespace) -> Any:
+    """logdet(I + s·M) of moments (..., d, d), s = d/(n ε²) and zero where there is no token."""
     check_array(M, "moment", xp=xp)
-    L = xp.linalg.cholesky(eye(M.shape[-1], M, xp) + scale * M)
-    return 2.0 * xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
+    scale = rate_scale(count, M.shape[-1], eps=eps)
+    found = moment_logdet(M, scale[..., None, None], max(_RTOL, 64 * epsilon(M.dtype, xp)), xp)
+    if found is None:
+        raise ValueError(
+            f"eps must be larger for rates from a moment, whose rounding is as large as eps² here; got {eps}: "
+            "take the rate of the tokens themselves (srr.coding_rate), or a larger eps"
+        )
+    return found

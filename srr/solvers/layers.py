@@ -76,7 +76,7 @@ class NeumannCompression:
 
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
-        beta = cast("float", rate_scale(Z[..., : problem.U.shape[-1]], eps=problem.eps))
+        beta = rate_scale(Z.shape[-2], problem.U.shape[-1], eps=problem.eps)
         grad = bare_neumann_grad(Z, problem.U, beta, self.terms, namespace(Z))
         return Z - _safe(self.step, problem, Z) * grad
 
@@ -104,7 +104,7 @@ class SoftmaxCompression:
 
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
-        share = _safe(self.step, problem, Z) * rate_scale(Z[..., : problem.U.shape[-1]], eps=problem.eps)
+        share = _safe(self.step, problem, Z) * rate_scale(Z.shape[-2], problem.U.shape[-1], eps=problem.eps)
         return (1.0 - share) * Z + share * bare_mssa(
             Z, problem.U, None, None, self.scale, False, None, None, namespace(Z)
         )

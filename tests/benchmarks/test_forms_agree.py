@@ -6,7 +6,7 @@ from torch.nn import functional
 
 import srr
 from srr._array.namespace import namespace
-from srr.ops.rates import shared_reduction
+from srr.ops.rates import Segments, shared_reduction
 from tests.benchmarks import reference_rates as naive
 
 EPS = 0.5
@@ -21,7 +21,7 @@ def tokens(n, d, dtype=torch.float64, seed=0):
 def test_shared_reduction_is_the_general_one(sizes):
     Z, labels = tokens(sum(sizes), 12), torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
-    value, grad = shared_reduction(Z, labels, eps=EPS, xp=namespace(Z))
+    value, grad = shared_reduction(Z, Segments.of(labels, Z), EPS, 1e-13, namespace(Z))
     compressed, compress = srr.ops.partition_coding_rate_value_and_grad(Z, labels, eps=EPS)
     expanded, expand = srr.ops.coding_rate_value_and_grad(Z, eps=EPS)
     torch.testing.assert_close(value, expanded - compressed, rtol=1e-12, atol=1e-13)
@@ -31,10 +31,12 @@ def test_shared_reduction_is_the_general_one(sizes):
 def test_shared_reduction_steps_aside_where_it_would_lose_digits():
     Z, labels = tokens(40, 3, torch.float32) @ tokens(3, 12, torch.float32), torch.arange(40) % 2
     xp = namespace(Z)
-    assert shared_reduction(Z, labels, eps=1e-6, core_dtype=torch.float32, xp=xp) is None
-    assert shared_reduction(tokens(40, 100), labels, eps=EPS, xp=xp) is None
-    assert shared_reduction(tokens(40, 30), labels, eps=EPS, xp=xp) is None  # 20 tokens a class
-    assert shared_reduction(Z, functional.one_hot(labels).float(), eps=EPS, xp=xp) is None
+    parts = Segments.of(labels, Z)
+    assert shared_reduction(Z, parts, 1e-6, 1e-5, xp) is None
+    assert shared_reduction(tokens(40, 100), parts, EPS, 1e-13, xp) is None
+    assert shared_reduction(tokens(40, 30), parts, EPS, 1e-13, xp) is None  # 20 tokens a class
+    assert shared_reduction(Z, functional.one_hot(labels).float(), EPS, 1e-5, xp) is None
+    assert shared_reduction(Z.double().requires_grad_(), parts, EPS, 1e-13, xp) is None
 
 
 @pytest.mark.parametrize("shape", [(300, 20), (20, 300), (3, 50, 50)])

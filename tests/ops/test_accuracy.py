@@ -190,14 +190,14 @@ def test_float64_core_stays_accurate_where_the_float32_core_may_not(kind: str) -
     assert safe <= 2 * np.finfo(np.float32).eps
 
 
-def test_the_cholesky_of_a_float32_core_loses_digits_outside_its_region() -> None:
-    """Under autograd the values cannot be looked at, so the fast core is what it is: the reason for the default."""
+def test_a_float32_core_loses_digits_outside_its_region() -> None:
+    """Its singular values carry no more than float32 has: the reason for the default."""
     Z = torch.from_numpy(_core_problem("rank 10")).requires_grad_()
     truth = ref.mp_coding_rate_grad(Z.detach().numpy().astype(np.float64), 0.002)
     fast = srr.coding_rate_grad(Z, eps=0.002, core_dtype=torch.float32).detach().numpy()
     safe = srr.coding_rate_grad(Z, eps=0.002).detach().numpy()
     size = np.linalg.norm(truth)
-    assert np.linalg.norm(fast - truth) / size > 1e-2
+    assert np.linalg.norm(fast - truth) / size > 1e-3
     assert np.linalg.norm(safe - truth) / size < 1e-6
 
 

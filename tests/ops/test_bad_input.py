@@ -118,7 +118,7 @@ def _keywords(case: Case, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
 )
 def test_concrete_scalar_arrays_are_checked_too(value: object) -> None:
     with pytest.raises(ValueError, match=r"^eps must be a finite number > 0; got"):
-        srr.ops.rate_scale(Z, eps=value)
+        srr.ops.rate_scale(9, 6, eps=value)
 
 
 @pytest.mark.parametrize(("case", "position"), POSITIONS)

@@ -197,16 +197,15 @@ def test_memberships_and_estimates_can_be_traced(rng: np.random.Generator) -> No
     NUMPY.close(torch.func.vmap(move)(torch.from_numpy(Z)[None], torch.from_numpy(Pi)[None])[0], truth)
 
 
-def test_float32_tokens_have_a_float64_core(rng: np.random.Generator) -> None:
-    """Rank-one tokens at a tiny distortion: the float32 core loses what the float64 core keeps."""
+def test_operators_of_rank_one_tokens_at_a_tiny_distortion(rng: np.random.Generator) -> None:
+    """A Cholesky factor of the float32 core would lose all digits here; the singular values keep them."""
     Z = np.outer(rng.standard_normal(40), rng.standard_normal(6)).astype(np.float32)
     truth = naive_operator(Z.astype(np.float64), 0.01)
     safe = srr.ops.expansion_operator(Z, eps=0.01)
     fast = srr.ops.expansion_operator(Z, eps=0.01, core_dtype=np.float32)
     errors = [np.abs(E - truth).max() / np.abs(truth).max() for E in (safe, fast)]
     assert safe.dtype == np.float32
-    assert errors[0] < 1e-6
-    assert errors[1] > 100 * errors[0]
+    assert max(errors) < 2e-7
 
 
 Z3 = np.ones((3, 4))

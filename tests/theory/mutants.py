@@ -66,13 +66,12 @@ def transposed_mask(f, V, *, causal=False, mask=None, **options):
     return f(V, mask=np.triu(np.ones((n, n), dtype=bool)), **options) if causal else f(V, mask=mask, **options)
 
 
-def unsquared_eps(f, V, *, eps, count=None):
-    return f(V, eps=eps, count=count) * eps
+def unsquared_eps(f, n, p, *, eps):
+    return f(n, p, eps=eps) * eps
 
 
-def swapped_sizes(f, V, *, eps, count=None):
-    n, d = V.shape[-2:]
-    return f(V, eps=eps, count=count) * (n / d) ** 2
+def swapped_sizes(f, n, p, *, eps):
+    return f(n, p, eps=eps) * (n / p) ** 2
 
 
 def beta_again(f, Z, U, *, eps, **options):

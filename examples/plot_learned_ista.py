@@ -94,9 +94,9 @@ for depth, found in zip(depths, learned, strict=True):
     assert found < same / 2
 
 # %%
-# A learned layer is worth ten to twenty steps of ISTA, and three to ten of FISTA; Gregor and LeCun (2010) report savings
-# of that order. The network knows the tokens it will meet, which a solver does not: the lead need not carry over to
-# tokens of another kind, and it shrinks as the error does, since only the solver goes on to the exact codes.
+# A learned layer is worth ten to twenty steps of ISTA, and three to ten of FISTA; Gregor and LeCun (2010) report
+# savings of that order. The network knows the tokens it will meet, which a solver does not: the lead need not carry
+# over to tokens of another kind, and it shrinks as the error does, since only the solver goes on to the exact codes.
 
 figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for name, curve in curves.items():

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr._array.namespace import Array, core_cast, namespace
 from srr.ops.attention import bare_mssa, bare_neumann_grad
-from srr.ops.rates import coding_rate_grad, rate_scale, subspace_coding_rate_grad
+from srr.ops.rates import (
+    bare_coding_rate_value_and_grad,
+    bare_subspace_coding_rate_value_and_grad,
+    core_tolerance,
+    rate_scale,
+)
 from srr.ops.sparse import bare_ista_step, bare_prox_mm_step
 from srr.penalties import Penalty
 from srr.problems import SparseRateReduction
@@ -49,7 +54,10 @@ class ExactCompression:
 
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
-        return Z - _safe(self.step, problem, Z) * subspace_coding_rate_grad(Z, problem.U, eps=problem.eps)
+        xp = namespace(Z)
+        A, U = (core_cast(X, problem.core_dtype, xp) for X in (Z, problem.U))
+        grad = bare_subspace_coding_rate_value_and_grad(A, U, problem.eps, core_tolerance(Z, A, xp), xp)[1]
+        return Z - _safe(self.step, problem, Z) * xp.astype(grad, Z.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -202,7 +210,7 @@ class MajorizedSparsification:
 
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Codes in place of the tokens."""
-        alpha = cast("float", rate_scale(Z, eps=problem.eps))
+        alpha = rate_scale(*Z.shape[-2:], eps=problem.eps)
         return bare_prox_mm_step(Z, self.D, alpha, self.lam, self.curvature, namespace(Z))
 
 
@@ -228,8 +236,10 @@ class ProximalSparsification:
 
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
-        t = _safe(self.step, problem, Z)
-        return problem.regularizer.prox(Z + t * coding_rate_grad(Z, eps=problem.eps), step=t)
+        xp, t = namespace(Z), _safe(self.step, problem, Z)
+        A = core_cast(Z, problem.core_dtype, xp)
+        grad = bare_coding_rate_value_and_grad(A, None, problem.eps, core_tolerance(Z, A, xp), xp)[1]
+        return problem.regularizer.prox(Z + t * xp.astype(grad, Z.dtype, copy=False), step=t)
 
 
 def _safe(step: Array | float | None, problem: SparseRateReduction[Penalty], Z: Array) -> Array | float:

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import srr
-from srr.nn import patchify, unpatchify
+from srr.nn import head_inputs, patchify, unpatchify
 from srr.training.module import TrainingModule
 from srr.training.sources import Source
 
@@ -78,10 +78,8 @@ def subspaces(module: TrainingModule, untrained: nn.Module, source: Source) -> d
     model: Any = module.model.eval()
 
     def pooled(images: Tensor) -> Tensor:
-        found: list[Tensor] = []
-        handle = model.head.register_forward_pre_hook(lambda _, given: found.append(given[0]))
-        model(images)
-        handle.remove()
+        with head_inputs(model) as found:
+            model(images)
         return nn.functional.normalize(found[0], dim=-1)
 
     train, y = features(module, pooled, source.train, PROBE_SAMPLES)

@@ -10,6 +10,7 @@ from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbeddi
 from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, NetworkConfig, PatchEmbedding, build_blocks, patchify
 from srr.nn.layers import ISTA, MSSA
 from srr.nn.losses import (
+    cross_entropy,
     fused_coding_rate,
     fused_rate_reduction,
     fused_subspace_coding_rate,
@@ -42,10 +43,11 @@ __all__ = [
     "layer_tokens",
     "attention_maps",
     "head_inputs",
+    "cross_entropy",
+    "reconstruction_loss",
     "mcr2_loss",
     "srr_regularizer",
     "total_coding_rate_regularizer",
-    "reconstruction_loss",
     "fused_coding_rate",
     "fused_subspace_coding_rate",
     "fused_rate_reduction",

@@ -8,12 +8,11 @@ requests to the Hub are the same.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +20,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from srr._array.extras import need, sentence
+from srr._array.files import write_atomically
 
 __all__ = ["PretrainedModel", "interpolate_positions"]
 
@@ -80,10 +80,9 @@ class PretrainedModel(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with published(folder / WEIGHTS_FILE) as draft:
-            save_file(tensors, draft, metadata={"format": "pt"})
-        with published(folder / CONFIG_FILE) as draft:
-            draft.write_text(self.describe())
+        weights = save(tensors, metadata={"format": "pt"})
+        write_atomically(folder / WEIGHTS_FILE, lambda file: file.write(weights))
+        write_atomically(folder / CONFIG_FILE, lambda file: file.write(self.describe().encode()))
         return self.push_to_hub(repo_id or folder.resolve().name, **hub) if push_to_hub else None
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -153,21 +152,6 @@ class PretrainedModel(nn.Module):
         model = cls(saved.override(**overrides))
         load_adapted(model, read_weights(folder), grid=getattr(saved, "grid", None))
         return model.eval()
-
-
-@contextlib.contextmanager
-def published(final: Path) -> Iterator[Path]:
-    """Name to write a file under; it gets its own once it is complete and on the disk, and goes away otherwise."""
-    draft = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(final)
-    except SafetensorError as error:
-        raise OSError(f"{final} cannot be written: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def local_folder(source: str | os.PathLike[str], **hub: Any) -> Path:

@@ -1,13 +1,15 @@
 """Every kind of layer against its formula in NumPy, built from the operators on the stored matrices alone."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import srr
-from srr.nn import BLOCKS, Block, DecoderBlock, OvercompleteISTA, ProxMM
+from srr.nn import BLOCKS, MSSA, Block, DecoderBlock, HalfObjective, OvercompleteISTA, ProxMM, Variant, create_model
 
 Array = np.ndarray
 
@@ -131,6 +133,57 @@ FORMULAS: dict[str, tuple[Half, float, Half | None, float]] = {
 
 def test_every_kind_has_a_formula() -> None:
     assert FORMULAS.keys() == BLOCKS.keys()
+
+
+def test_every_kind_is_in_the_documents() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    assert [name for name in BLOCKS if f"| `{name}` |" not in page] == []
+
+
+@pytest.mark.parametrize("block", [*FORMULAS, DecoderBlock])
+def test_every_half_says_what_it_is_a_step_on(block: str | type[torch.nn.Module]) -> None:
+    halves = made(block).objective
+    assert len(halves) == 2
+    for half in halves.values():
+        assert half.formula
+        assert half.note
+        assert half.descends is None or half.function is not None
+
+
+def test_descent_is_claimed_where_it_is_proved() -> None:
+    """Of the released layers, only the codes of alpha start from a feasible point: there the claim is checked."""
+    claimed = {name for name in BLOCKS if any(half.descends for half in Block(name, 12, 3, 4).objective.values())}
+    assert claimed == {"alpha"}
+    layer = OvercompleteISTA(12, lam=0.05).double()
+    with torch.no_grad():
+        layer.D.mul_(1 / (layer.step**0.5 * torch.linalg.matrix_norm(layer.D, 2)))  # η = 1/‖D‖₂²
+    Z, D = tokens().numpy(), layer.D.detach().numpy()
+    first = np.maximum(layer.step * Z @ D - layer.step * 0.05, 0)
+    costs = [
+        0.5 * ((Z - A @ D.T) ** 2).sum() + 0.05 * np.abs(A).sum()
+        for A in (np.zeros_like(first), first, layer.codes(tokens()).detach().numpy())
+    ]
+    assert costs[0] > costs[1] > costs[2]
+
+
+def test_a_row_of_ones_own_is_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tied attention, subtracted, and nothing else: by the row itself, and by its name in a model."""
+    row = Variant(
+        partial(MSSA, tied=True),
+        None,
+        "nowhere",
+        HalfObjective("Z⁺ = Z − MSSA(LN Z)", None, "an example"),
+        BLOCKS["attention_only"].sparsifies,
+        sign=-1,
+    )
+    layer = Block(row, 12, 3, 4).double()
+    w, Z = weights(layer), tokens().numpy()
+    wanted = Z - tied(w, norm(w, "attention_norm", Z))
+    np.testing.assert_allclose(layer(tokens()).detach().numpy(), wanted, rtol=1e-11, atol=1e-11)
+    monkeypatch.setitem(BLOCKS, "mine", row)
+    assert create_model("crate_micro", block="mine").blocks[0].variant is row
+    with pytest.raises(ValueError, match="block must be one of"):
+        Block("nothing", 12, 3, 4)
 
 
 @pytest.mark.parametrize("block", FORMULAS)

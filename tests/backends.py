@@ -59,7 +59,7 @@ def to_numpy(x: Any) -> np.ndarray:
     if type(x).__module__.startswith("cupy"):
         return x.get()
     if type(x).__module__.startswith("array_api_strict"):
-        return np.asarray(x._array)
+        return np.asarray(x._array)  # of any of its devices
     return np.asarray(x)
 
 
@@ -76,6 +76,7 @@ def _backends() -> list[Backend]:
         Backend("torch", array_api_compat.torch),
         Backend("torch-float32", array_api_compat.torch, "float32"),
         Backend("strict", array_api_strict),
+        Backend("strict-device", array_api_strict, device=array_api_strict.Device("device1")),
         Backend("jax", jax.numpy),
     ]
     if torch.cuda.is_available():

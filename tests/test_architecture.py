@@ -25,7 +25,7 @@ FLOORS = (
     ("srr.training",),
     ("srr.cli", "srr.__main__"),
 )
-ARRAY_LIBRARIES = {"array_api_compat", "array_api_extra"}
+ARRAY_LIBRARIES = {"array_api_compat"}
 BANNED = {"timm", "torchvision", "einops"}
 OPTIONAL = ("torch", "cupy", "matplotlib", "lightning", "sklearn", "jax", "dask", "rich", "typer", "PIL")
 

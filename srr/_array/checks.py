@@ -18,11 +18,12 @@ def check_array(x: Array, name: str, *, ndim: int = 2, finite: bool = True, xp: 
     """
     if xp is None:
         xp = namespace(x)
-    if not is_floating(x, xp):
+    floating = getattr(x.dtype, "is_floating_point", None)  # torch says so itself
+    if not (is_floating(x, xp) if floating is None else floating):
         raise TypeError(f"{name} must have a real floating dtype; got {x.dtype}")
     if x.ndim < ndim:
         raise ValueError(f"{name} must have at least {ndim} axes; got shape {tuple(x.shape)}")
-    if 0 in x.shape[x.ndim - ndim :]:
+    if 0 in x.shape and 0 in x.shape[x.ndim - ndim :]:
         raise ValueError(f"{name} must have no empty axis among its last {ndim}; got shape {tuple(x.shape)}")
     if finite and is_concrete(x) and not _sum_is_finite(x) and any_true(~xp.isfinite(x), xp):
         raise ValueError(f"{name} must be finite; got NaN or infinity")
@@ -33,14 +34,14 @@ def _sum_is_finite(x: Array) -> bool:
     return is_torch(x) and math.isfinite(x.sum())
 
 
-def check_tokens(Z: Array, name: str = "Z", *, xp: Namespace = None) -> None:
+def check_tokens(Z: Array, name: str = "Z", *, finite: bool = True, xp: Namespace = None) -> None:
     """Refuse anything but finite real tokens of shape (..., n, d) with n, d ≥ 1."""
-    check_array(Z, name, ndim=2, xp=xp)
+    check_array(Z, name, ndim=2, finite=finite, xp=xp)
 
 
-def check_bases(U: Array, d: int | None = None, name: str = "U", *, xp: Namespace = None) -> None:
+def check_bases(U: Array, d: int | None = None, name: str = "U", *, finite: bool = True, xp: Namespace = None) -> None:
     """Refuse anything but finite bases of shape (..., K, d, p), with the given ``d`` when there is one."""
-    check_array(U, name, ndim=3, xp=xp)
+    check_array(U, name, ndim=3, finite=finite, xp=xp)
     if d is not None and U.shape[-2] != d:
         raise ValueError(f"{name} must have shape (K, d, p) with d={d}; got {tuple(U.shape)}")
 
@@ -99,16 +100,16 @@ def check_same_dtype(**arrays: Array | None) -> None:
 
 def check_positive(value: Any, name: str) -> Any:
     """Refuse a number that is not finite and > 0; the number as a Python float (traced scalars pass as they are)."""
-    number = _as_number(value, name)
-    if isinstance(number, float) and not (math.isfinite(number) and number > 0):
+    number = value if type(value) is float else _as_number(value, name)
+    if isinstance(number, float) and not 0 < number < math.inf:
         raise ValueError(f"{name} must be a finite number > 0; got {value!r}")
     return number
 
 
 def check_nonnegative(value: Any, name: str) -> Any:
     """Refuse a number that is not finite and ≥ 0; the number as a Python float (traced scalars pass as they are)."""
-    number = _as_number(value, name)
-    if isinstance(number, float) and not (math.isfinite(number) and number >= 0):
+    number = value if type(value) is float else _as_number(value, name)
+    if isinstance(number, float) and not 0 <= number < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0; got {value!r}")
     return number
 

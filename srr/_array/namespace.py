@@ -105,11 +105,14 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
     """
     if xp is not None:
         return xp
+    torch = sys.modules.get("torch")
+    if torch is not None and arrays and arrays[0] is not None:
+        for a in arrays:
+            if a is not None and not isinstance(a, torch.Tensor):
+                break
+        else:
+            return _torch_namespace()
     given = [a for a in arrays if a is not None]
-    if _all_torch(given):
-        import array_api_compat.torch as torch_namespace  # import_module stops torch.compile
-
-        return torch_namespace
     try:
         return array_api_compat.array_namespace(*given)
     except TypeError as error:
@@ -117,14 +120,10 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
         raise TypeError(f"arguments must be arrays of one library; got {kinds}") from error
 
 
-def _all_torch(given: list[Array]) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is None or not given:
-        return False
-    for a in given:  # noqa: SIM110 - a generator would cost more than the loop
-        if not isinstance(a, torch.Tensor):
-            return False
-    return True
+def _torch_namespace() -> Namespace:
+    import array_api_compat.torch  # import_module stops torch.compile
+
+    return array_api_compat.torch
 
 
 def device(x: Array) -> Any:
@@ -138,15 +137,17 @@ def is_concrete(*arrays: Array) -> bool:
     False while a program is being traced (``jit``, ``vmap``, ``torch.compile``), for torch tensors that belong
     to an autograd graph, and for torch tensors on an accelerator, where reading one value would stall the stream.
     """
+    if len(arrays) == 1:
+        return _is_concrete(arrays[0])
     return all(_is_concrete(a) for a in arrays)
 
 
 def _is_concrete(x: Array) -> bool:
     if is_torch(x):
         torch = sys.modules["torch"]
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if x.requires_grad or not x.is_cpu or torch.compiler.is_compiling() or torch._C._is_tracing():
             return False
-        return x.device.type == "cpu" and not x.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        return not torch._C._functorch.is_functorch_wrapped_tensor(x)
     if is_jax(x):
         return not isinstance(x, sys.modules["jax"].core.Tracer)
     return not array_api_compat.is_dask_array(x)
@@ -185,6 +186,11 @@ def _is_differentiated(x: Array) -> bool:
             return True
         return not is_readable(x) or torch.autograd.forward_ad._current_level >= 0
     return is_jax(x) and not is_readable(x)
+
+
+def is_free_of_nan(x: Array) -> bool:
+    """Whether a torch tensor is known to hold no NaN; False where its values may not be read."""
+    return _is_concrete(x) and sys.modules["torch"].equal(x, x)  # one pass and no copy: NaN is unlike itself
 
 
 def any_true(flags: Array, xp: Namespace) -> bool:
@@ -253,6 +259,14 @@ def widen(x: ArrayT, xp: Namespace) -> ArrayT:
     return xp.astype(x, xp.float32) if getattr(x.dtype, "itemsize", 4) < 4 else x
 
 
+def widened(*arrays: ArrayT | None, xp: Namespace) -> tuple[Any, ...]:
+    """Several arrays, or None for them, each as :func:`widen` gives it."""
+    for x in arrays:
+        if x is not None and getattr(x.dtype, "itemsize", 4) < 4:
+            return tuple([None if x is None else widen(x, xp) for x in arrays])
+    return arrays
+
+
 def cast_like(x: ArrayT, like: Array, xp: Namespace) -> ArrayT:
     """The array in the dtype of the argument that decides it."""
     return x if x.dtype == like.dtype else xp.astype(x, like.dtype)
@@ -282,5 +296,5 @@ def softmax(scores: ArrayT, *, axis: int, xp: Namespace) -> ArrayT:
 
 def scaled_dot_product_attention(Q: ArrayT, V: ArrayT, *, scale: float, causal: bool, mask: ArrayT | None) -> ArrayT:
     """Softmax attention of torch with key = value = V, on whichever fused kernel torch has for the case."""
-    functional = sys.modules["torch"].nn.functional
+    functional = sys.modules["torch.nn.functional"]
     return functional.scaled_dot_product_attention(Q, V, V, attn_mask=mask, is_causal=causal, scale=scale)

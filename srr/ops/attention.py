@@ -23,14 +23,16 @@ from srr._array.namespace import (
     Namespace,
     cast_like,
     device,
+    is_free_of_nan,
     is_torch,
     namespace,
     scaled_dot_product_attention,
     softmax,
     widen,
+    widened,
 )
 from srr.ops.rates import rate_scale, subspace_coding_rate_grad
-from srr.ops.subspaces import bare_lift, bare_membership, bare_project
+from srr.ops.subspaces import bare_lift, bare_membership, bare_project, merge_heads, split_heads
 
 
 def layer_norm(Z: ArrayT, *, offset: float = 1e-5, xp: Namespace = None) -> ArrayT:
@@ -229,16 +231,12 @@ def ssa(
 
 def bare_ssa(V: ArrayT, scale: float, causal: bool, mask: ArrayT | None, rows: int | None, xp: Namespace) -> ArrayT:
     """Formula of :func:`ssa`."""
+    Q = V if rows is None else V[..., :rows, :]
     if mask is not None:
         mask = mask[..., :rows, :]
     if causal and (mask is not None or not is_torch(V)):  # torch takes one or the other
-        below = _not_after(0, V.shape[-2] if rows is None else rows, V, xp)
+        below = _not_after(0, Q.shape[-2], V, xp)
         mask, causal = below if mask is None else mask & below, False
-    return _attend(V if rows is None else V[..., :rows, :], V, scale, causal, mask, xp)
-
-
-def _attend(Q: ArrayT, V: ArrayT, scale: float, causal: bool, mask: ArrayT | None, xp: Namespace) -> ArrayT:
-    """The one branch by library: torch has fused kernels for attention, the others get the formula."""
     if is_torch(V):
         return scaled_dot_product_attention(Q, V, scale=scale, causal=causal, mask=mask)
     return _weights(Q, V, scale, mask, xp) @ V
@@ -314,7 +312,10 @@ def bare_ssa_newest(V: ArrayT, count: int, scale: float, mask: ArrayT | None, xp
     if mask is not None:
         hidden = mask[..., None, :]  # (..., 1, n)
         seen = hidden if seen is None else seen & hidden
-    return _attend(V[..., n - count :, :], V, scale, False, seen, xp)
+    Q = V[..., n - count :, :]
+    if is_torch(V):
+        return scaled_dot_product_attention(Q, V, scale=scale, causal=False, mask=seen)
+    return _weights(Q, V, scale, seen, xp) @ V
 
 
 def attention_weights(
@@ -389,15 +390,21 @@ def mssa(
         output map of the released networks.
     """
     xp = namespace(Z, U, out, bias, mask, xp=xp)
-    check_tokens(Z, xp=xp)
-    check_bases(U, Z.shape[-1], xp=xp)
-    _check_output(out, bias, U, xp)
+    whole = mask is None and rows is None and is_torch(Z)  # then NaN and infinity of Z or U make a NaN in the result
+    check_tokens(Z, finite=not whole, xp=xp)
+    check_bases(U, Z.shape[-1], finite=not whole, xp=xp)
+    if out is not None or bias is not None:
+        _check_output(out, bias, U, xp)
     scale = check_nonnegative(scale, "scale")
-    check_mask(mask, (Z.shape[-2], Z.shape[-2]), xp=xp)
-    _check_rows(rows, Z.shape[-2])
-    W = None if out is None else widen(out, xp)
-    b = None if bias is None else widen(bias, xp)
-    return cast_like(bare_mssa(widen(Z, xp), widen(U, xp), W, b, scale, causal, mask, rows, xp), Z, xp)
+    if not whole:
+        check_mask(mask, (Z.shape[-2], Z.shape[-2]), xp=xp)
+        _check_rows(rows, Z.shape[-2])
+    A, bases, W, b = widened(Z, U, out, bias, xp=xp)
+    attended = bare_mssa(A, bases, W, b, scale, causal, mask, rows, xp)
+    if whole and not is_free_of_nan(attended):  # cheaper than to read Z and U
+        check_tokens(Z, xp=xp)
+        check_bases(U, xp=xp)
+    return attended if A is Z else cast_like(attended, Z, xp)
 
 
 def bare_mssa(
@@ -414,8 +421,10 @@ def bare_mssa(
     """Formula of :func:`mssa`."""
     if mask is not None and mask.ndim > 2:
         mask = mask[..., None, :, :]  # (..., 1, n, n), the same for every head
-    heads = bare_ssa(bare_project(Z, U, xp), scale, causal, mask, rows, xp)  # (..., K, rows, p)
-    lifted = bare_lift(heads, U if out is None else out, xp)
+    wide = merge_heads(U, xp)  # (d, K·p), for both products
+    V = split_heads(Z @ wide, U.shape[-3], U.shape[-1], xp)  # (..., K, n, p)
+    heads = bare_ssa(V, scale, causal, mask, rows, xp)  # (..., K, rows, p)
+    lifted = merge_heads(heads, xp) @ (wide if out is None else merge_heads(out, xp)).mT
     return lifted if bias is None else lifted + bias
 
 

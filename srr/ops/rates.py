@@ -54,7 +54,7 @@ from srr._array.namespace import (
     namespace,
     to_numpy,
 )
-from srr.ops.subspaces import bare_lift, bare_project, flatten_heads
+from srr.ops.subspaces import bare_lift, bare_project, merge_heads
 
 _SMALLEST = 1e-150  # its square, and that of its inverse, are ordinary float64 numbers
 
@@ -915,7 +915,7 @@ def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Nam
     xp = namespace(Z, U, xp=xp)
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
-    wide = flatten_heads(U, xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
+    wide = merge_heads(U, xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
     beta = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
     return beta * xp.linalg.svdvals(wide)[..., 0] ** 2
 

@@ -27,17 +27,20 @@ from srr._array.namespace import (
     widen,
 )
 
-
-def swap_heads(x: ArrayT, xp: Namespace) -> ArrayT:
-    """Exchange axes −3 and −2: heads before tokens (..., K, n, p), or tokens before heads (..., n, K, p)."""
-    last = x.ndim - 1
-    return xp.permute_dims(x, (*range(last - 2), last - 1, last - 2, last))
+_SWAPPED = tuple((*range(last - 2), last - 1, last - 2, last) for last in range(2, 64))
+"""Axes −3 and −2 exchanged, for 3, 4, ... axes: heads before tokens, tokens before heads."""
 
 
-def flatten_heads(U: ArrayT, xp: Namespace) -> ArrayT:
-    """Bases (..., K, d, p) side by side as one matrix (..., d, K·p), so that one product serves all heads."""
-    wide = swap_heads(U, xp)  # (..., d, K, p)
-    return xp.reshape(wide, (*wide.shape[:-2], wide.shape[-2] * wide.shape[-1]))
+def merge_heads(V: ArrayT, xp: Namespace) -> ArrayT:
+    """Coordinates (..., K, n, p) or bases (..., K, d, p) of all heads side by side, so that one product serves them."""
+    *batch, K, n, p = V.shape
+    return xp.reshape(xp.permute_dims(V, _SWAPPED[V.ndim - 3]), (*batch, n, K * p))
+
+
+def split_heads(wide: ArrayT, K: int, p: int, xp: Namespace) -> ArrayT:
+    """Coordinates (..., K, n, p) from those of all heads side by side, (..., n, K·p)."""
+    rows = xp.reshape(wide, (*wide.shape[:-1], K, p))
+    return xp.permute_dims(rows, _SWAPPED[rows.ndim - 3])
 
 
 def project(Z: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
@@ -65,8 +68,7 @@ def project(Z: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
 
 def bare_project(Z: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
     """Formula of :func:`project`: one product for all heads."""
-    V = Z @ flatten_heads(U, xp)  # (..., n, K·p)
-    return swap_heads(xp.reshape(V, (*V.shape[:-1], U.shape[-3], U.shape[-1])), xp)
+    return split_heads(Z @ merge_heads(U, xp), U.shape[-3], U.shape[-1], xp)
 
 
 def lift(V: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
@@ -98,9 +100,7 @@ def lift(V: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
 
 def bare_lift(V: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
     """Formula of :func:`lift`: one product for all heads."""
-    rows = swap_heads(V, xp)  # (..., n, K, p)
-    rows = xp.reshape(rows, (*rows.shape[:-2], rows.shape[-2] * rows.shape[-1]))
-    return rows @ flatten_heads(U, xp).mT
+    return merge_heads(V, xp) @ merge_heads(U, xp).mT
 
 
 def orthonormalize(U: ArrayT, *, xp: Namespace = None) -> ArrayT:

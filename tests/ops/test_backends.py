@@ -70,3 +70,23 @@ def test_numpy_scalars_do_not_promote_float32(case: Case) -> None:
     keyword = dict(zip(case.keywords, inputs[len(case.arrays) :], strict=True))
     result = case.operator(*inputs[: len(case.arrays)], **keyword, **strong)
     assert result.dtype == np.float32
+
+
+def test_an_array_on_the_wrong_device_fails_without_a_gpu() -> None:
+    """The strict library has devices that are only names; what an operator makes must live where its arguments do."""
+    elsewhere = next(b for b in BACKENDS if b.name == "strict-device")
+    with pytest.raises(ValueError, match="different devices"):
+        elsewhere.asarray(np.ones(2)) + elsewhere.xp.asarray(np.ones(2))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 1])
+def test_attention_of_tensors_finds_what_is_not_finite_in_its_result(bad: float, at: int) -> None:
+    torch_backend = next(b for b in BACKENDS if b.name == "torch")
+    arrays = [np.zeros((5, 4)), np.ones((2, 4, 3))]
+    arrays[at][-1, -1] = bad
+    with pytest.raises(ValueError, match=rf"^{'ZU'[at]} must be finite"):
+        srr.mssa(*map(torch_backend.asarray, arrays))
+    causal = [torch_backend.asarray(x) for x in arrays]
+    with pytest.raises(ValueError, match="must be finite"):
+        srr.mssa(*causal, causal=True, scale=0.0)

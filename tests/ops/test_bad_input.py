@@ -187,6 +187,18 @@ MISFITS = {
     "principal bases, labels length": (lambda: srr.ops.principal_bases(Z, labels[:3], rank=1), "labels"),
     "principal bases, negative labels": (lambda: srr.ops.principal_bases(Z, labels - 1, rank=1), "labels"),
     "principal bases, small class": (lambda: srr.ops.principal_bases(Z, labels, rank=2), r"classes \[2\] have fewer"),
+    "principal bases, class 3e6": (
+        lambda: srr.ops.principal_bases(Z, np.asarray([0, 1, 2, 3, 3_000_000]), rank=1),
+        "^labels must be classes 0 to K-1 that all have tokens; got class 3000000 with n=5",
+    ),
+    "principal bases, class 1e9": (
+        lambda: srr.ops.principal_bases(Z, np.asarray([0, 0, 0, 0, 10**9]), rank=1),
+        "^labels must be classes 0 to K-1",
+    ),
+    "broadcast, mask": (
+        lambda: srr.ops.contract_broadcast(Z, Z[:2], mask=np.ones((3, 5), dtype=bool)),
+        "mask must broadcast",
+    ),
     "principal bases, rank": (lambda: srr.ops.principal_bases(Z, labels, rank=5), "rank must be at most d=4"),
     "principal bases, zero rank": (lambda: srr.ops.principal_bases(Z, labels, rank=0), "rank must be >= 1"),
     "snr, labels": (lambda: srr.ops.snr(Z, U, labels[:3]), "labels must have shape"),
@@ -242,6 +254,21 @@ MISTYPED = {
         "Pi must have a real floating dtype",
     ),
     "ssa, mask dtype": (lambda: srr.ops.ssa(Z, mask=np.ones((5, 5))), "mask must be boolean"),
+    "attention weights, additive mask": (
+        lambda: srr.ops.attention_weights(Z, mask=np.zeros((5, 5))),
+        "mask must be boolean",
+    ),
+    "mssa, additive mask": (lambda: srr.mssa(Z, U, mask=np.zeros((5, 5))), "mask must be boolean"),
+    "newest, additive mask": (lambda: srr.ops.ssa_newest(Z, count=1, mask=np.zeros(5)), "mask must be boolean"),
+    "tssa, additive mask": (
+        lambda: srr.ops.tssa_heads(np.ones((2, 5, 3)), np.ones((2, 1)), mask=np.zeros(5)),
+        "mask must be boolean",
+    ),
+    "means, additive mask": (lambda: srr.ops.stretch_means(Z, count=2, mask=np.zeros(5)), "mask must be boolean"),
+    "broadcast, additive mask": (
+        lambda: srr.ops.contract_broadcast(Z, Z[:2], mask=np.zeros((2, 5))),
+        "mask must be boolean",
+    ),
     "not an array": (lambda: srr.coding_rate("tokens", eps=0.5), "arrays of one library"),
 }
 

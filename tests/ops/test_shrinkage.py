@@ -124,3 +124,35 @@ def test_row_norms_neither_overflow_nor_underflow(operator: object, size: float)
 def test_zero_rows_stay_zero_under_the_group_threshold(backend: Backend) -> None:
     found = to_numpy(srr.ops.group_soft_threshold(backend.asarray(np.zeros((3, 4))), threshold=0.5))
     assert not found.any()
+
+
+@pytest.mark.parametrize(("d", "size"), [(2, 20000), (3, 400)])
+def test_sphere_prox_with_a_threshold_for_every_coordinate(d: int, size: int, library: Backend) -> None:
+    """Brute force over the sphere: ½‖x − z‖² + Σ tᵢ|xᵢ|, where something survives and where nothing does."""
+    grid = ref.sphere_grid(d, size)
+    rng = np.random.default_rng(3)
+    V = rng.standard_normal((60, d))
+    t = np.abs(V) * rng.uniform(0.2, 2.5, size=(60, d))
+    t[:20] = np.abs(V[:20]) * rng.uniform(1.01, 4.0, size=(20, d))  # nothing survives
+    V[0], t[0] = np.eye(d)[0] * 1.2 + 1.0, [6.0] + [1.5] * (d - 1)  # the largest entry is the wrong corner
+    found = to_numpy(srr.ops.unit_soft_threshold(library.asarray(V), threshold=library.asarray(t)))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, rtol=4 * library.eps)
+    for v, x, w in zip(V, found, t, strict=True):
+        objective = ref.prox_objective(x[None], v, lambda Y: (w * np.abs(Y)).sum(-1))[0]  # noqa: B023
+        best = ref.prox_objective(grid, v, lambda Y: (w * np.abs(Y)).sum(-1)).min()  # noqa: B023
+        assert objective <= best + 8 * library.eps * (1 + np.abs(v).max() + w.max()) ** 2
+
+
+def test_a_group_threshold_is_one_number_for_each_row(rng: np.random.Generator) -> None:
+    Z, t = rng.standard_normal((3, 3)), np.array([[0.1], [0.5], [9.0]])
+    wanted = [max(0.0, 1.0 - s / np.linalg.norm(z)) * z for z, s in zip(Z, t[:, 0], strict=True)]
+    np.testing.assert_allclose(srr.ops.group_soft_threshold(Z, threshold=t), wanted, rtol=1e-14)
+    with pytest.raises(ValueError, match=r"^threshold must be one number for each row"):
+        srr.ops.group_soft_threshold(Z, threshold=t[:, 0])  # (n,) would be read as one for every coordinate
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 4, 3), (4, 2)])
+def test_thresholds_that_would_change_the_shape_are_refused(shape: tuple[int, ...]) -> None:
+    for operator in (srr.ops.soft_threshold, srr.ops.unit_soft_threshold, srr.ops.group_soft_threshold):
+        with pytest.raises(ValueError, match=r"^threshold must broadcast to the shape of Z, \(4, 3\); got"):
+            operator(np.ones((4, 3)), threshold=np.ones(shape))

@@ -50,7 +50,7 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_LOADED_WHEN_USED = ("derive", "estimators", "nn", "plots", "testing", "theory", "training")
+_LOADED_WHEN_USED = ("derive", "enclose", "estimators", "nn", "plots", "testing", "theory", "training")
 
 __all__ = [
     # rates and their gradients

@@ -19,7 +19,7 @@ FLOORS = (
     ("srr.penalties",),
     ("srr.problems",),
     ("srr.solvers",),
-    ("srr.mixtures", "srr.derive", "srr.theory", "srr.fits", "srr.estimators", "srr.testing"),
+    ("srr.mixtures", "srr.derive", "srr.theory", "srr.fits", "srr.estimators", "srr.testing", "srr.enclose"),
     ("srr.nn",),
     ("srr.diagnostics", "srr.plots"),
     ("srr.training",),

@@ -24,7 +24,7 @@ ROOMS = (
     ("Solvers", ("srr.solvers",)),
     ("Fitting data", ("srr.fits", "srr.estimators")),
     ("Data with known truth", ("srr.mixtures",)),
-    ("Checking", ("srr.testing", "srr.derive", "srr.theory")),
+    ("Checking", ("srr.testing", "srr.derive", "srr.enclose", "srr.theory")),
     ("Seeing", ("srr.diagnostics", "srr.plots")),
     ("Networks", ("srr.nn",)),
     ("Training", ("srr.training",)),

@@ -17,7 +17,7 @@ import srr
 # The order of the reference: along the chain, by use. Modules not named here follow in alphabetical order.
 CHAIN = (
     "srr", "srr.ops", "srr.penalties", "srr.problems", "srr.solvers", "srr.fits", "srr.estimators", "srr.mixtures",
-    "srr.testing", "srr.derive", "srr.theory", "srr.diagnostics", "srr.plots", "srr.nn", "srr.training",
+    "srr.testing", "srr.derive", "srr.enclose", "srr.theory", "srr.diagnostics", "srr.plots", "srr.nn", "srr.training",
 )  # fmt: skip
 NOT_FOR_USERS = {"srr.cli", "srr.__main__"}
 

@@ -15,8 +15,8 @@ from srr.theory.lab import Lab
 from srr.theory.results import Result, verify
 from srr.theory.statement import (
     Finding,
-    Problem,
     Refutation,
+    Sample,
     Series,
     Sides,
     Statement,
@@ -34,7 +34,7 @@ from srr.theory.statement import (
 __all__ = [
     "Finding",
     "Lab",
-    "Problem",
+    "Sample",
     "Refutation",
     "Result",
     "Series",

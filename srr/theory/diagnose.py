@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from srr.theory import truth
-from srr.theory.statement import Problem, Sides
+from srr.theory.statement import Sample, Sides
 
 
-def diagnose(found: Sequence[tuple[Sides, Problem]], allowed: float) -> str:
+def diagnose(found: Sequence[tuple[Sides, Sample]], allowed: float) -> str:
     """Name the correction that makes both sides agree on every problem.
 
     Args:
@@ -30,7 +30,7 @@ def diagnose(found: Sequence[tuple[Sides, Problem]], allowed: float) -> str:
     return _common_factor(found, allowed)
 
 
-def _corrected(sides: Sides, problem: Problem, name: str, words: str) -> float:
+def _corrected(sides: Sides, problem: Sample, name: str, words: str) -> float:
     """Error after one correction of one term; infinite where it does not apply."""
     terms, change = sides.named(), dict(_corrections(problem)).get(words)
     if change == "transpose":
@@ -44,7 +44,7 @@ def _corrected(sides: Sides, problem: Problem, name: str, words: str) -> float:
     return error if error == error else float("inf")
 
 
-def _corrections(p: Problem) -> Iterator[tuple[str, Any]]:
+def _corrections(p: Sample) -> Iterator[tuple[str, Any]]:
     """The slips of derivations by hand, as factors a problem gives a value to."""
     yield from (("with ½ before it", 0.5), ("with 2 before it", 2.0), ("with the other sign", -1.0))
     yield from (("with −½ before it", -0.5), ("with −2 before it", -2.0), ("transposed", "transpose"))
@@ -63,7 +63,7 @@ def _corrections(p: Problem) -> Iterator[tuple[str, Any]]:
         yield from ((f"with a factor {name}", value), (f"divided by {name}", 1 / value))
 
 
-def _common_factor(found: Sequence[tuple[Sides, Problem]], allowed: float) -> str:
+def _common_factor(found: Sequence[tuple[Sides, Sample]], allowed: float) -> str:
     """A constant nobody has a name for, the same on every problem."""
     left = np.concatenate([np.ravel(sides.left) for sides, _ in found])
     right = np.concatenate([np.ravel(sum(sides.named().values())) for sides, _ in found])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from srr._array.namespace import Array, to_numpy
-from srr.theory.statement import Problem
+from srr.theory.statement import Sample
 
 BACKENDS = {
     "numpy": "numpy",
@@ -86,9 +86,9 @@ class Lab:
         x = np.asarray(to_numpy(x))
         return x.astype(np.float64) if x.dtype.kind == "f" else x
 
-    def quantize(self, problem: Problem) -> Problem:
+    def quantize(self, problem: Sample) -> Sample:
         """The problem as the tested dtype sees it, so that the truth starts from the same numbers."""
-        return Problem(**{name: self._rounded(value) for name, value in vars(problem).items()})
+        return Sample(**{name: self._rounded(value) for name, value in vars(problem).items()})
 
     def _rounded(self, value: Any) -> Any:
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":

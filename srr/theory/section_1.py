@@ -6,11 +6,11 @@ import numpy as np
 
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
-from srr.theory.statement import Problem, Refutation, counterexample, identity
+from srr.theory.statement import Refutation, Sample, counterexample, identity
 
 
 @identity("crate-7", "1.0a", source="CRATE (7)", inside=draws.tokens)
-def coding_rate(lab: Lab, p: Problem) -> float:
+def coding_rate(lab: Lab, p: Sample) -> float:
     r"""Coding rate of tokens.
 
     $$R(Z) = \frac{1}{2}\log\det(I + \alpha Z^\top Z), \quad \alpha = \frac{d}{n\varepsilon^2}$$
@@ -23,7 +23,7 @@ def coding_rate(lab: Lab, p: Problem) -> float:
 
 
 @identity("crate-8", "1.0b", source="CRATE (8)", inside=draws.free_subspaces)
-def subspace_coding_rate(lab: Lab, p: Problem) -> float:
+def subspace_coding_rate(lab: Lab, p: Sample) -> float:
     r"""Coding rate under subspace codebooks.
 
     $$R^c(Z; U) = \frac{1}{2}\sum_k \log\det(I_p + \beta V_k^\top V_k), \quad V_k = Z U_k, \; \beta =
@@ -37,7 +37,7 @@ def subspace_coding_rate(lab: Lab, p: Problem) -> float:
 
 
 @identity("mcr2-rate", "1.0c", source="MCR2 (8)", inside=draws.partition)
-def partition_coding_rate(lab: Lab, p: Problem) -> float:
+def partition_coding_rate(lab: Lab, p: Sample) -> float:
     r"""Coding rate of a partition.
 
     $$R^c(Z \mid \Pi) = \sum_k \frac{\mathrm{tr}\,\Pi_k}{2n}\log\det\left(I +
@@ -54,13 +54,13 @@ def partition_coding_rate(lab: Lab, p: Problem) -> float:
     return truth.error(lab.ops.partition_coding_rate(p.Z, p.Pi, eps=p.eps), mass @ terms / (2 * n))
 
 
-def _labeled(rng: np.random.Generator) -> Problem:
+def _labeled(rng: np.random.Generator) -> Sample:
     p = draws.partition(rng)
     return p.but(labels=rng.integers(0, 3, size=len(p.Z)))
 
 
 @identity("mcr2-reduction", "1.0d", source="MCR2 (10)", inside=_labeled)
-def rate_reduction(lab: Lab, p: Problem) -> float:
+def rate_reduction(lab: Lab, p: Sample) -> float:
     r"""Rate reduction, from labels or memberships.
 
     $$\Delta R(Z \mid \Pi) = R(Z) - R^c(Z \mid \Pi)$$
@@ -76,7 +76,7 @@ def rate_reduction(lab: Lab, p: Problem) -> float:
 
 
 @identity("crate-1", "1.0e", source="CRATE (1), with the norm relaxed from 0 to 1", inside=draws.subspaces)
-def sparse_rate_reduction(lab: Lab, p: Problem) -> float:
+def sparse_rate_reduction(lab: Lab, p: Sample) -> float:
     r"""Sparse rate reduction.
 
     $$R(Z) - R^c(Z; U) - \lambda \Vert Z \Vert_1$$
@@ -91,7 +91,7 @@ def sparse_rate_reduction(lab: Lab, p: Problem) -> float:
 
 
 @identity("weights-mask", "1.0f", source="one class of MCR2 (8)", inside=draws.weighted_tokens)
-def weighted_rate(lab: Lab, p: Problem) -> float:
+def weighted_rate(lab: Lab, p: Sample) -> float:
     r"""Token weights: zero masks a token.
 
     $$R(Z; w) = \frac{1}{2}\log\det\left(I + \frac{d}{\varepsilon^2\sum_i w_i}\sum_i w_i z_i z_i^\top\right)$$
@@ -105,7 +105,7 @@ def weighted_rate(lab: Lab, p: Problem) -> float:
 
 
 @identity("smaller-side", "1.0g", source="Sylvester's determinant identity", inside=draws.tokens)
-def smaller_side(lab: Lab, p: Problem) -> float:
+def smaller_side(lab: Lab, p: Sample) -> float:
     r"""One determinant, two sides.
 
     $$\log\det(I_d + \alpha Z^\top Z) = \log\det(I_n + \alpha Z Z^\top)$$
@@ -122,11 +122,11 @@ def smaller_side(lab: Lab, p: Problem) -> float:
     "larger-side-float32",
     "1.0h",
     source="this project",
-    inside=lambda rng: Problem(Z=rng.standard_normal((4, 64)), alpha=1e8),
+    inside=lambda rng: Sample(Z=rng.standard_normal((4, 64)), alpha=1e8),
     bound=1e-5,
     margin=0.1,
 )
-def larger_side(lab: Lab, p: Problem) -> Refutation:
+def larger_side(lab: Lab, p: Sample) -> Refutation:
     r"""In float32 the larger side is lost.
 
     $$\log\det_{\mathrm{float32}}(I_d + \alpha Z^\top Z) = \log\det(I_d + \alpha Z^\top Z)$$

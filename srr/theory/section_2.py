@@ -10,13 +10,13 @@ from scipy import linalg
 
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
-from srr.theory.statement import Problem, Refutation, Series, counterexample, identity, inequality, order
+from srr.theory.statement import Refutation, Sample, Series, counterexample, identity, inequality, order
 
 # --- Gradients of the rates, against complex-step derivatives of their definitions
 
 
 @identity("rate-gradient", "2.1", source="CRATE (7); REDU (12)", inside=draws.weighted_tokens, rounding=1e6)
-def rate_gradient(lab: Lab, p: Problem) -> float:
+def rate_gradient(lab: Lab, p: Sample) -> float:
     r"""Gradient of the coding rate.
 
     $$\nabla R = \alpha Z (I_d + \alpha Z^\top Z)^{-1}$$
@@ -33,7 +33,7 @@ def rate_gradient(lab: Lab, p: Problem) -> float:
 
 
 @identity("redu-ridge", "2.1b", source="REDU, interpretation of the expansion operator", inside=draws.tokens)
-def ridge_residual(lab: Lab, p: Problem) -> float:
+def ridge_residual(lab: Lab, p: Sample) -> float:
     r"""The gradient is the residual of a ridge reconstruction.
 
     $$(\nabla R)_i = \alpha (z_i - \hat z_i), \quad \hat z = Z^\top q^*, \quad q^* = \mathrm{argmin}_q \; \alpha
@@ -52,7 +52,7 @@ def ridge_residual(lab: Lab, p: Problem) -> float:
 
 
 @identity("crate-9", "2.2", source="CRATE (9)", inside=draws.free_subspaces, rounding=1e5)
-def subspace_rate_gradient(lab: Lab, p: Problem) -> float:
+def subspace_rate_gradient(lab: Lab, p: Sample) -> float:
     r"""Gradient of the coding rate under subspaces.
 
     $$\nabla R^c(Z; U) = \beta \sum_k V_k (I_p + \beta V_k^\top V_k)^{-1} U_k^\top$$
@@ -65,7 +65,7 @@ def subspace_rate_gradient(lab: Lab, p: Problem) -> float:
 
 
 @identity("srr-gradient", "2.2b", source="CRATE (1), (9)", inside=draws.subspaces, rounding=1e5)
-def srr_gradient(lab: Lab, p: Problem) -> float:
+def srr_gradient(lab: Lab, p: Sample) -> float:
     r"""Gradient of the smooth part of the sparse rate reduction.
 
     $$\nabla (R - R^c) = \nabla R - \nabla R^c$$
@@ -81,7 +81,7 @@ def srr_gradient(lab: Lab, p: Problem) -> float:
 
 
 @identity("partition-gradient", "2.3", source="MCR2 (8); REDU (13)", inside=draws.partition)
-def partition_gradient(lab: Lab, p: Problem) -> float:
+def partition_gradient(lab: Lab, p: Sample) -> float:
     r"""Gradient of the coding rate of a partition.
 
     $$\nabla_Z R^c(Z \mid \Pi) = \sum_k \frac{\mathrm{tr}\,\Pi_k}{n} \alpha_k \Pi_k Z (I + \alpha_k Z^\top \Pi_k
@@ -96,7 +96,7 @@ def partition_gradient(lab: Lab, p: Problem) -> float:
 
 
 @identity("reduction-gradient", "2.3b", source="MCR2 (10)", inside=lambda rng: draws.partition(rng, least=2))
-def reduction_gradient(lab: Lab, p: Problem) -> float:
+def reduction_gradient(lab: Lab, p: Sample) -> float:
     r"""Gradient of the rate reduction.
 
     $$\nabla_Z \Delta R(Z \mid \Pi) = \nabla R - \nabla_Z R^c(Z \mid \Pi)$$
@@ -121,7 +121,7 @@ _DIFFERENCE = 1e-7  # accuracy of the differenced Hessians, relative to the curv
 
 
 @inequality("rate-curvature", "2.4", source="sharpens CRATE, Lemma 6", inside=draws.curved_tokens, bound=_DIFFERENCE)
-def rate_curvature(lab: Lab, p: Problem) -> float:
+def rate_curvature(lab: Lab, p: Sample) -> float:
     r"""The Hessian of R lies within [−α/8, α].
 
     $$-\frac{\alpha}{8} I \preceq \nabla^2 R(Z) \preceq \alpha I$$
@@ -137,7 +137,7 @@ def rate_curvature(lab: Lab, p: Problem) -> float:
 
 
 @identity("rate-curvature-sharp", "2.4b", source="this project", inside=draws.curved_tokens, bound=1e-6)
-def rate_curvature_sharp(lab: Lab, p: Problem) -> float:
+def rate_curvature_sharp(lab: Lab, p: Sample) -> float:
     r"""Both ends of the interval are reached.
 
     $$\lambda_{\max}\nabla^2 R(0) = \alpha, \qquad \lambda_{\min}\nabla^2 R = -\frac{\alpha}{8} \;\mathrm{at}\;
@@ -164,7 +164,7 @@ def rate_curvature_sharp(lab: Lab, p: Problem) -> float:
 @identity(
     "rate-hessian", "2.4c", source="differentiates CRATE (7)-(9)", inside=draws.curved_subspaces, bound=_DIFFERENCE
 )
-def rate_hessian(lab: Lab, p: Problem) -> float:
+def rate_hessian(lab: Lab, p: Sample) -> float:
     r"""Hessian products of both rates.
 
     $$\nabla^2 R(Z)[V] = \lim_{t\to 0} \frac{\nabla R(Z + tV) - \nabla R(Z)}{t}, \quad
@@ -187,7 +187,7 @@ def rate_hessian(lab: Lab, p: Problem) -> float:
 
 
 @inequality("subspace-curvature", "2.5", source="sharpens CRATE, Lemma 6", inside=draws.curved_subspaces, bound=1e-6)
-def subspace_curvature(lab: Lab, p: Problem) -> float:
+def subspace_curvature(lab: Lab, p: Sample) -> float:
     r"""Smoothness of the rate under subspaces.
 
     $$\lambda_{\max} \nabla^2 R^c(Z; U) \leq L_c = \beta \left\Vert \sum_k U_k U_k^\top \right\Vert_2
@@ -207,7 +207,7 @@ def subspace_curvature(lab: Lab, p: Problem) -> float:
 
 
 @inequality("srr-curvature", "2.6", source="sum of (4) and (5)", inside=draws.curved_subspaces, bound=_DIFFERENCE)
-def srr_curvature(lab: Lab, p: Problem) -> float:
+def srr_curvature(lab: Lab, p: Sample) -> float:
     r"""Smoothness of the sparse rate reduction.
 
     $$\lambda_{\max}\nabla^2 (R^c - R) \leq L = L_c + \frac{\alpha}{8}$$
@@ -233,7 +233,7 @@ def srr_curvature(lab: Lab, p: Problem) -> float:
     inside=draws.curved_tokens,
     outside=lambda rng: draws.curved_tokens(rng).but(stretch=3.0),
 )
-def rate_step(lab: Lab, p: Problem) -> float:
+def rate_step(lab: Lab, p: Sample) -> float:
     r"""A gradient step of 1/α on R moves by at least what it must.
 
     $$R(Z - \nabla R/\alpha) \leq R(Z) - \frac{\Vert\nabla R\Vert^2}{2\alpha}, \qquad R(Z + s\nabla R) \geq R(Z) +
@@ -262,7 +262,7 @@ def rate_step(lab: Lab, p: Problem) -> float:
     inside=draws.curved_subspaces,
     outside=lambda rng: draws.curved_subspaces(rng).but(stretch=3.0),
 )
-def compression_descent(lab: Lab, p: Problem) -> float:
+def compression_descent(lab: Lab, p: Sample) -> float:
     r"""One exact compression step descends.
 
     $$R^c(Z - \kappa\nabla R^c) \leq R^c(Z) - \frac{\kappa}{2}\Vert \nabla R^c \Vert^2, \quad \kappa \leq 1/L_c$$
@@ -290,7 +290,7 @@ def compression_descent(lab: Lab, p: Problem) -> float:
     outside=lambda rng: draws.curved_subspaces(rng).but(stretch=30.0),
     rounding=1e5,
 )
-def srr_descent(lab: Lab, p: Problem) -> float:
+def srr_descent(lab: Lab, p: Sample) -> float:
     r"""Proximal gradient with step 1/L never lowers the objective.
 
     $$F(\mathrm{prox}_{\lambda/L}(Z + \nabla(R - R^c)/L)) \geq F(Z), \quad F = R - R^c - \lambda\Vert Z\Vert_1$$
@@ -315,7 +315,7 @@ def srr_descent(lab: Lab, p: Problem) -> float:
 @inequality(
     "rate-bound", "2.7", source="concavity of the logarithm; MCR2, Lemma A.2", inside=draws.tokens, rounding=1e3
 )
-def rate_bound(lab: Lab, p: Problem) -> float:
+def rate_bound(lab: Lab, p: Sample) -> float:
     r"""The rate is largest when the energy is spread evenly.
 
     $$R(Z) \leq \frac{r}{2} \log\left(1 + \frac{\alpha \Vert Z\Vert_F^2}{r}\right), \quad r = \min(n, d)$$
@@ -330,7 +330,7 @@ def rate_bound(lab: Lab, p: Problem) -> float:
 
 
 @inequality("rate-subadditive", "2.7b", source="Fischer's inequality", inside=draws.tokens, rounding=1e3)
-def rate_subadditive(lab: Lab, p: Problem) -> float:
+def rate_subadditive(lab: Lab, p: Sample) -> float:
     r"""A union of blocks costs at most the sum of its blocks.
 
     $$R(Z) \leq \sum_k \frac{1}{2}\log\det(I + \alpha Z_k^\top Z_k), \quad Z^\top Z = \sum_k Z_k^\top Z_k$$
@@ -346,7 +346,7 @@ def rate_subadditive(lab: Lab, p: Problem) -> float:
     return float((whole - parts) / whole)
 
 
-def _overfull(rng: np.random.Generator) -> Problem:
+def _overfull(rng: np.random.Generator) -> Sample:
     p = draws.partition(rng)
     return p.but(Pi=np.ones((len(p.Z), 3)), overfull=True)
 
@@ -354,7 +354,7 @@ def _overfull(rng: np.random.Generator) -> Problem:
 @inequality(
     "reduction-nonnegative", "2.7c", source="MCR2, Lemma A.4", inside=draws.partition, outside=_overfull, rounding=1e3
 )
-def reduction_nonnegative(lab: Lab, p: Problem) -> float:
+def reduction_nonnegative(lab: Lab, p: Sample) -> float:
     r"""Coding in classes never costs more: ΔR ≥ 0.
 
     $$R^c(Z \mid \Pi) \leq R(Z)$$
@@ -371,13 +371,13 @@ def reduction_nonnegative(lab: Lab, p: Problem) -> float:
     return float(parts / truth.rate(p.Z, p.eps) - 1)
 
 
-def _two_memberships(rng: np.random.Generator) -> Problem:
+def _two_memberships(rng: np.random.Generator) -> Sample:
     p = draws.partition(rng)
     return p.but(other=draws.membership(rng, *p.Pi.shape), t=float(rng.uniform()))
 
 
 @inequality("partition-concave", "2.7d", source="MCR2, Section 2", inside=_two_memberships, rounding=1e3)
-def partition_concave(lab: Lab, p: Problem) -> float:
+def partition_concave(lab: Lab, p: Sample) -> float:
     r"""The rate of a partition is concave in the memberships.
 
     $$R^c(Z \mid t\Pi + (1 - t)\Pi') \geq t R^c(Z \mid \Pi) + (1 - t) R^c(Z \mid \Pi')$$
@@ -392,15 +392,15 @@ def partition_concave(lab: Lab, p: Problem) -> float:
     return float((p.t * first + (1 - p.t) * second - mixed) / truth.rate(p.Z, p.eps))
 
 
-def _incomplete(rng: np.random.Generator) -> Problem:
+def _incomplete(rng: np.random.Generator) -> Sample:
     U = draws.orthogonal_bases(rng, 2, 6, 1)
-    return Problem(Z=1e3 * rng.standard_normal((12, 6)), U=U, eps=0.5)
+    return Sample(Z=1e3 * rng.standard_normal((12, 6)), U=U, eps=0.5)
 
 
 @inequality(
     "srr-gap-bound", "2.7e", source="this project", inside=draws.orthogonal_subspaces, outside=_incomplete, rounding=1e3
 )
-def gap_bound(lab: Lab, p: Problem) -> float:
+def gap_bound(lab: Lab, p: Sample) -> float:
     r"""The unsparse objective is at most ½ d log K.
 
     $$R(Z) - R^c(Z; U) \leq \frac{1}{2} d \log K$$
@@ -415,15 +415,15 @@ def gap_bound(lab: Lab, p: Problem) -> float:
     return float(gap / (p.Z.shape[1] / 2 * np.log(len(p.U))) - 1)
 
 
-def _isotropic(rng: np.random.Generator) -> Problem:
+def _isotropic(rng: np.random.Generator) -> Sample:
     Z = draws.orthonormal(rng, 64, 32) * np.sqrt(64 / 32)
-    return Problem(Z=Z, U=draws.orthogonal_bases(rng, 4, 32, 8))
+    return Sample(Z=Z, U=draws.orthogonal_bases(rng, 4, 32, 8))
 
 
 @order(
     "srr-gap-approached", "2.7f", source="this project", inside=_isotropic, slope=(-2.05, -1.95), parameter="scale s"
 )
-def gap_approached(lab: Lab, p: Problem) -> Series:
+def gap_approached(lab: Lab, p: Sample) -> Series:
     r"""Large isotropic tokens approach ½ d log K at rate 1/s².
 
     $$\frac{1}{2} d \log K - (R - R^c)(sZ) \sim s^{-2}, \quad Z^\top Z = n I / d$$
@@ -442,11 +442,11 @@ def gap_approached(lab: Lab, p: Problem) -> Series:
     "srr-gap-negative",
     "2.7g",
     source="by false analogy with MCR2, Lemma A.4",
-    inside=lambda rng: Problem(Z=np.ones((1, 2)), U=np.eye(2)[:, :, None], eps=1.0),
+    inside=lambda rng: Sample(Z=np.ones((1, 2)), U=np.eye(2)[:, :, None], eps=1.0),
     margin=0.1,
     samples=1,
 )
-def gap_negative(lab: Lab, p: Problem) -> Refutation:
+def gap_negative(lab: Lab, p: Sample) -> Refutation:
     r"""R − R^c(·;U) has no lower bound at zero.
 
     $$R(Z) - R^c(Z; U) \geq 0$$
@@ -467,7 +467,7 @@ def gap_negative(lab: Lab, p: Problem) -> Refutation:
 # --- Symmetries: the operator on the transformed problem against the truth on the original one
 
 
-def _transformed(rng: np.random.Generator) -> Problem:
+def _transformed(rng: np.random.Generator) -> Sample:
     p = draws.subspaces(rng)
     K, d, width = p.U.shape
     n = len(p.Z)
@@ -480,7 +480,7 @@ def _transformed(rng: np.random.Generator) -> Problem:
     )
 
 
-def _change(lab: Lab, p: Problem, Z: Any, U: Any) -> float:
+def _change(lab: Lab, p: Sample, Z: Any, U: Any) -> float:
     """Change of R − R^c under a transformation, relative to the sizes of both."""
     got = lab.ops.sparse_rate_reduction(np.ascontiguousarray(Z), np.ascontiguousarray(U), eps=p.eps, lam=0.0)
     want = truth.sparse_reduction(p.Z, p.U, p.eps)
@@ -488,7 +488,7 @@ def _change(lab: Lab, p: Problem, Z: Any, U: Any) -> float:
 
 
 @identity("symmetry-tokens", "2.8", source="CRATE (7)-(8)", inside=_transformed, rounding=1e5)
-def token_permutation(lab: Lab, p: Problem) -> float:
+def token_permutation(lab: Lab, p: Sample) -> float:
     r"""The order of tokens does not matter.
 
     $$(R - R^c)(PZ; U) = (R - R^c)(Z; U), \quad P \;\mathrm{a\;permutation}$$
@@ -503,7 +503,7 @@ def token_permutation(lab: Lab, p: Problem) -> float:
 
 
 @identity("symmetry-heads", "2.8b", source="CRATE (8)", inside=_transformed)
-def head_permutation(lab: Lab, p: Problem) -> float:
+def head_permutation(lab: Lab, p: Sample) -> float:
     r"""The order of heads does not matter.
 
     $$R^c(Z; U_{\pi(1)}, \ldots, U_{\pi(K)}) = R^c(Z; U_1, \ldots, U_K)$$
@@ -522,7 +522,7 @@ def head_permutation(lab: Lab, p: Problem) -> float:
     inside=_transformed,
     outside=lambda rng: _transformed(rng).but(shear=2.0),
 )
-def within_head(lab: Lab, p: Problem) -> float:
+def within_head(lab: Lab, p: Sample) -> float:
     r"""Only the subspace matters, not its basis.
 
     $$R^c(Z; U_k Q_k) = R^c(Z; U_k), \quad Q_k^\top Q_k = I_p$$
@@ -542,7 +542,7 @@ def within_head(lab: Lab, p: Problem) -> float:
     inside=lambda rng: _transformed(rng).but(frame=True),
     outside=lambda rng: _transformed(rng).but(frame=False),
 )
-def rotation(lab: Lab, p: Problem) -> float:
+def rotation(lab: Lab, p: Sample) -> float:
     r"""Tokens and bases may be rotated together.
 
     $$(R - R^c)(ZQ; Q^\top U) = (R - R^c)(Z; U), \quad \Vert ZQ \cdot Q^\top D\Vert_1 = \Vert ZD \Vert_1$$

@@ -9,21 +9,21 @@ import numpy as np
 
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
-from srr.theory.statement import Problem, Refutation, Series, approximation, counterexample, identity, inequality, order
+from srr.theory.statement import Refutation, Sample, Series, approximation, counterexample, identity, inequality, order
 
 # --- Attention as denoising: the posterior mean of a mixture of subspaces
 
 
-def _noisy_token(rng: np.random.Generator) -> Problem:
+def _noisy_token(rng: np.random.Generator) -> Sample:
     """A token x = z + t w with z = U_k a, a standard normal, on one of K equally likely subspaces."""
     K, d = int(rng.integers(2, 4)), int(rng.integers(2, 6))
     p = int(rng.integers(1, d))
     U, t = draws.bases(rng, K, d, p), draws.spread(rng, 0.3, 1.5)
     x = U[rng.integers(K)] @ rng.standard_normal(p) + t * rng.standard_normal(d)
-    return Problem(x=x[None, :], U=U, t=t, prior=np.full(K, 1 / K))
+    return Sample(x=x[None, :], U=U, t=t, prior=np.full(K, 1 / K))
 
 
-def _unequal_prior(rng: np.random.Generator) -> Problem:
+def _unequal_prior(rng: np.random.Generator) -> Sample:
     p = _noisy_token(rng)
     weight = np.arange(1, len(p.U) + 1) ** 3
     return p.but(prior=weight / weight.sum())
@@ -46,7 +46,7 @@ def _log_density(x: Any, U: Any, t: float, prior: Any) -> Any:
 
 
 @identity("crate-5", "3.9", source="CRATE (5)-(6), Proposition 1", inside=_noisy_token, outside=_unequal_prior)
-def posterior_mean(lab: Lab, p: Problem) -> float:
+def posterior_mean(lab: Lab, p: Sample) -> float:
     r"""The denoiser of a mixture of subspaces is attention over subspaces.
 
     $$E[z \mid x] = x + t^2 \nabla\log q(x) = \frac{1}{1 + t^2} \sum_k \mathrm{softmax}_k\left(\frac{\Vert U_k^\top
@@ -63,7 +63,7 @@ def posterior_mean(lab: Lab, p: Problem) -> float:
     return truth.error(_denoise(lab, p.x, p.U, p.t), p.x + p.t**2 * score)
 
 
-def _line_token(rng: np.random.Generator) -> Problem:
+def _line_token(rng: np.random.Generator) -> Sample:
     p = _noisy_token(rng)
     draw = rng.integers(len(p.U), size=40_000)
     coefficients = rng.standard_normal((40_000, p.U.shape[2]))
@@ -74,7 +74,7 @@ def _line_token(rng: np.random.Generator) -> Problem:
 @identity(
     "crate-5-monte-carlo", "3.9b", source="CRATE (5)-(6), Proposition 1", inside=_line_token, bound=6.0, samples=10
 )
-def monte_carlo(lab: Lab, p: Problem) -> float:
+def monte_carlo(lab: Lab, p: Sample) -> float:
     r"""Posterior means drawn at random agree.
 
     $$E[z \mid x] \approx \frac{\sum_i z_i\, e^{-\Vert x - z_i\Vert^2/(2t^2)}}{\sum_i e^{-\Vert x -
@@ -93,7 +93,7 @@ def monte_carlo(lab: Lab, p: Problem) -> float:
 @order(
     "crate-6", "3.9c", source="CRATE (6), Approximation 2", inside=_noisy_token, slope=(1.9, 2.1), parameter="noise t"
 )
-def small_noise(lab: Lab, p: Problem) -> Series:
+def small_noise(lab: Lab, p: Sample) -> Series:
     r"""The small-noise form is second-order accurate.
 
     $$E[z \mid x] = \sum_k \mathrm{softmax}_k\left(\frac{\Vert U_k^\top x\Vert^2}{2t^2}\right) U_k U_k^\top x +
@@ -117,37 +117,37 @@ def small_noise(lab: Lab, p: Problem) -> Series:
 # --- The Neumann series of the compression gradient: where it is accurate, where it is useless
 
 
-def _beta(p: Problem) -> float:
+def _beta(p: Sample) -> float:
     return truth.beta(p.Z, p.U, p.eps)
 
 
-def _valid(rng: np.random.Generator, low: float = 0.1, high: float = 0.95) -> Problem:
+def _valid(rng: np.random.Generator, low: float = 0.1, high: float = 0.95) -> Sample:
     """Orthogonal heads and β max‖V_k‖² drawn below one."""
     p = draws.orthogonal_subspaces(rng)
     return p.but(Z=p.Z * np.sqrt(rng.uniform(low, high) / _beta(p)) / np.max(_norms(p)[0]))
 
 
-def _unit_validity(rng: np.random.Generator) -> Problem:
+def _unit_validity(rng: np.random.Generator) -> Sample:
     return _valid(rng, 1.0, 1.0)
 
 
-def _exact(p: Problem) -> Any:
+def _exact(p: Sample) -> Any:
     return truth.gradient(lambda Z: truth.subspace_rate(Z, p.U, p.eps), p.Z)
 
 
-def _norms(p: Problem) -> tuple[Any, Any]:
+def _norms(p: Sample) -> tuple[Any, Any]:
     V = p.Z @ p.U
     return np.linalg.norm(V, 2, axis=(1, 2)), np.linalg.norm(V, axis=(1, 2))
 
 
-def _any_heads(rng: np.random.Generator) -> Problem:
+def _any_heads(rng: np.random.Generator) -> Sample:
     return draws.subspaces(rng) if rng.random() < 0.5 else draws.orthogonal_subspaces(rng)
 
 
 @inequality(
     "neumann-bound", "3.10", source="this project; first-order form of CRATE (10)", inside=_any_heads, rounding=1e5
 )
-def neumann_bound(lab: Lab, p: Problem) -> float:
+def neumann_bound(lab: Lab, p: Sample) -> float:
     r"""Error of the first-order Neumann gradient.
 
     $$\left\Vert \nabla R^c - \beta\sum_k V_k(I - \beta V_k^\top V_k)U_k^\top \right\Vert_F \leq \beta^3
@@ -168,7 +168,7 @@ def neumann_bound(lab: Lab, p: Problem) -> float:
     return float((np.linalg.norm(got - _exact(p)) - limit) / max(limit, size))
 
 
-def _error_over_scale(lab: Lab, p: Problem, terms: int, scales: Any) -> Series:
+def _error_over_scale(lab: Lab, p: Sample, terms: int, scales: Any) -> Series:
     gaps = []
     for s in scales:
         scaled = p.but(Z=s * p.Z)
@@ -185,7 +185,7 @@ def _error_over_scale(lab: Lab, p: Problem, terms: int, scales: Any) -> Series:
     slope=(4.9, 5.1),
     parameter="scale s",
 )
-def neumann_order(lab: Lab, p: Problem) -> Series:
+def neumann_order(lab: Lab, p: Sample) -> Series:
     r"""The first-order error grows with the fifth power of the scale.
 
     $$\Vert \nabla R^c(sZ) - \widehat{\nabla R^c}(sZ) \Vert \sim s^5$$
@@ -198,7 +198,7 @@ def neumann_order(lab: Lab, p: Problem) -> Series:
 
 
 @order("neumann-terms", "3.10c", source="this project", inside=_unit_validity, slope=(6.75, 7.05), parameter="scale s")
-def neumann_terms(lab: Lab, p: Problem) -> Series:
+def neumann_terms(lab: Lab, p: Sample) -> Series:
     r"""Every further term gains two powers.
 
     $$\Vert \nabla R^c(sZ) - \widehat{\nabla R^c}_J(sZ) \Vert \sim s^{2J + 3}, \quad J = 2$$
@@ -215,11 +215,11 @@ def neumann_terms(lab: Lab, p: Problem) -> Series:
     "neumann-bound-exponent",
     "3.10d",
     source="an earlier statement of this project",
-    inside=lambda rng: Problem(Z=np.full((1, 1), 2.0), U=np.ones((1, 1, 1)), eps=2.0),
+    inside=lambda rng: Sample(Z=np.full((1, 1), 2.0), U=np.ones((1, 1, 1)), eps=2.0),
     margin=0.1,
     samples=1,
 )
-def bound_exponent(lab: Lab, p: Problem) -> Refutation:
+def bound_exponent(lab: Lab, p: Sample) -> Refutation:
     r"""With ‖V_k‖₂⁴ under the root the error bound is false.
 
     $$\mathrm{error} \leq \beta^3 \left(\sum_k \Vert V_k\Vert_2^4 \Vert V_k\Vert_F^2\right)^{1/2}$$
@@ -244,7 +244,7 @@ def bound_exponent(lab: Lab, p: Problem) -> Refutation:
     inside=_valid,
     outside=lambda rng: draws.mixture(rng, n=12, K=3, p=2),
 )
-def neumann_descent(lab: Lab, p: Problem) -> float:
+def neumann_descent(lab: Lab, p: Sample) -> float:
     r"""Below β‖V_k‖² = 1 the Neumann gradient is a descent direction.
 
     $$\left\langle \nabla R^c, \widehat{\nabla R^c} \right\rangle > 0 \;\mathrm{where}\; \beta \max_k \Vert
@@ -272,7 +272,7 @@ def neumann_descent(lab: Lab, p: Problem) -> float:
     parameter="validity number",
     samples=3,
 )
-def neumann_cosine(lab: Lab, p: Problem) -> Series:
+def neumann_cosine(lab: Lab, p: Sample) -> Series:
     r"""How far the Neumann gradient turns away from the exact one.
 
     $$1 - \cos\left(\nabla R^c, \widehat{\nabla R^c}\right) \;\mathrm{against}\; \beta\max_k \Vert V_k\Vert_2^2$$
@@ -291,7 +291,7 @@ def neumann_cosine(lab: Lab, p: Problem) -> Series:
     return Series(np.array(x), np.array(y), np.array(x) < 1)
 
 
-def _resolvent_gradient(p: Problem, eps: float) -> Any:
+def _resolvent_gradient(p: Sample, eps: float) -> Any:
     """∇R^c with explicit inverses."""
     beta, V = truth.beta(p.Z, p.U, eps), p.Z @ p.U
     return np.sum(beta * V @ np.linalg.inv(np.eye(V.shape[2]) + beta * V.mT @ V) @ p.U.mT, axis=0)
@@ -300,7 +300,7 @@ def _resolvent_gradient(p: Problem, eps: float) -> Any:
 @counterexample(
     "neumann-raises", "3.13b", source="CRATE (10), first-order form", inside=draws.mixture, margin=1.0, samples=3
 )
-def neumann_raises(lab: Lab, p: Problem) -> Refutation:
+def neumann_raises(lab: Lab, p: Sample) -> Refutation:
     r"""Outside its region the Neumann step raises what it should lower.
 
     $$R^c(Z - \kappa\widehat{\nabla R^c}) \leq R^c(Z), \quad \kappa = 0.01 < 1/L_c$$
@@ -322,13 +322,13 @@ def neumann_raises(lab: Lab, p: Problem) -> Refutation:
 SCALES = (1.0, 0.5, 0.1)  # the distortions at which network steps are measured
 
 
-def _coordinates(rng: np.random.Generator) -> Problem:
+def _coordinates(rng: np.random.Generator) -> Sample:
     n, p = int(rng.integers(1, 7)), int(rng.integers(1, 5))
-    return Problem(V=draws.spread(rng, 0.3, 3.0) * rng.standard_normal((n, p)), scale=draws.spread(rng, 0.2, 2.0))
+    return Sample(V=draws.spread(rng, 0.3, 3.0) * rng.standard_normal((n, p)), scale=draws.spread(rng, 0.2, 2.0))
 
 
 @identity("crate-11", "3.11", source="CRATE (11)", inside=_coordinates)
-def subspace_attention(lab: Lab, p: Problem) -> float:
+def subspace_attention(lab: Lab, p: Sample) -> float:
     r"""Subspace self-attention.
 
     $$\mathrm{SSA}(V) = \mathrm{softmax}_{\mathrm{rows}}(s\, V V^\top) V$$
@@ -340,7 +340,7 @@ def subspace_attention(lab: Lab, p: Problem) -> float:
 
 
 @identity("ssa-causal", "3.11b", source="CRATE (11), language form of LONG", inside=_coordinates)
-def causal_attention(lab: Lab, p: Problem) -> float:
+def causal_attention(lab: Lab, p: Sample) -> float:
     r"""Causal attention: row i sees tokens j ≤ i.
 
     $$\mathrm{SSA}_{\mathrm{causal}}(V)_i = \sum_{j \leq i} w_{ij} v_j, \quad w_{ij} \propto e^{s v_i \cdot v_j}$$
@@ -354,13 +354,13 @@ def causal_attention(lab: Lab, p: Problem) -> float:
     return max(truth.error(value, want) for value in got)
 
 
-def _small_heads(rng: np.random.Generator) -> Problem:
+def _small_heads(rng: np.random.Generator) -> Sample:
     p = draws.free_subspaces(rng)
-    return Problem(Z=draws.unit_rows(p.Z), U=p.U / 2, out=rng.standard_normal(p.U.shape), bias=p.Z[0], scale=0.7)
+    return Sample(Z=draws.unit_rows(p.Z), U=p.U / 2, out=rng.standard_normal(p.U.shape), bias=p.Z[0], scale=0.7)
 
 
 @identity("crate-12", "3.11c", source="CRATE (12), without its factor β", inside=_small_heads)
-def multi_head(lab: Lab, p: Problem) -> float:
+def multi_head(lab: Lab, p: Sample) -> float:
     r"""Multi-head subspace self-attention.
 
     $$\mathrm{MSSA}(Z) = \sum_k \mathrm{SSA}(Z U_k)\, U_k^\top$$
@@ -378,7 +378,7 @@ def multi_head(lab: Lab, p: Problem) -> float:
 
 
 @inequality("crate-10-falls", "3.12", source="CRATE (10)", inside=draws.mixture, samples=5)
-def averaging_step(lab: Lab, p: Problem) -> float:
+def averaging_step(lab: Lab, p: Sample) -> float:
     r"""The step with its (1 − κβ) factor lowers the rate.
 
     $$R^c((1 - \kappa\beta) Z + \kappa\beta\,\mathrm{MSSA}(Z)) \leq R^c(Z), \quad \kappa\beta = 1/2$$
@@ -391,7 +391,7 @@ def averaging_step(lab: Lab, p: Problem) -> float:
     return max(float(truth.subspace_rate(after, p.U, e) - truth.subspace_rate(p.Z, p.U, e)) for e in SCALES)
 
 
-def _changes(lab: Lab, p: Problem, sign: float = 1.0) -> tuple[list[float], list[float]]:
+def _changes(lab: Lab, p: Sample, sign: float = 1.0) -> tuple[list[float], list[float]]:
     """Change of R^c by Z ± MSSA(Z), raw and with tokens put back to unit norm, at the three distortions."""
     after = p.Z + sign * lab.ops.mssa(p.Z, p.U)
     before, raw, unit = (
@@ -405,7 +405,7 @@ def _listed(numbers: list[float]) -> str:
 
 
 @counterexample("crate-18-compresses", "3.12b", source="CRATE (18)", inside=draws.mixture, margin=0.1, samples=5)
-def network_step(lab: Lab, p: Problem) -> Refutation:
+def network_step(lab: Lab, p: Sample) -> Refutation:
     r"""The network's step Z + MSSA(Z) does not compress at raw scale.
 
     $$R^c(Z + \mathrm{MSSA}(Z)) \leq R^c(Z)$$
@@ -429,7 +429,7 @@ def network_step(lab: Lab, p: Problem) -> Refutation:
 @counterexample(
     "indepth-decompresses", "3.12c", source="INDEPTH, Section 4", inside=draws.mixture, margin=0.1, samples=5
 )
-def decompression(lab: Lab, p: Problem) -> Refutation:
+def decompression(lab: Lab, p: Sample) -> Refutation:
     r"""Nor does it decompress tokens of fixed norm.
 
     $$R^c(\mathrm{norm}(Z + \mathrm{MSSA}(Z))) \geq R^c(Z)$$
@@ -443,10 +443,10 @@ def decompression(lab: Lab, p: Problem) -> Refutation:
     return Refutation(-min(unit), max(0.0, -min(raw)), witness)
 
 
-def _mixed(rng: np.random.Generator, lam: float) -> Problem:
+def _mixed(rng: np.random.Generator, lam: float) -> Sample:
     p = draws.mixture(rng)
     Q = draws.orthonormal(rng, len(p.Z), len(p.Z))
-    return Problem(Z=p.Z @ np.hstack(list(p.U)), U=np.stack(np.split(np.eye(48), 6, axis=1)), eps=0.5, Q=Q, lam=lam)
+    return Sample(Z=p.Z @ np.hstack(list(p.U)), U=np.stack(np.split(np.eye(48), 6, axis=1)), eps=0.5, Q=Q, lam=lam)
 
 
 @identity(
@@ -456,7 +456,7 @@ def _mixed(rng: np.random.Generator, lam: float) -> Problem:
     inside=lambda rng: _mixed(rng, 0.0),
     outside=lambda rng: _mixed(rng, 0.1),
 )
-def membership_blind(lab: Lab, p: Problem) -> float:
+def membership_blind(lab: Lab, p: Sample) -> float:
     r"""The rates do not see which token belongs where.
 
     $$(R - R^c)(QZ; U) = (R - R^c)(Z; U), \quad Q^\top Q = I_n$$
@@ -478,7 +478,7 @@ def membership_blind(lab: Lab, p: Problem) -> float:
 @approximation(
     "crate-10", "3.11d", source="CRATE (10)", inside=draws.mixture, bound=0.3, parameter="distortion ε", samples=3
 )
-def softmax_heuristic(lab: Lab, p: Problem) -> Series:
+def softmax_heuristic(lab: Lab, p: Sample) -> Series:
     r"""Replacing the Gram matrix by a softmax is a heuristic.
 
     $$Z - \kappa\nabla R^c(Z; U) \approx (1 - \kappa\beta) Z + \kappa\beta\,\mathrm{MSSA}(Z), \quad \kappa\beta =
@@ -509,7 +509,7 @@ def softmax_heuristic(lab: Lab, p: Problem) -> Series:
     parameter="norm of the tokens",
     samples=3,
 )
-def heuristic_scale(lab: Lab, p: Problem) -> Series:
+def heuristic_scale(lab: Lab, p: Sample) -> Series:
     r"""The softmax step and the scale of the tokens.
 
     $$\Vert (\mathrm{MSSA}(sZ) - sZ) + \nabla R^c(sZ)/\beta \Vert \;\mathrm{relative\;to}\; \Vert\nabla
@@ -539,7 +539,7 @@ def heuristic_scale(lab: Lab, p: Problem) -> Series:
     parameter="depth",
     samples=3,
 )
-def heuristic_depth(lab: Lab, p: Problem) -> Series:
+def heuristic_depth(lab: Lab, p: Sample) -> Series:
     r"""Layer by layer the softmax network leaves the exact descent.
 
     $$\Vert Z^\ell_{\mathrm{softmax}} - Z^\ell_{\mathrm{exact}} \Vert / \Vert Z^\ell_{\mathrm{exact}} \Vert, \quad

@@ -10,12 +10,12 @@ from scipy import optimize
 
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
-from srr.theory.statement import Problem, Refutation, Series, counterexample, identity, inequality, order
+from srr.theory.statement import Refutation, Sample, Series, counterexample, identity, inequality, order
 
 # --- ISTA and FISTA
 
 
-def _lasso(A: Any, p: Problem) -> float:
+def _lasso(A: Any, p: Sample) -> float:
     return float(truth.lasso(A, p.Z, p.D, p.lam))
 
 
@@ -28,7 +28,7 @@ def _shrink(v: float, t: float) -> float:
 
 
 @identity("crate-17", "4.15", source="CRATE (17)", inside=draws.codes)
-def ista_step(lab: Lab, p: Problem) -> float:
+def ista_step(lab: Lab, p: Sample) -> float:
     r"""An ISTA step is a proximal gradient step.
 
     $$A^+ = \mathrm{ReLU}(A - \eta(AD^\top - Z)D - \eta\lambda) = \mathrm{prox}_{\eta g}(A - \eta\nabla f), \quad f
@@ -43,7 +43,7 @@ def ista_step(lab: Lab, p: Problem) -> float:
 
 
 @identity("lasso-value", "4.15b", source="CRATE (15)-(16), with the ½ of (17)", inside=draws.codes)
-def lasso_value(lab: Lab, p: Problem) -> float:
+def lasso_value(lab: Lab, p: Sample) -> float:
     r"""The sparse-coding objective.
 
     $$\frac{1}{2}\Vert Z - AD^\top\Vert_F^2 + \lambda\Vert A\Vert_1$$
@@ -54,7 +54,7 @@ def lasso_value(lab: Lab, p: Problem) -> float:
     return truth.error(lab.ops.lasso(p.A, p.Z, p.D, lam=p.lam), _lasso(p.A, p))
 
 
-def _long_step(rng: np.random.Generator) -> Problem:
+def _long_step(rng: np.random.Generator) -> Sample:
     p = draws.codes(rng)
     return p.but(step=4.0 / float(np.linalg.norm(p.D, 2) ** 2))
 
@@ -62,7 +62,7 @@ def _long_step(rng: np.random.Generator) -> Problem:
 @inequality(
     "ista-descent", "4.15c", source="proximal descent lemma", inside=draws.codes, outside=_long_step, rounding=1e3
 )
-def ista_descent(lab: Lab, p: Problem) -> float:
+def ista_descent(lab: Lab, p: Sample) -> float:
     r"""ISTA descends from feasible codes.
 
     $$F(A^+) \leq F(A) - \frac{1}{2\eta}\Vert A^+ - A\Vert_F^2, \quad \eta \leq \frac{1}{\Vert D\Vert_2^2}, \; A
@@ -82,11 +82,11 @@ def ista_descent(lab: Lab, p: Problem) -> float:
     "ista-warm-start",
     "4.15d",
     source="CRATE (17) as the network runs it",
-    inside=lambda rng: Problem(Z=-np.ones((1, 1)), D=np.ones((1, 1)), step=0.1, lam=0.1),
+    inside=lambda rng: Sample(Z=-np.ones((1, 1)), D=np.ones((1, 1)), step=0.1, lam=0.1),
     margin=0.1,
     samples=1,
 )
-def warm_start(lab: Lab, p: Problem) -> Refutation:
+def warm_start(lab: Lab, p: Sample) -> Refutation:
     r"""From the network's warm start A = Z, descent is not guaranteed.
 
     $$F(A^+) \leq F(A) \;\mathrm{from}\; A = Z, \quad \eta \leq \frac{1}{\Vert D\Vert_2^2}$$
@@ -103,10 +103,10 @@ def warm_start(lab: Lab, p: Problem) -> Refutation:
     return Refutation(rise(p.Z), max(rise(np.maximum(p.Z, 0.0)), 0.0), witness)
 
 
-def _orthogonal(rng: np.random.Generator, step: float) -> Problem:
+def _orthogonal(rng: np.random.Generator, step: float) -> Sample:
     n, d = int(rng.integers(1, 5)), int(rng.integers(2, 6))
     A = np.abs(rng.standard_normal((n, d)))
-    return Problem(A=A, Z=rng.standard_normal((n, d)), D=draws.orthonormal(rng, d, d), step=step, lam=0.2)
+    return Sample(A=A, Z=rng.standard_normal((n, d)), D=draws.orthonormal(rng, d, d), step=step, lam=0.2)
 
 
 @identity(
@@ -117,7 +117,7 @@ def _orthogonal(rng: np.random.Generator, step: float) -> Problem:
     outside=lambda rng: _orthogonal(rng, 0.5),
     bound=1e-12,
 )
-def orthogonal_dictionary(lab: Lab, p: Problem) -> float:
+def orthogonal_dictionary(lab: Lab, p: Sample) -> float:
     r"""With an orthogonal dictionary one step solves the problem.
 
     $$D^\top D = I, \; \eta = 1: \quad A^+ = \mathrm{argmin}_{A \geq 0} F(A)$$
@@ -134,15 +134,15 @@ def orthogonal_dictionary(lab: Lab, p: Problem) -> float:
     return abs(_lasso(after, p) - _lasso(best, p)) / _lasso(best, p)
 
 
-def _ill_conditioned(rng: np.random.Generator) -> Problem:
+def _ill_conditioned(rng: np.random.Generator) -> Sample:
     """Singular values over four decades, every decade equally far from the solution A* = 1 of the lasso."""
     sigma = np.geomspace(1e-4, 1.0, 120)
     D = draws.orthonormal(rng, 120, 120) * sigma
     lam = 1e-3
-    return Problem(D=D, Z=((sigma**2 + lam) / sigma)[None, :] @ (D / sigma).T, sigma=sigma, lam=lam)
+    return Sample(D=D, Z=((sigma**2 + lam) / sigma)[None, :] @ (D / sigma).T, sigma=sigma, lam=lam)
 
 
-def _gaps(lab: Lab, p: Problem, momentum: bool) -> Series:
+def _gaps(lab: Lab, p: Sample, momentum: bool) -> Series:
     """F(A_k) − F* at logarithmically spaced steps k; F − F* = ½‖(A − A*)diag(σ)‖² for A ≥ 0."""
     A = before = np.zeros((1, len(p.sigma)))
     steps, gaps = np.unique(np.geomspace(50, 1000, 12).astype(int)), []
@@ -166,7 +166,7 @@ def _gaps(lab: Lab, p: Problem, momentum: bool) -> Series:
     parameter="steps k",
     samples=1,
 )
-def ista_rate(lab: Lab, p: Problem) -> Series:
+def ista_rate(lab: Lab, p: Sample) -> Series:
     r"""ISTA converges at O(1/k).
 
     $$F(A_k) - F^* \leq \frac{\Vert A_0 - A^*\Vert^2}{2\eta k}$$
@@ -188,7 +188,7 @@ def ista_rate(lab: Lab, p: Problem) -> Series:
     parameter="steps k",
     samples=1,
 )
-def fista_rate(lab: Lab, p: Problem) -> Series:
+def fista_rate(lab: Lab, p: Sample) -> Series:
     r"""FISTA converges at O(1/k²).
 
     $$F(A_k) - F^* \leq \frac{2\Vert A_0 - A^*\Vert^2}{\eta (k + 1)^2}$$
@@ -201,15 +201,13 @@ def fista_rate(lab: Lab, p: Problem) -> Series:
     return _gaps(lab, p, momentum=True)
 
 
-def _square(rng: np.random.Generator) -> Problem:
+def _square(rng: np.random.Generator) -> Sample:
     d = int(rng.integers(1, 7))
-    return Problem(
-        Z=rng.standard_normal((int(rng.integers(1, 7)), d)), D=rng.standard_normal((d, d)), step=0.1, lam=0.1
-    )
+    return Sample(Z=rng.standard_normal((int(rng.integers(1, 7)), d)), D=rng.standard_normal((d, d)), step=0.1, lam=0.1)
 
 
 @identity("ista-fold", "4.17", source="CRATE (17) at A = Z", inside=_square)
-def ista_fold(lab: Lab, p: Problem) -> float:
+def ista_fold(lab: Lab, p: Sample) -> float:
     r"""The network's step is one matrix.
 
     $$\mathrm{ReLU}(Z M - \eta\lambda), \quad M = I + \eta(D - D^\top D)$$
@@ -230,12 +228,12 @@ def ista_fold(lab: Lab, p: Problem) -> float:
 # --- Step sizes of the trained network, and the second derivation of its sparsifier
 
 
-def _kaiming(rng: np.random.Generator, step: float = 0.1) -> Problem:
+def _kaiming(rng: np.random.Generator, step: float = 0.1) -> Sample:
     """A d×d dictionary as the networks are initialized, with positive codes and tokens to fit."""
     d = 384
     D = rng.uniform(-1.0, 1.0, size=(d, d)) * np.sqrt(6.0 / d)
     A = np.abs(rng.standard_normal((2, d)))
-    return Problem(D=D, A=A, Z=rng.standard_normal((2, d)), step=step, lam=0.1)
+    return Sample(D=D, A=A, Z=rng.standard_normal((2, d)), step=step, lam=0.1)
 
 
 @inequality(
@@ -246,7 +244,7 @@ def _kaiming(rng: np.random.Generator, step: float = 0.1) -> Problem:
     outside=lambda rng: _kaiming(rng, step=0.5),
     samples=3,
 )
-def kaiming_norm(lab: Lab, p: Problem) -> float:
+def kaiming_norm(lab: Lab, p: Sample) -> float:
     r"""At initialization η = 0.1 is a safe step.
 
     $$D_{ij} \sim U(\pm\sqrt{6/d}): \quad 7.4 \leq \Vert D\Vert_2^2 \leq 8.2 \;\Rightarrow\; 0.1 < 1/\Vert
@@ -264,18 +262,18 @@ def kaiming_norm(lab: Lab, p: Problem) -> float:
     return max(7.4 - size, size - 8.2, _lasso(A, p) / _lasso(p.A, p) - 1)
 
 
-def _isometric(rng: np.random.Generator, length: float = 1.0) -> Problem:
+def _isometric(rng: np.random.Generator, length: float = 1.0) -> Sample:
     """Orthogonal columns of tokens, by default ZᵀZ = I, with an orthogonal frame."""
     d = int(rng.integers(1, 5))
     n = d + int(rng.integers(0, 3))
     Z, eps = draws.orthonormal(rng, n, d), draws.spread(rng, 0.3, 2.0)
-    return Problem(Z=length * Z, D=draws.orthonormal(rng, d, d), eps=eps, lam=draws.spread(rng, 0.01, 1.0) / eps**2)
+    return Sample(Z=length * Z, D=draws.orthonormal(rng, d, d), eps=eps, lam=draws.spread(rng, 0.01, 1.0) / eps**2)
 
 
 @identity(
     "crate-92", "4.19", source="CRATE, Appendix A.3 (92)", inside=_isometric, outside=lambda rng: _isometric(rng, 3.0)
 )
-def prox_mm(lab: Lab, p: Problem) -> float:
+def prox_mm(lab: Lab, p: Sample) -> float:
     r"""Majorizing −R instead of fitting a dictionary.
 
     $$\mathrm{argmin}_{Y \geq 0} \; Q(Y \mid Z) + \lambda\Vert Y\Vert_1 = \mathrm{ReLU}\left(\left(1 + \frac{4}{9(1
@@ -300,7 +298,7 @@ def prox_mm(lab: Lab, p: Problem) -> float:
     return worst
 
 
-def _pair(rng: np.random.Generator, curvature: float = 0.125) -> Problem:
+def _pair(rng: np.random.Generator, curvature: float = 0.125) -> Sample:
     """Two token sets, near each other and near the most negative curvature half of the time."""
     p = draws.tokens(rng)
     alpha = truth.alpha(p.Z, p.eps)
@@ -308,7 +306,7 @@ def _pair(rng: np.random.Generator, curvature: float = 0.125) -> Problem:
     if rng.random() < 0.5 or curvature < 0.125:
         Z, shift = np.zeros_like(p.Z), np.zeros_like(p.Z)
         Z[0, 0], shift[0, 0] = np.sqrt(3 / alpha), 0.05 * np.sqrt(3 / alpha)
-    return Problem(Z=Z, Y=Z + shift, eps=p.eps, curvature=curvature)
+    return Sample(Z=Z, Y=Z + shift, eps=p.eps, curvature=curvature)
 
 
 @inequality(
@@ -319,7 +317,7 @@ def _pair(rng: np.random.Generator, curvature: float = 0.125) -> Problem:
     outside=lambda rng: _pair(rng, curvature=1 / 16),
     bound=1e-9,
 )
-def majorizer(lab: Lab, p: Problem) -> float:
+def majorizer(lab: Lab, p: Sample) -> float:
     r"""α/8 is enough curvature to majorize −R.
 
     $$-R(Y) \leq -R(Z) - \langle \nabla R(Z), Y - Z\rangle + \frac{c\alpha}{2}\Vert Y - Z\Vert^2, \quad c =
@@ -340,11 +338,11 @@ def majorizer(lab: Lab, p: Problem) -> float:
 # --- Proximal operators: the convex ones by their global inequality, the others by brute force
 
 
-def _points(rng: np.random.Generator) -> Problem:
+def _points(rng: np.random.Generator) -> Sample:
     n, d = int(rng.integers(1, 5)), int(rng.integers(1, 6))
     V, t = rng.standard_normal((n, d)), draws.spread(rng, 0.05, 2.0)
     others = np.concatenate([rng.standard_normal((50, n, d)), V + 0.1 * rng.standard_normal((50, n, d))])
-    return Problem(V=V, t=t, others=others)
+    return Sample(V=V, t=t, others=others)
 
 
 def _l1(X: Any) -> Any:
@@ -355,14 +353,14 @@ def _group(X: Any) -> Any:
     return np.linalg.norm(X, axis=-1).sum(axis=-1)
 
 
-def _global_inequality(x: Any, p: Problem, g: Callable[[Any], Any], others: Any) -> float:
+def _global_inequality(x: Any, p: Sample, g: Callable[[Any], Any], others: Any) -> float:
     """Largest violation of g(y) ≥ g(x) + ⟨(v − x)/t, y − x⟩ over random y."""
     model = g(x) + np.sum((p.V - x) / p.t * (others - x), axis=(-2, -1))
     return float(np.max(model - g(others)))
 
 
 @inequality("prox-convex", "4.20", source="Moreau; shrinkage of CRATE (15)-(17)", inside=_points)
-def convex_prox(lab: Lab, p: Problem) -> float:
+def convex_prox(lab: Lab, p: Sample) -> float:
     r"""Soft, non-negative and group thresholds are proximal operators.
 
     $$x = \mathrm{prox}_{tg}(v) \;\Leftrightarrow\; g(y) \geq g(x) + \langle (v - x)/t, y - x\rangle
@@ -385,7 +383,7 @@ def convex_prox(lab: Lab, p: Problem) -> float:
 
 
 @inequality("prox-hard", "4.20b", source="the ℓ0 term of CRATE (1)", inside=_points)
-def hard_prox(lab: Lab, p: Problem) -> float:
+def hard_prox(lab: Lab, p: Sample) -> float:
     r"""Hard thresholding is the proximal operator of the ℓ0 count.
 
     $$\mathrm{argmin}_x \; \frac{1}{2}(x - v)^2 + \frac{t^2}{2}[x \neq 0] = v\,[|v| > t]$$
@@ -405,9 +403,9 @@ def hard_prox(lab: Lab, p: Problem) -> float:
     return worst
 
 
-def _sphere_points(rng: np.random.Generator) -> Problem:
+def _sphere_points(rng: np.random.Generator) -> Sample:
     d = int(rng.integers(2, 4))
-    return Problem(V=rng.standard_normal((4, d)), t=draws.spread(rng, 0.05, 3.0))
+    return Sample(V=rng.standard_normal((4, d)), t=draws.spread(rng, 0.05, 3.0))
 
 
 def _sphere_grid(d: int) -> Any:
@@ -421,7 +419,7 @@ def _sphere_grid(d: int) -> Any:
 
 
 @inequality("prox-sphere", "4.20c", source="this project", inside=_sphere_points, bound=1e-12)
-def sphere_prox(lab: Lab, p: Problem) -> float:
+def sphere_prox(lab: Lab, p: Sample) -> float:
     r"""Soft thresholding on the unit sphere is exact.
 
     $$\mathrm{argmin}_{\Vert x\Vert = 1} \frac{1}{2}\Vert x - v\Vert^2 + t\Vert x\Vert_1 = \frac{\mathrm{soft}(v,
@@ -445,12 +443,12 @@ def sphere_prox(lab: Lab, p: Problem) -> float:
     "prox-sphere-clipped",
     "4.20d",
     source="this project",
-    inside=lambda rng: Problem(v=np.array([[0.3, -0.2]]), t=1.0),
+    inside=lambda rng: Sample(v=np.array([[0.3, -0.2]]), t=1.0),
     bound=1e-12,
     margin=0.01,
     samples=1,
 )
-def clipped_prox(lab: Lab, p: Problem) -> Refutation:
+def clipped_prox(lab: Lab, p: Sample) -> Refutation:
     r"""Normalizing alone fails where everything is thresholded.
 
     $$\mathrm{prox}(v) = \mathrm{soft}(v, t)/\Vert\mathrm{soft}(v, t)\Vert \;\mathrm{for\;every}\; v$$

@@ -16,7 +16,7 @@ from srr.problems import RateReduction, SparseRateReduction
 from srr.solvers import ProximalGradient, Solution, minimize
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
-from srr.theory.statement import Problem, Refutation, counterexample, identity, inequality
+from srr.theory.statement import Refutation, Sample, counterexample, identity, inequality
 
 # --- The sparse rate reduction as an optimization problem, run through the solvers
 
@@ -24,25 +24,25 @@ from srr.theory.statement import Problem, Refutation, counterexample, identity, 
 LAM = 0.005
 
 
-def _reference(rng: np.random.Generator, rotated: bool = False) -> Problem:
+def _reference(rng: np.random.Generator, rotated: bool = False) -> Sample:
     """The reference run: 400 tokens in 32 dimensions near four subspaces of dimension 8, noise 0.3, ε = 0.5."""
     mix = subspace_mixture(n=400, d=32, K=4, p=8, noise=0.3, rotated=rotated, seed=rng)
-    return Problem(Z=mix.Z, U=mix.U, D=mix.D, labels=mix.labels, eps=0.5)
+    return Sample(Z=mix.Z, U=mix.U, D=mix.D, labels=mix.labels, eps=0.5)
 
 
-def _solve(lab: Lab, p: Problem, penalty: Any) -> Solution[Any]:
+def _solve(lab: Lab, p: Sample, penalty: Any) -> Solution[Any]:
     problem = SparseRateReduction(lab.array(p.U), eps=p.eps, penalty=penalty)
     return minimize(problem, lab.array(p.Z), ProximalGradient(), tol=1e-5, max_steps=200)
 
 
-def _assigned(Z: Any, p: Problem) -> float:
+def _assigned(Z: Any, p: Sample) -> float:
     """Share of tokens whose own subspace holds most of their energy."""
     energy = np.sum((Z[None] @ p.U) ** 2, axis=-1)
     return float(np.mean(np.argmax(energy, axis=0) == p.labels))
 
 
 @counterexample("srr-degenerate", "5.21", source="CRATE (1)", inside=_reference, margin=0.5, samples=1)
-def degenerate(lab: Lab, p: Problem) -> Refutation:
+def degenerate(lab: Lab, p: Sample) -> Refutation:
     r"""Unconstrained, the problem is solved by a few enormous tokens.
 
     $$\mathrm{argmax}_Z \; R(Z) - R^c(Z; U) - \lambda\Vert Z\Vert_1 \;\mathrm{represents\;every\;token}$$
@@ -67,7 +67,7 @@ def degenerate(lab: Lab, p: Problem) -> Refutation:
 @inequality(
     "srr-sphere-monotone", "5.21b", source="this project", inside=_reference, bound=1e-9, rounding=1e6, samples=2
 )
-def sphere_monotone(lab: Lab, p: Problem) -> float:
+def sphere_monotone(lab: Lab, p: Sample) -> float:
     r"""On the sphere the same solver is monotone and finds the classes.
 
     $$F(Z^{\ell + 1}) \geq F(Z^\ell), \quad \mathrm{SRR}: 7.8 \rightarrow 12.6 \;\mathrm{in} < 50 \;\mathrm{steps}$$
@@ -95,7 +95,7 @@ def sphere_monotone(lab: Lab, p: Problem) -> float:
     margin=0.2,
     samples=1,
 )
-def rotated_frame(lab: Lab, p: Problem) -> Refutation:
+def rotated_frame(lab: Lab, p: Sample) -> Refutation:
     r"""Sparsity must be measured in a frame aligned with U.
 
     $$g(Z) = \lambda\Vert Z\Vert_1 \;\mathrm{serves\;any}\; U$$
@@ -114,14 +114,14 @@ def rotated_frame(lab: Lab, p: Problem) -> Refutation:
     return Refutation(wrong, 1 - _assigned(aligned, p), witness)
 
 
-def _denoised(rng: np.random.Generator, delta: float = 0.05, step: float = 0.1, layers: int = 12) -> Problem:
+def _denoised(rng: np.random.Generator, delta: float = 0.05, step: float = 0.1, layers: int = 12) -> Sample:
     """Tokens on four orthogonal subspaces of dimension 64, noise of size δ in the other three."""
     K, p, n = 4, 64, 200
     labels = rng.integers(K, size=n)
     own = np.arange(K)[:, None] == labels
     V = np.where(own[:, :, None], 1.0, delta) * rng.standard_normal((K, n, p))
     U = np.stack(np.split(np.eye(K * p), K, axis=1))
-    return Problem(Z=np.sum(V @ U.mT, axis=0), U=U, labels=labels, step=step, layers=layers)
+    return Sample(Z=np.sum(V @ U.mT, axis=0), U=U, labels=labels, step=step, layers=layers)
 
 
 @identity(
@@ -132,7 +132,7 @@ def _denoised(rng: np.random.Generator, delta: float = 0.05, step: float = 0.1, 
     outside=lambda rng: _denoised(rng, delta=0.2, step=0.5, layers=4),
     samples=2,
 )
-def signal_to_noise(lab: Lab, p: Problem) -> float:
+def signal_to_noise(lab: Lab, p: Sample) -> float:
     r"""Thresholded attention raises the signal-to-noise ratio by 1 + ητ a layer.
 
     $$Z^+ = Z + \eta \sum_k h_\tau(\mathrm{softmax}(V_k V_k^\top)) V_k U_k^\top \;\Rightarrow\; \mathrm{SNR}(Z_k^+)
@@ -153,7 +153,7 @@ def signal_to_noise(lab: Lab, p: Problem) -> float:
     return worst
 
 
-def _snr(Z: Any, p: Problem) -> Any:
+def _snr(Z: Any, p: Sample) -> Any:
     """Norm on the own subspace over norm off it, class by class."""
     ratios = []
     for k, basis in enumerate(p.U):
@@ -165,13 +165,13 @@ def _snr(Z: Any, p: Problem) -> Any:
 # --- Optima of the rate reduction in closed form
 
 
-def _scales(p: Problem) -> tuple[float, Any]:
+def _scales(p: Sample) -> tuple[float, Any]:
     """α, and α_k of every class."""
     n, d = sum(p.sizes), p.d
     return d / (n * p.eps**2), d / (np.asarray(p.sizes) * p.eps**2)
 
 
-def _roots(p: Problem, k: int, larger: bool = True) -> float:
+def _roots(p: Sample, k: int, larger: bool = True) -> float:
     """S of class k: a root of λ(1 + αs²)(1 + α_ks²) = α(α_k − α)s²."""
     alpha, own = _scales(p)
     line = p.lam * (alpha + own[k]) - alpha * (own[k] - alpha)
@@ -179,17 +179,17 @@ def _roots(p: Problem, k: int, larger: bool = True) -> float:
     return float(np.sqrt(pair[1] if larger else pair[0]))
 
 
-def _labels(p: Problem) -> Any:
+def _labels(p: Sample) -> Any:
     return np.repeat(np.arange(len(p.sizes)), p.sizes)
 
 
-def _truth(Z: Any, p: Problem) -> Any:
+def _truth(Z: Any, p: Sample) -> Any:
     """ΔR − λ/2 ‖Z‖², from the definitions."""
     one_hot = np.eye(len(p.sizes))[_labels(p)]
     return truth.rate(Z, p.eps) - truth.partition_rate(Z, one_hot, p.eps) - p.lam / 2 * np.sum(Z**2)
 
 
-def _aligned(p: Problem, ranks: Any, larger: bool = True) -> Any:
+def _aligned(p: Sample, ranks: Any, larger: bool = True) -> Any:
     """Tokens Z_k = s_k V_k U_kᵀ with the given ranks, on coordinate axes."""
     Z, row, axis = np.zeros((sum(p.sizes), p.d)), 0, 0
     for k, (size, rank) in enumerate(zip(p.sizes, ranks, strict=True)):
@@ -199,11 +199,11 @@ def _aligned(p: Problem, ranks: Any, larger: bool = True) -> Any:
     return Z
 
 
-def _fill(rng: np.random.Generator, eps: float = 0.3) -> Problem:
+def _fill(rng: np.random.Generator, eps: float = 0.3) -> Sample:
     """Classes of as many tokens as their rank, together filling at most d dimensions."""
     sizes = tuple(int(size) for size in rng.integers(3, 5, size=3))
     d = sum(sizes) + int(rng.integers(0, 3))
-    return Problem(sizes=sizes, d=d, eps=eps, Z=rng.standard_normal((sum(sizes), d)))
+    return Sample(sizes=sizes, d=d, eps=eps, Z=rng.standard_normal((sum(sizes), d)))
 
 
 @identity(
@@ -216,7 +216,7 @@ def _fill(rng: np.random.Generator, eps: float = 0.3) -> Problem:
     rounding=1e5,
     samples=4,
 )
-def mcr2_optimum(lab: Lab, p: Problem) -> float:
+def mcr2_optimum(lab: Lab, p: Sample) -> float:
     r"""MCR² makes classes orthogonal and their singular values equal.
 
     $$\Vert Z_k\Vert_F^2 = n_k, \; \mathrm{rank}\,Z_k \leq d_k, \; \sum_k d_k \leq d: \quad Z_k Z_l^\top = 0, \;
@@ -238,13 +238,13 @@ def mcr2_optimum(lab: Lab, p: Problem) -> float:
     return max(overlap, *(float(np.ptp(values)) for values in leading), 0.0)
 
 
-def _ridge(rng: np.random.Generator) -> Problem:
+def _ridge(rng: np.random.Generator) -> Sample:
     lam = float(rng.choice([0.01, 0.03, 0.05, 0.1]))
-    return Problem(sizes=(30, 30, 30), d=24, eps=0.5, lam=lam, Z=rng.standard_normal((90, 24)))
+    return Sample(sizes=(30, 30, 30), d=24, eps=0.5, lam=lam, Z=rng.standard_normal((90, 24)))
 
 
 @identity("geom-optimum", "5.24", source="GEOM, Theorem 3.1", inside=_ridge, bound=1e-6, rounding=1e5, samples=3)
-def ridge_optimum(lab: Lab, p: Problem) -> float:
+def ridge_optimum(lab: Lab, p: Sample) -> float:
     r"""Maximizers of the regularized rate reduction in closed form.
 
     $$\lambda(1 + \alpha s_k^2)(1 + \alpha_k s_k^2) = \alpha(\alpha_k - \alpha)s_k^2, \quad Z_k = s_k V_k U_k^\top,
@@ -270,13 +270,13 @@ def ridge_optimum(lab: Lab, p: Problem) -> float:
     return truth.error(np.sort(sigma)[-p.d :], np.full(p.d, _roots(p, 0)))
 
 
-def _any_sizes(rng: np.random.Generator) -> Problem:
+def _any_sizes(rng: np.random.Generator) -> Sample:
     sizes = tuple(int(size) for size in rng.integers(3, 9, size=3))
-    return Problem(sizes=sizes, d=int(rng.integers(4, 9)), eps=draws.spread(rng, 0.2, 1.0))
+    return Sample(sizes=sizes, d=int(rng.integers(4, 9)), eps=draws.spread(rng, 0.2, 1.0))
 
 
 @identity("geom-existence", "5.24b", source="GEOM, Theorem 3.1", inside=_any_sizes, bound=1e-8)
-def ridge_existence(lab: Lab, p: Problem) -> float:
+def ridge_existence(lab: Lab, p: Sample) -> float:
     r"""Non-zero critical points exist up to an exact λ.
 
     $$0 < \lambda \leq \alpha\,\frac{\sqrt{n/n_{\max}} - 1}{\sqrt{n/n_{\max}} + 1}$$
@@ -302,8 +302,8 @@ def ridge_existence(lab: Lab, p: Problem) -> float:
     return truth.error(-best.fun, alpha * (ratio - 1) / (ratio + 1))
 
 
-def _small_ridge(rng: np.random.Generator) -> Problem:
-    p = Problem(sizes=(2, 3), d=3, eps=0.5)
+def _small_ridge(rng: np.random.Generator) -> Sample:
+    p = Sample(sizes=(2, 3), d=3, eps=0.5)
     alpha, _ = _scales(p)
     ratio = np.sqrt(5 / 3)
     lam = float(rng.uniform(0.2, 0.9)) * alpha * (ratio - 1) / (ratio + 1)
@@ -313,7 +313,7 @@ def _small_ridge(rng: np.random.Generator) -> Problem:
 @inequality(
     "geom-landscape", "5.24c", source="GEOM, Theorem 3.2", inside=_small_ridge, bound=1e-6, rounding=1e5, samples=5
 )
-def ridge_landscape(lab: Lab, p: Problem) -> float:
+def ridge_landscape(lab: Lab, p: Sample) -> float:
     r"""Larger roots are local maxima, smaller roots strict saddles.
 
     $$\nabla^2 F \preceq 0 \;\mathrm{at\;larger\;roots\;of\;any\;ranks}, \qquad \lambda_{\max}\nabla^2 F > 0
@@ -335,22 +335,22 @@ def ridge_landscape(lab: Lab, p: Problem) -> float:
     return worst
 
 
-def _three_classes(rng: np.random.Generator) -> Problem:
+def _three_classes(rng: np.random.Generator) -> Sample:
     sizes = tuple(int(size) for size in rng.permutation([2, 3, 4]))
-    p = Problem(sizes=sizes, d=5, eps=0.4)
+    p = Sample(sizes=sizes, d=5, eps=0.4)
     alpha, _ = _scales(p)
     lam = float(rng.uniform(0.2, 0.9)) * alpha * (1.5 - 1) / (1.5 + 1)
     return p.but(lam=lam)
 
 
-def _allocations(p: Problem) -> Iterator[tuple[int, ...]]:
+def _allocations(p: Sample) -> Iterator[tuple[int, ...]]:
     for ranks in itertools.product(*(range(size + 1) for size in p.sizes)):
         if sum(ranks) <= p.d:
             yield ranks
 
 
 @identity("geom-global", "5.24d", source="GEOM, Theorem 3.1", inside=_three_classes, samples=5)
-def ridge_global(lab: Lab, p: Problem) -> float:
+def ridge_global(lab: Lab, p: Sample) -> float:
     r"""The global maximum fills all dimensions, smaller classes first.
 
     $$\sum_k r_k = \min(n, d), \quad r_k < n_k \;\Rightarrow\; r_l = 0 \;\mathrm{for\;all\;larger\;classes}\; l$$
@@ -376,10 +376,10 @@ def ridge_global(lab: Lab, p: Problem) -> float:
 CONCAVE: tuple[Callable[[Any], Any], ...] = (np.log1p, np.sqrt, np.tanh)
 
 
-def _framed(rng: np.random.Generator) -> Problem:
+def _framed(rng: np.random.Generator) -> Sample:
     p = draws.tokens(rng)
     d = p.Z.shape[1]
-    return Problem(Z=p.Z, scale=1 / p.eps, Q=draws.orthonormal(rng, d, d), convex=False)
+    return Sample(Z=p.Z, scale=1 / p.eps, Q=draws.orthonormal(rng, d, d), convex=False)
 
 
 @inequality(
@@ -390,7 +390,7 @@ def _framed(rng: np.random.Generator) -> Problem:
     outside=lambda rng: _framed(rng).but(convex=True),
     rounding=1e5,
 )
-def variational_bound(lab: Lab, p: Problem) -> float:
+def variational_bound(lab: Lab, p: Sample) -> float:
     r"""Diagonals in any frame bound the spectrum's cost from above.
 
     $$\sum_i f(\lambda_i(M)) \leq \sum_i f((Q^\top M Q)_{ii}), \quad f \;\mathrm{concave}, \; Q^\top Q = I$$
@@ -414,13 +414,13 @@ def variational_bound(lab: Lab, p: Problem) -> float:
     return max(worst, float(lab.ops.gram_logdet(p.Z, p.scale)) / float(np.sum(np.log1p(np.maximum(values, 0)))) - 1)
 
 
-def _heads(rng: np.random.Generator) -> Problem:
+def _heads(rng: np.random.Generator) -> Sample:
     p = draws.subspaces(rng)
     return p.but(eta=draws.spread(rng, 0.3, 3.0))
 
 
 @identity("tost-step", "5.26b", source="TOST (13)-(14)", inside=_heads)
-def token_statistics(lab: Lab, p: Problem) -> float:
+def token_statistics(lab: Lab, p: Sample) -> float:
     r"""Token-statistics attention is the gradient of the bound.
 
     $$-\frac{1}{n}\sum_k \mathrm{diag}(\pi_k) V_k D_k U_k^\top, \quad D_k = \mathrm{diag}\,
@@ -443,13 +443,13 @@ def token_statistics(lab: Lab, p: Problem) -> float:
     return truth.error(lab.ops.tssa(p.Z, p.U, temperature=p.eta), -truth.gradient(bound, p.Z))
 
 
-def _coordinates(rng: np.random.Generator) -> Problem:
+def _coordinates(rng: np.random.Generator) -> Sample:
     K, n, p = (int(size) for size in rng.integers(1, 5, size=3))
-    return Problem(V=rng.standard_normal((K, n, p)), temperature=rng.uniform(0.5, 2.0, size=(K, 1)))
+    return Sample(V=rng.standard_normal((K, n, p)), temperature=rng.uniform(0.5, 2.0, size=(K, 1)))
 
 
 @identity("tost-released", "5.26c", source="TOST, released vision networks", inside=_coordinates, rounding=1e5)
-def released_form(lab: Lab, p: Problem) -> float:
+def released_form(lab: Lab, p: Sample) -> float:
     r"""The released form normalizes over tokens and drops 1/n.
 
     $$-\Pi \circ V \oslash (1 + m), \quad \Pi = \mathrm{softmax}_k\left(T_k \Vert \hat V_{ki}\Vert^2\right), \; m_k
@@ -490,10 +490,10 @@ def _weighted(V: Any, scores: Any) -> Any:
 # --- ReduNet: operators, increment, and their circulant form
 
 
-def _redunet(rng: np.random.Generator) -> Problem:
+def _redunet(rng: np.random.Generator) -> Sample:
     n, d, K = 9, int(rng.integers(2, 5)), 3
     labels = np.concatenate([np.arange(K), rng.integers(K, size=n - K)])
-    return Problem(
+    return Sample(
         Z=rng.standard_normal((n, d)),
         labels=labels,
         eps=draws.spread(rng, 0.3, 2.0),
@@ -502,7 +502,7 @@ def _redunet(rng: np.random.Generator) -> Problem:
 
 
 @identity("redu-operators", "5.27", source="REDU (12)-(15)", inside=_redunet)
-def redunet_operators(lab: Lab, p: Problem) -> float:
+def redunet_operators(lab: Lab, p: Sample) -> float:
     r"""ReduNet's operators, and its increment as a gradient.
 
     $$E = \alpha(I + \alpha Z^\top Z)^{-1}, \; C_k = \alpha_k(I + \alpha_k Z_k^\top Z_k)^{-1}, \quad ZE - \sum_k
@@ -537,7 +537,7 @@ def _dense_operators(Z: Any, labels: Any, eps: float) -> tuple[Any, Any, Any]:
 
 
 @identity("redu-layer", "5.27b", source="REDU (18)-(22)", inside=_redunet, rounding=1e5)
-def redunet_layer(lab: Lab, p: Problem) -> float:
+def redunet_layer(lab: Lab, p: Sample) -> float:
     r"""Without labels the layer estimates its membership.
 
     $$z^+ \propto z + \eta\left(Ez - \sum_k \gamma_k \hat\pi_k C_k z\right), \quad \hat\pi =
@@ -557,15 +557,15 @@ def redunet_layer(lab: Lab, p: Problem) -> float:
     return truth.error(got, np.array(want))
 
 
-def _signals(rng: np.random.Generator) -> Problem:
+def _signals(rng: np.random.Generator) -> Sample:
     labels = np.concatenate([np.arange(3), rng.integers(3, size=3)])
-    return Problem(
+    return Sample(
         Z=rng.standard_normal((6, 2, int(rng.integers(3, 6)))), labels=labels, eps=draws.spread(rng, 0.3, 2.0)
     )
 
 
 @identity("redu-circulant", "5.27c", source="REDU (35)-(39)", inside=_signals)
-def redunet_circulant(lab: Lab, p: Problem) -> float:
+def redunet_circulant(lab: Lab, p: Sample) -> float:
     r"""Shift invariance makes the operators circulant.
 
     $$\mathcal{F}\left(E z\right)(\omega) = \hat E(\omega)\,\hat z(\omega), \quad \hat E(\omega) \in \mathbb{C}^{C

@@ -6,13 +6,13 @@ import numpy as np
 
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
-from srr.theory.statement import Problem, Refutation, erratum
+from srr.theory.statement import Refutation, Sample, erratum
 
 
 @erratum(
     "erratum-beta", "7.a", source="CRATE (10) with (12); LONG writes κβ²", inside=draws.mixture, margin=1.0, samples=2
 )
-def beta_twice(lab: Lab, p: Problem) -> Refutation:
+def beta_twice(lab: Lab, p: Sample) -> Refutation:
     r"""β is counted twice when MSSA contains it.
 
     $$\mathrm{MSSA}(Z) = \beta \sum_k \mathrm{SSA}(ZU_k)U_k^\top, \quad Z^+ = (1 - \kappa\beta)Z +
@@ -38,7 +38,7 @@ def beta_twice(lab: Lab, p: Problem) -> Refutation:
     return Refutation(truth.error(beta * got, naive), truth.error(got, naive), witness)
 
 
-def _ista_error(lab: Lab, p: Problem, *, half: float = 0.5, sign: float = 1.0) -> Refutation:
+def _ista_error(lab: Lab, p: Sample, *, half: float = 0.5, sign: float = 1.0) -> Refutation:
     """ISTA as printed and as the operator runs it, against the minimizer of the model of ½‖Z − ADᵀ‖² + λ‖A‖₁."""
     forward = truth.gradient(lambda A: truth.lasso(A, p.Z, p.D), p.A)
     want = np.maximum(p.A - p.step * (forward + p.lam), 0.0)
@@ -49,7 +49,7 @@ def _ista_error(lab: Lab, p: Problem, *, half: float = 0.5, sign: float = 1.0) -
 
 
 @erratum("erratum-half", "7.b", source="CRATE (15)-(16) against (17)", inside=draws.codes)
-def missing_half(lab: Lab, p: Problem) -> Refutation:
+def missing_half(lab: Lab, p: Sample) -> Refutation:
     r"""The missing ½ of the sparse-coding objective.
 
     $$\Vert Z - AD^\top\Vert_F^2 + \lambda\Vert A\Vert_1 \;\mathrm{with\;the\;step\;of\;(17)}$$
@@ -65,7 +65,7 @@ def missing_half(lab: Lab, p: Problem) -> Refutation:
 
 
 @erratum("erratum-sign", "7.c", source="later texts on CRATE (17)", inside=draws.codes)
-def threshold_sign(lab: Lab, p: Problem) -> Refutation:
+def threshold_sign(lab: Lab, p: Sample) -> Refutation:
     r"""The threshold is subtracted.
 
     $$A^+ = \mathrm{ReLU}(A - \eta\nabla f + \eta\lambda)$$
@@ -79,13 +79,13 @@ def threshold_sign(lab: Lab, p: Problem) -> Refutation:
     return found._replace(witness=f"with + the codes differ by {found.printed:.2f} of their size")
 
 
-def _sequence(rng: np.random.Generator) -> Problem:
+def _sequence(rng: np.random.Generator) -> Sample:
     V = rng.standard_normal((5, 3))
-    return Problem(V=V, changed=np.vstack([V[:-1], rng.standard_normal((1, 3))]))
+    return Sample(V=V, changed=np.vstack([V[:-1], rng.standard_normal((1, 3))]))
 
 
 @erratum("erratum-mask", "7.d", source="causal forms of CRATE (11) in column notation", inside=_sequence, margin=0.01)
-def mask_orientation(lab: Lab, p: Problem) -> Refutation:
+def mask_orientation(lab: Lab, p: Sample) -> Refutation:
     r"""Orientation of the causal mask.
 
     $$\mathrm{mask}_{ij} = [i \leq j] \;\mathrm{in\;rows}$$
@@ -104,12 +104,12 @@ def mask_orientation(lab: Lab, p: Problem) -> Refutation:
     return Refutation(printed, causal, f"with the transposed mask earlier outputs move by {printed:.2f}")
 
 
-def _tokens(rng: np.random.Generator) -> Problem:
-    return Problem(Z=rng.standard_normal((4, 16)) * 3 + 1)
+def _tokens(rng: np.random.Generator) -> Sample:
+    return Sample(Z=rng.standard_normal((4, 16)) * 3 + 1)
 
 
 @erratum("erratum-layer-norm", "7.e", source="texts that put LN on the unit sphere", inside=_tokens, margin=0.5)
-def layer_norm(lab: Lab, p: Problem) -> Refutation:
+def layer_norm(lab: Lab, p: Sample) -> Refutation:
     r"""LN divides by the standard deviation, not the norm.
 
     $$\mathrm{LN}(z) = \frac{z - \bar z}{\Vert z - \bar z\Vert_2}$$
@@ -127,14 +127,14 @@ def layer_norm(lab: Lab, p: Problem) -> Refutation:
     return Refutation(truth.error(printed, want), truth.error(got, want), f"factor {factor:g} = √16")
 
 
-def _overcomplete(rng: np.random.Generator) -> Problem:
+def _overcomplete(rng: np.random.Generator) -> Sample:
     p = draws.partition(rng)
     D = rng.standard_normal((p.Z.shape[1], 4 * p.Z.shape[1]))
-    return Problem(Z=p.Z, Pi=p.Pi, eps=p.eps, atoms=D.shape[1])
+    return Sample(Z=p.Z, Pi=p.Pi, eps=p.eps, atoms=D.shape[1])
 
 
 @erratum("erratum-alpha", "7.f", source="texts on overcomplete dictionaries; MCR2 (8)", inside=_overcomplete)
-def token_dimension(lab: Lab, p: Problem) -> Refutation:
+def token_dimension(lab: Lab, p: Sample) -> Refutation:
     r"""α_k uses the dimension of the tokens, not the size of the dictionary.
 
     $$\alpha_k = \frac{m}{\mathrm{tr}\,\Pi_k\,\varepsilon^2}, \quad D \in \mathbb{R}^{d \times m}$$
@@ -163,11 +163,11 @@ def token_dimension(lab: Lab, p: Problem) -> Refutation:
     "erratum-parameters",
     "7.g",
     source="CRATE, Table 1, and a later text",
-    inside=lambda rng: Problem(dim=768, width=768, depth=12, patch=16, image=224, classes=1000),
+    inside=lambda rng: Sample(dim=768, width=768, depth=12, patch=16, image=224, classes=1000),
     margin=0.03,
     samples=1,
 )
-def parameters(lab: Lab, p: Problem) -> Refutation:
+def parameters(lab: Lab, p: Sample) -> Refutation:
     r"""CRATE-B has 22.80 million parameters.
 
     $$22.08 \;\mathrm{M}$$
@@ -193,7 +193,7 @@ def parameters(lab: Lab, p: Problem) -> Refutation:
 @erratum(
     "erratum-epsilon", "7.i", source="public codes for MCR2 and CRATE", inside=draws.mixture, margin=0.1, samples=3
 )
-def epsilon(lab: Lab, p: Problem) -> Refutation:
+def epsilon(lab: Lab, p: Sample) -> Refutation:
     r"""`eps` is ε, not ε².
 
     $$\mathrm{eps} = \varepsilon^2: \quad \alpha = \frac{d}{n\,\mathrm{eps}}$$
@@ -210,7 +210,7 @@ def epsilon(lab: Lab, p: Problem) -> Refutation:
 
 
 @erratum("crate-lemma-6", "7.h", source="CRATE, Lemma 6", inside=draws.curved_tokens, bound=1e-6, margin=1.0)
-def lemma_six(lab: Lab, p: Problem) -> Refutation:
+def lemma_six(lab: Lab, p: Sample) -> Refutation:
     r"""Lemma 6's constant 9α/4 is valid and loose; α is tight.
 
     $$\Vert\nabla^2 R\Vert_2 \leq \frac{9\alpha}{4} \;\mathrm{is\;sharp}$$

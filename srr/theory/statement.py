@@ -56,16 +56,16 @@ SECTIONS = {
 TRIES = 30  # problems drawn in search of one that breaks a statement, or shows what refutes it
 
 
-class Problem(SimpleNamespace):
-    """Named arrays and numbers: what a statement is measured on."""
+class Sample(SimpleNamespace):
+    """One random problem: named arrays and numbers that a statement is measured on."""
 
-    def but(self, **changes: Any) -> Problem:
-        """The same problem with some entries changed or added."""
-        return Problem(**vars(self) | changes)
+    def but(self, **changes: Any) -> Sample:
+        """The same with some entries changed or added."""
+        return Sample(**vars(self) | changes)
 
 
 Curve = tuple[list[float], list[float]]
-Draw = Callable[[np.random.Generator], Problem]
+Draw = Callable[[np.random.Generator], Sample]
 
 
 class Series(NamedTuple):
@@ -167,7 +167,7 @@ class Statement(ABC, Generic[M]):
     source: str
     inside: Draw
     samples: int = 1_000_000
-    measure: Callable[[Lab, Problem], M] = field(init=False)
+    measure: Callable[[Lab, Sample], M] = field(init=False)
     title: str = field(init=False)
     formula: str = field(init=False)
     corrected: str = field(init=False, default="")
@@ -176,7 +176,7 @@ class Statement(ABC, Generic[M]):
     breaks: str = field(init=False, default="")
     proof: str = field(init=False)
 
-    def __call__(self, measure: Callable[[Lab, Problem], M]) -> Self:
+    def __call__(self, measure: Callable[[Lab, Sample], M]) -> Self:
         """Read the docstring of the measurement and enter the statement into the register.
 
         Raises:
@@ -188,7 +188,7 @@ class Statement(ABC, Generic[M]):
         _REGISTER[self.label] = self
         return self
 
-    def read(self, measure: Callable[[Lab, Problem], M]) -> Self:
+    def read(self, measure: Callable[[Lab, Sample], M]) -> Self:
         """Take the measurement and what its docstring says, without entering it anywhere."""
         self.measure = measure
         head, *parts = _PART.split(inspect.cleandoc(measure.__doc__ or ""))
@@ -288,7 +288,7 @@ class inequality(_Bounded[float | Sides]):
         size = float(np.max(np.abs(right), initial=0.0))
         return float(np.max(left - right)) / (size if size > 0 else 1.0)
 
-    def slip(self, found: list[tuple[Sides, Problem]], allowed: float) -> str:
+    def slip(self, found: list[tuple[Sides, Sample]], allowed: float) -> str:
         """What explains two sides that should be equal; a bound has no such explanation."""
         return ""
 
@@ -305,7 +305,7 @@ class identity(inequality):
             return float(measured)
         return truth.error(measured.left, sum(measured.named().values()))
 
-    def slip(self, found: list[tuple[Sides, Problem]], allowed: float) -> str:
+    def slip(self, found: list[tuple[Sides, Sample]], allowed: float) -> str:
         """The common correction that makes the sides agree, in words."""
         from srr.theory.diagnose import diagnose
 

@@ -13,9 +13,9 @@ from scipy import stats
 import srr.theory
 from srr.theory import (
     Lab,
-    Problem,
     Refutation,
     Result,
+    Sample,
     Series,
     Statement,
     approximation,
@@ -135,7 +135,7 @@ def read(statement, measure, doc=DOC) -> Statement:
 
 
 def some(rng):
-    return Problem(x=rng.standard_normal())
+    return Sample(x=rng.standard_normal())
 
 
 def judged(kind, measure, doc=DOC, **fields) -> Result:
@@ -177,11 +177,11 @@ def test_one_problem_is_enough_where_something_must_exist():
 
 
 def zero(rng):
-    return Problem(x=0.0)
+    return Sample(x=0.0)
 
 
 def seldom(rng):
-    return Problem(x=float(rng.random() < 0.3))
+    return Sample(x=float(rng.random() < 0.3))
 
 
 OUTSIDE = DOC + "Outside: x.\n"
@@ -198,7 +198,7 @@ def test_verdicts_of_errors():
     assert judged(identity, lambda lab, p: 1e-4).finding.verdict == "holds"
     assert judged(identity, lambda lab, p: 1e-2).finding.verdict == "fails"
     assert judged(identity, lambda lab, p: float("nan")).finding.verdict == "fails"
-    broken = judged(inequality, lambda lab, p: p.x, OUTSIDE, inside=zero, outside=lambda rng: Problem(x=1.0))
+    broken = judged(inequality, lambda lab, p: p.x, OUTSIDE, inside=zero, outside=lambda rng: Sample(x=1.0))
     assert broken.finding.verdict == "holds under its assumptions"
     assert broken.finding.outside == 1.0
     tame = judged(inequality, lambda lab, p: 0.0, OUTSIDE, outside=some)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from srr.cli.app import main
-from srr.theory import Problem, Sides, draws, identity, ledger, load, truth, verify
+from srr.theory import Sample, Sides, draws, identity, ledger, load, truth, verify
 from srr.theory.diagnose import diagnose
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory" / "own.md"
@@ -145,6 +145,6 @@ def test_sides_of_the_library_hold_and_shapes_must_agree():
 
     entry = identity("mine", source="here", inside=draws.tokens, rounding=1e6).read(gradient)
     assert next(verify([entry])).passed
-    turned = identity("mine", source="here", inside=lambda rng: Problem(x=np.ones((2, 3)))).read(gradient)
+    turned = identity("mine", source="here", inside=lambda rng: Sample(x=np.ones((2, 3)))).read(gradient)
     turned.measure = lambda lab, p: Sides(p.x, p.x.T)
     assert next(verify([turned])).finding.note.endswith("the right side fits transposed")

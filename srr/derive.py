@@ -206,7 +206,7 @@ class Expr:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Names that a call asks for: symbols, derivatives of unknown functions, free indices, sizes of no array."""
+        """Names that a call asks for, of symbols, unknown functions, free indices, and sizes that no array has."""
         writer = _Writer(self)
         writer.source("function")
         return writer.arguments
@@ -1196,7 +1196,7 @@ class Function:
 
     @property
     def code_name(self) -> str:
-        """Its name in code: f, f_prime, f_prime_prime."""
+        """Its name in code, such as f, f_prime, f_prime_prime."""
         return self.name + "_prime" * self.order
 
     def slope(self, X: Expr) -> Expr:
@@ -2141,7 +2141,10 @@ def _check_sizes(symbols: Iterable[Symbol], values: Mapping[str, Any]) -> None:
 
 # The normal form.
 
-_STEPS = 500  # rewriting steps and forms looked at before an expression is left as it is
+# Where an expression is left as it is, which costs completeness only.
+_STEPS = 500  # rewriting steps
+_FORMS = 60  # forms of one trace or determinant
+_ORDERS = 3  # sums around one term whose indices are tried in every order
 
 
 def normal_form(x: Expr) -> Expr:
@@ -2171,7 +2174,7 @@ def _canonical(t: Term, shape: Shape) -> Term:
     if not t.bound:
         return t
     options = []
-    for order in itertools.permutations(t.bound):
+    for order in itertools.permutations(t.bound) if len(t.bound) <= _ORDERS else (t.bound,):
         body = Expr(shape, (replace(t, bound=()),))
         for i, (k, _) in enumerate(order):
             body = _reindex(body, k, f"_{i}")
@@ -2302,7 +2305,7 @@ def _first_form(X: Expr) -> Expr:
     if all(t.word for t in X.terms):
         return X
     seen, todo = {X.key: X}, [X]
-    while todo and len(seen) < _STEPS:
+    while todo and len(seen) < _FORMS:
         form = todo.pop()
         new = [form.T]
         lasts = {t.word[-1] for t in form.terms if t.word}
@@ -2357,7 +2360,7 @@ def _trace_forms(word: tuple[Atom, ...]) -> dict[str, tuple[Atom, ...]]:
 
     start = first(word)
     seen, todo = {key(start): start}, [start]
-    while todo and len(seen) < _STEPS:
+    while todo and len(seen) < _FORMS:
         for turned in _turns(todo.pop()):
             if len(turned) < 2 or not isinstance(turned[1], Inverse):
                 continue

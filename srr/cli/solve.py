@@ -109,7 +109,7 @@ class SolveDisplay:
     def __init__(self, problem: SparseRateReduction) -> None:
         """Time starts here."""
         self.problem, self.console = problem, Console()
-        self.rows: list[Observation] = []
+        self.rows: list[Observation[Any, Any]] = []
         self.live = Live(self._table(), console=self.console, refresh_per_second=8)
         self.start = time.perf_counter()
 
@@ -128,7 +128,7 @@ class SolveDisplay:
         else:
             self.console.print(self._table())
 
-    def __call__(self, seen: Observation) -> None:
+    def __call__(self, seen: Observation[Any, Any]) -> None:
         """Add a step; when there are too many, keep every other one of the older."""
         self.rows.append(seen)
         if len(self.rows) > ROWS:
@@ -156,7 +156,7 @@ def write_run(
     out: Path,
     problem: SparseRateReduction,
     mixture: Mixture,
-    solution: Solution,
+    solution: Solution[Any],
     settings: dict[str, Any],
     *,
     seconds: float,
@@ -173,7 +173,7 @@ def write_run(
     _print(found, out)
 
 
-def _measure(problem: SparseRateReduction, mixture: Mixture, solution: Solution) -> dict[str, Any]:
+def _measure(problem: SparseRateReduction, mixture: Mixture, solution: Solution[Any]) -> dict[str, Any]:
     start = problem.start(mixture.Z)
     energy = np.sum((solution.Z @ mixture.U) ** 2, axis=-1)
     return {
@@ -195,7 +195,7 @@ def nonzero_share(problem: SparseRateReduction, Z: Any) -> float:
     return float(np.mean(np.abs(Y) > ROUNDING))
 
 
-def _history(solution: Solution) -> str:
+def _history(solution: Solution[Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["step", "objective", "distance_to_optimality"])
@@ -204,7 +204,7 @@ def _history(solution: Solution) -> str:
     return text.getvalue()
 
 
-def _pictures(problem: SparseRateReduction, mixture: Mixture, solution: Solution) -> dict[str, Figure]:
+def _pictures(problem: SparseRateReduction, mixture: Mixture, solution: Solution[Any]) -> dict[str, Figure]:
     from matplotlib.figure import Figure
 
     from srr.plots import plot_energies, plot_gram, plot_objective

@@ -30,6 +30,7 @@ __all__ = ["PretrainedModel", "interpolate_positions"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+LARGEST_CONFIG = 2**20
 HEAD = ("head.linear.weight", "head.linear.bias")
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
@@ -149,8 +150,10 @@ class PretrainedModel(nn.Module):
         if (kind := values.pop("model", cls.__name__)) != cls.__name__:
             raise ValueError(f"{folder / CONFIG_FILE} describes a {kind}; wanted a {cls.__name__}")
         saved = cls.config_type.from_dict(values)
+        weights = read_weights(folder)
+        check_declared(saved, weights, cls)
         model = cls(saved.override(**overrides))
-        load_adapted(model, read_weights(folder), grid=getattr(saved, "grid", None))
+        load_adapted(model, weights, grid=getattr(saved, "grid", None))
         return model.eval()
 
 
@@ -175,8 +178,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no saved model: it has no {CONFIG_FILE}")
     try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ValueError(f"it has more than {LARGEST_CONFIG:,} bytes")
         values = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged: it holds no table of options")
@@ -192,6 +197,40 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def check_declared(config: Any, weights: Mapping[str, Tensor], make: Callable[[Any], nn.Module]) -> None:
+    """Refuse a config that asks for more than its weights hold, before a model of that size is made.
+
+    Args:
+        config: what ``config.json`` says.
+        weights: what ``model.safetensors`` holds.
+        make: makes the model of a config.
+
+    Raises:
+        ValueError: more layers than there are tensors, a size that no tensor has, or more weights in all.
+    """
+    sizes = [size for tensor in weights.values() for size in tensor.shape]
+    asked = {name: getattr(config, name) for name in config.counts}
+    if hasattr(config, "grid"):
+        patch = config.patch_size
+        area = patch**2 if isinstance(patch, int) else math.prod(patch)
+        asked |= {"patches": math.prod(config.grid), "patch_size": area * config.channels}
+    for name, value in asked.items():
+        most = len(weights) if name.endswith("depth") else max(sizes, default=0)
+        if value > most:
+            raise ValueError(f"config.json asks for {name}={value}; the weights beside it go to {most}")
+    wanted, held = count_weights(config, make), sum(tensor.numel() for tensor in weights.values())
+    if wanted > held:
+        raise ValueError(f"config.json asks for {wanted:,} weights; model.safetensors holds {held:,}")
+
+
+def count_weights(config: Any, make: Callable[[Any], nn.Module]) -> int:
+    """Number of weights of a model that is not made: one layer and two are counted on torch's empty device."""
+    with torch.device("meta"):
+        plain = [config.override(depth=depth, orthogonal=False) for depth in (1, 2)]  # as many, and made of no numbers
+        one, two = (sum(p.numel() for p in make(layers).parameters()) for layers in plain)
+    return int(one + (config.depth - 1) * (two - one))
 
 
 def load_adapted(

@@ -93,6 +93,7 @@ def _paste(x: Tensor, other: Tensor, weight: float) -> tuple[Tensor, float]:
     return x, 1 - height * width / (H * W)
 
 
+# kornia was weighed for what follows: its RandAugment draws one policy for a whole batch and wants three channels.
 Change = Callable[[Tensor, Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] and signed strengths (B,) in [-1, 1] to images."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -17,10 +17,16 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from torch import nn
 
 from srr.diagnostics import layer_trace
+from srr.nn.probe import blocks_of
 from srr.training.checkpoint import BEST, FOLDER, LAST
 from srr.training.module import largest_of_ranks
+
+if TYPE_CHECKING:
+    from srr.training.module import TrainingModule
+    from srr.training.sources import DataModule
 
 Row = dict[str, str]
 
@@ -292,15 +298,15 @@ class TraceLayers(pl.Callback):
         """Measure and log."""
         if (trainer.current_epoch + 1) % self.every or trainer.world_size > 1:
             return
-        module: Any = pl_module
+        module = cast("TrainingModule", pl_module)
         if self._x is None:
-            samples = trainer.datamodule.source.val  # type: ignore[attr-defined]
+            samples = cast("DataModule", cast("Any", trainer).datamodule).source.val
             batch = samples.__getitems__(range(min(self.samples, len(samples))))
             self._x = module.normalize(module.prepare(batch["x"].to(module.device)))
         pl_module.log_dict(layer_metrics(module.model, self._x, eps=self.eps, lam=self.lam))
 
 
-def layer_metrics(model: Any, x: torch.Tensor, *, eps: float, lam: float) -> dict[str, float]:
+def layer_metrics(model: nn.Module, x: torch.Tensor, *, eps: float, lam: float) -> dict[str, float]:
     """Numbers of :class:`TraceLayers` after each layer."""
     trace = layer_trace(model, x, eps=eps)
     found: dict[str, float] = {}
@@ -311,7 +317,7 @@ def layer_metrics(model: Any, x: torch.Tensor, *, eps: float, lam: float) -> dic
         found[name + "sparsity"] = trace.sparsity[layer, 2]
         gain = trace.rate_normalized[layer, 2] - trace.compression_normalized[layer, 2]
         found[name + "objective"] = gain - lam * trace.l1_normalized[layer, 2]
-        step = getattr(getattr(model.blocks[layer], "dictionary", None), "step", None)
+        step = getattr(getattr(blocks_of(model)[layer], "dictionary", None), "step", None)
         if step is not None and trace.dictionary_norm[layer] == trace.dictionary_norm[layer]:
             found[name + "step_times_norm"] = step * trace.dictionary_norm[layer]
     return found

@@ -11,8 +11,9 @@ import shutil
 import warnings
 import zipfile
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -20,8 +21,11 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from srr._array.files import write_atomically
+from srr.nn.probe import blocks_of
 from srr.training.config import TrainerConfig
 from srr.training.optim import AVERAGE
 
@@ -290,7 +294,7 @@ class ShardedStrategy(ModelParallelStrategy):
         folder = path / AVERAGE
         if folder.is_dir():
             check_sharded(folder)
-            model: Any = self.lightning_module.model  # type: ignore[union-attr]
+            model = cast("nn.Module", cast("pl.LightningModule", self.lightning_module).model)
             average = {name: torch.empty_like(p) for name, p in model.named_parameters()}
             load({"average": average}, checkpoint_id=folder)
             found["callbacks"][AVERAGE]["average"] = average
@@ -304,12 +308,12 @@ def sharding_strategy(config: TrainerConfig) -> ShardedStrategy:
     )
 
 
-def shard(model: nn.Module, mesh: Any) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh | None) -> None:
     """Cut each layer, then the rest of the model, over the data-parallel ranks."""
-    from torch.distributed.fsdp import fully_shard
-
+    if mesh is None:
+        raise ValueError("a model is sharded over the processes of a mesh; there is none")
     ranks = mesh["data_parallel"]
-    for block in model.blocks:  # type: ignore[union-attr]
+    for block in blocks_of(model):
         fully_shard(block, mesh=ranks)
     fully_shard(model, mesh=ranks)
 

@@ -169,13 +169,13 @@ RESUMABLE = frozenset(
 
 
 @cache
-def keys() -> dict[str, tuple[type, Any]]:
+def keys() -> dict[str, tuple[Any, Any]]:
     """Every dotted key with the annotation of its field and the default."""
     found: dict[str, tuple[Any, Any]] = {}
     sections = get_type_hints(RunConfig, include_extras=True)
     for entry in fields(RunConfig):
-        kind = sections[entry.name]
-        if not dataclasses.is_dataclass(kind):
+        kind: Any = sections[entry.name]
+        if kind in (int, str) or get_origin(kind) is Annotated:
             found[entry.name] = (kind, entry.default)
             continue
         hints = get_type_hints(kind, include_extras=True)
@@ -243,7 +243,7 @@ class _Loader(yaml.SafeLoader):
         twice = sorted({name for name in names if isinstance(name, str) and names.count(name) > 1})
         if twice:
             raise yaml.YAMLError(f"it says {twice[0]!r} twice, at line {node.start_mark.line + 1} and below")
-        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+        return super().construct_mapping(node, deep=deep)
 
 
 class _Dumper(yaml.SafeDumper):

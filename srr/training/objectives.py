@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from srr.nn.losses import IGNORE, cross_entropy, mcr2_loss, srr_regularizer
-from srr.nn.probe import head_inputs
+from srr.nn.probe import blocks_of, head_inputs
 from srr.training.config import ObjectiveConfig
+
+if TYPE_CHECKING:
+    from srr.nn import CrateMAE
 
 Losses = dict[str, Tensor]
 """``loss`` and whatever else is worth a curve."""
@@ -103,8 +106,8 @@ class MaskedAutoencoding:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
         """Reconstruction loss of :class:`srr.nn.CrateMAE`."""
         seed = int(torch.randint(2**62, ())) if model.training else self.seed
-        hidden = model.draw_mask(len(x), seed=seed)  # type: ignore[operator]
-        return {"loss": model.loss(x, hidden)}  # type: ignore[operator]
+        autoencoder = cast("CrateMAE", model)
+        return {"loss": autoencoder.loss(x, autoencoder.draw_mask(len(x), seed=seed))}
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def check_objective(config: ObjectiveConfig, model: nn.Module) -> None:
     needs = {"cross_entropy": "pool", "mcr2": "pool", "masked": "draw_mask", "next_token": "head"}[config.name]
     if not hasattr(model, needs) or (config.name == "next_token" and hasattr(model, "pool")):
         raise ValueError(f"objective {config.name!r} does not go with a {type(model).__name__}")
-    depth = len(list(model.blocks))  # type: ignore[arg-type]
+    depth = len(blocks_of(model))
     for layer in config.srr_layers if config.srr_weight else ():
         if not -depth <= layer < depth:
             raise ValueError(f"objective.srr_layers must be in [{-depth}, {depth}); got {layer}")

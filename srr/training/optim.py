@@ -90,7 +90,7 @@ class MuonWithAdamW(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "orthogonal": False})
-        kinds = {
+        kinds: dict[bool, Callable[..., Optimizer]] = {
             True: partial(Muon, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
             False: partial(AdamW, betas=betas),
         }
@@ -153,7 +153,7 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """The optimizer a config names, over :func:`parameter_groups` of a model."""
-    betas: Any = config.betas
+    betas = cast("tuple[float, float]", config.betas)
     known: dict[str, Callable[..., Optimizer]] = {
         "adamw": partial(AdamW, betas=betas or (0.9, 0.999)),
         "lion": partial(Lion, betas=betas or (0.9, 0.99)),
@@ -250,7 +250,7 @@ class WeightAverage(pl.Callback):
 
 
 def _model(pl_module: pl.LightningModule) -> nn.Module:
-    return pl_module.model  # type: ignore[return-value]
+    return cast("nn.Module", pl_module.model)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from srr.diagnostics import LayerTrace, layer_trace
@@ -113,7 +114,7 @@ def scores(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
     return torch.cat([model(part) for part in torch.split(x, batch_size)])
 
 
-def head_input(model: Any, x: Tensor) -> Tensor:
+def head_input(model: nn.Module, x: Tensor) -> Tensor:
     """What reaches the head of a classifier: the pooled tokens (N, d)."""
     with head_inputs(model) as pooled:
         scores(model, x)
@@ -192,7 +193,7 @@ def _section(title: str, cells: list[str]) -> str:
     return f'<h2>{title}</h2><div class="runs">{"".join(f"<div>{cell}</div>" for cell in cells)}</div>'
 
 
-def _picture(figure: Any, text: str) -> str:
+def _picture(figure: Figure, text: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

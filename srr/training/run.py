@@ -24,7 +24,8 @@ from torch import nn
 
 from srr._array.files import write_atomically
 from srr.nn.presets import PRESETS, create_model
-from srr.nn.pretrained import load_adapted, local_folder, read_config, read_weights
+from srr.nn.pretrained import count_weights, load_adapted, local_folder, read_config, read_weights
+from srr.nn.probe import blocks_of
 from srr.training.baseline import nearest_subspace
 from srr.training.callbacks import (
     KeepCheckpoints,
@@ -121,7 +122,7 @@ def _train(
 ) -> dict[str, Any]:
     run = Path(config.out)
     if config.trainer.compile:
-        for block in cast("nn.ModuleList", module.model.blocks):
+        for block in blocks_of(module.model):
             block.compile()
     parts, callbacks = _callbacks(config, run, console)
     loggers: list[Logger] = [
@@ -354,7 +355,7 @@ def initial_model(config: ModelSection, spec: DataSpec, *, seed: int) -> nn.Modu
 
 
 def check_size(preset: str, options: Mapping[str, Any]) -> None:
-    """Refuse a model that is too large before any of it is made: a layer is counted on torch's empty device.
+    """Refuse a model that is too large before any of it is made.
 
     Raises:
         ValueError: a size above :data:`LIMITS`, or more weights than the memory of the machine holds.
@@ -365,9 +366,7 @@ def check_size(preset: str, options: Mapping[str, Any]) -> None:
         largest = max(value) if isinstance(value, tuple) else value
         if largest > most:
             raise ValueError(f"model.{name} must be at most {most}; got {value}")
-    with torch.device("meta"):
-        one, two = (sum(p.numel() for p in create_model(config.override(depth=depth)).parameters()) for depth in (1, 2))
-    need = 4 * (one + (config.depth - 1) * (two - one))
+    need = 4 * count_weights(config, create_model)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else need
     if need > have:
         raise ValueError(

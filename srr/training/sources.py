@@ -9,13 +9,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import lightning.pytorch as pl
 import msgspec
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from srr._array.extras import need
 from srr.nn.losses import IGNORE
@@ -527,7 +527,9 @@ def scan(root: Path, names: tuple[str, ...] = ()) -> tuple[list[Path], list[int]
     return items, labels, known
 
 
-def _hold_out(items: list[Path], labels: list[int], held_out: float) -> tuple[Any, Any, Any, Any]:
+def _hold_out(
+    items: list[Path], labels: list[int], held_out: float
+) -> tuple[list[Path], list[int], list[Path], list[int]]:
     train, val = (sorted(part.tolist()) for part in fixed_split(len(items), held_out))
     return [items[i] for i in train], [labels[i] for i in train], [items[i] for i in val], [labels[i] for i in val]
 
@@ -573,7 +575,7 @@ def from_splits(splits: Any, config: DataConfig) -> Source:
     )
 
 
-def _opener(part: Any, column: str) -> Any:
+def _opener(part: Any, column: str) -> Callable[[int], Image]:
     return lambda index: part[int(index)][column]
 
 
@@ -702,7 +704,7 @@ class DataModule(pl.LightningDataModule):
         self.order: BatchOrder | None = None
         self._position: tuple[int, int] | None = None
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches, from the position of the checkpoint when there is one."""
         self.order = self._order()
         if self._position is not None:
@@ -710,7 +712,7 @@ class DataModule(pl.LightningDataModule):
             self._position = None
         return self._loader(self.source.train, self.order)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out batches in order."""
         rank, world = self._place()
         size = self.config.eval_batch_size
@@ -725,9 +727,9 @@ class DataModule(pl.LightningDataModule):
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
-    def _loader(self, samples: Any, order: Any) -> DataLoader[Any]:
+    def _loader(self, samples: Samples, order: BatchOrder | EvalOrder) -> DataLoader[Batch]:
         return DataLoader(
-            samples,
+            cast("Dataset[Batch]", samples),
             batch_sampler=order,
             collate_fn=_as_it_is,
             num_workers=self.config.workers,

@@ -1,5 +1,6 @@
 """Models in folders: whole or not at all, and nothing silently wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def damaged(folder: Path, name: str, content: bytes | None) -> Path:
         ("config.json", b"[1]", "damaged"),
         ("config.json", b'{"model": "CRATE", "width": 3}', "unknown model options"),
         ("config.json", b'{"model": "ResNet"}', "must name a model"),
-        ("config.json", b'{"model": "CRATE"}', "misshapen"),
+        ("config.json", b'{"model": "CRATE"}', "asks for dim=384"),
         ("model.safetensors", b"nonsense", "damaged"),
         ("model.safetensors", b"", "damaged"),
     ],
@@ -113,3 +114,34 @@ def test_another_class_is_refused(tmp_path: Path) -> None:
     create_model("crate_micro", **SMALL).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="describes a CRATE; wanted a CrateMAE"):
         CrateMAE.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("preset", ["crate_micro", "crate_mae_micro", "crate_causal_micro"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("depth", 10_000_000), ("dim", 10**9), ("head_dim", 10**9), ("decoder_depth", 10**7), ("patch_size", 10**6)],
+)
+def test_a_config_that_asks_for_more_than_its_weights_hold_is_refused(
+    preset: str, field: str, value: int, tmp_path: Path
+) -> None:
+    """A folder of a few kilobytes from anyone must not fill the memory of who opens it."""
+    create_model(preset).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if field not in config:
+        pytest.skip("no such field")
+    config[field] = value
+    if field == "patch_size":
+        config["image_size"] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json asks for"):
+        load_model(tmp_path)
+
+
+def test_a_config_is_not_larger_than_a_megabyte(tmp_path: Path) -> None:
+    create_model("crate_micro").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 2_000_000)
+    with pytest.raises(ValueError, match=r"damaged: it has more than 1,048,576 bytes"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="damaged"):
+        load_model(tmp_path)

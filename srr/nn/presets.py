@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, overload
 
 from srr.nn.causal import CausalConfig, CausalCRATE
 from srr.nn.crate import CRATE, CrateConfig, NetworkConfig
@@ -42,7 +42,15 @@ MODELS: dict[type[NetworkConfig], type[PretrainedModel]] = {
 }
 
 
-def create_model(model: str | NetworkConfig, **overrides: Any) -> Any:
+@overload
+def create_model(model: CrateConfig, **overrides: Any) -> CRATE: ...
+@overload
+def create_model(model: CausalConfig, **overrides: Any) -> CausalCRATE: ...
+@overload
+def create_model(model: MaeConfig, **overrides: Any) -> CrateMAE: ...
+@overload
+def create_model(model: str | NetworkConfig, **overrides: Any) -> PretrainedModel: ...
+def create_model(model: str | NetworkConfig, **overrides: Any) -> PretrainedModel:
     """Model of a named size or of a config, freshly initialized.
 
     Args:
@@ -72,7 +80,7 @@ def create_model(model: str | NetworkConfig, **overrides: Any) -> Any:
     return MODELS[type(config)](config)
 
 
-def load_model(source: str | os.PathLike[str], **overrides: Any) -> Any:
+def load_model(source: str | os.PathLike[str], **overrides: Any) -> PretrainedModel:
     """Model saved by :meth:`srr.nn.PretrainedModel.save_pretrained`, of whichever class it is.
 
     Args:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 
 from srr._array.extras import need, sentence
 from srr._array.files import write_atomically
+
+if TYPE_CHECKING:
+    from srr.nn.crate import NetworkConfig  # which is made of models that can be saved
 
 __all__ = ["PretrainedModel", "interpolate_positions"]
 
@@ -50,8 +53,9 @@ class PretrainedModel(nn.Module):
         64
     """
 
-    config: Any
-    config_type: ClassVar[type[Any]]
+    config: NetworkConfig
+    config_type: ClassVar[type[NetworkConfig]]
+    blocks: nn.ModuleList
 
     def save_pretrained(
         self,

@@ -47,7 +47,7 @@ def plot_confusion(counts: Array, classes: Sequence[str], *, figure: Figure | No
     """Draw a confusion matrix; a row is a true class, its shades are shares of that class.
 
     Args:
-        counts: (K, K) samples of true class i called j.
+        counts: (K, K) samples of true class i predicted as j.
         classes: names of the classes.
         figure: matplotlib figure to draw into, a new one by default.
 
@@ -59,7 +59,7 @@ def plot_confusion(counts: Array, classes: Sequence[str], *, figure: Figure | No
     table = to_numpy(counts).astype(float)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="called", ylabel="true", title="Confusion")
+    axis.set(xlabel="predicted", ylabel="true", title="Confusion")
     if len(classes) <= 20:
         axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axis.set_yticks(range(len(classes)), classes, fontsize=7)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.nn.losses_of_a_batch import CASES, gradients_and_value
+from srr.nn import cross_entropy, mcr2_loss
+from tests.nn.losses_of_a_batch import CASES, INPUTS, LABELS, PARTS, gradients_and_value
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,3 +37,9 @@ def test_value_and_gradient_are_those_of_the_whole_batch(found: dict, name: str)
     for one, whole in zip(found[name][1], gradients, strict=True):
         torch.testing.assert_close(one, whole, rtol=1e-8, atol=1e-12)
     assert sum(float(g.abs().sum()) for g in gradients) > 0
+
+
+def test_a_group_of_one_has_its_own_loss(found: dict) -> None:
+    scores, labels = INPUTS[PARTS[0]], LABELS[PARTS[0]]
+    for one, wanted in zip(found["alone"], (cross_entropy(scores, labels), mcr2_loss(scores, labels)), strict=True):
+        torch.testing.assert_close(one, wanted, rtol=1e-12, atol=0.0)

@@ -20,7 +20,6 @@ from srr._array.exact import Pair, add, exact_sum, matmul, scaled, times
 from srr._array.namespace import (
     Namespace,
     any_true,
-    asarray_like,
     device,
     epsilon,
     eye,
@@ -168,7 +167,7 @@ def as_column(scale: Any, A: Any, xp: Namespace) -> Any:
     dtype = A.dtype if is_floating(A, xp) else xp.real(A[..., :1, :1]).dtype
     if not hasattr(scale, "ndim"):
         return xp.full((1, 1), scale, dtype=dtype, device=device(A))
-    return asarray_like(scale, A, dtype=dtype, xp=xp)[..., None, None]
+    return xp.astype(scale, dtype, copy=False)[..., None, None]
 
 
 def moment_logdet(G: Any, scale: Any, rtol: float, xp: Namespace) -> Any:

@@ -168,6 +168,17 @@ def is_readable(x: Array) -> bool:
     return not array_api_compat.is_dask_array(x)
 
 
+def unwrapped(x: Any) -> Any:
+    """Numbers that torch.func carries along while it differentiates something else, as the tensor they were."""
+    if not is_torch(x) or is_compiling(x):
+        return x
+    torch = sys.modules["torch"]
+    functorch = torch._C._functorch
+    while functorch.is_gradtrackingtensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
 def is_compiling(x: Array) -> bool:
     """Whether torch is making a program of x, where neither values nor functions with own derivatives may be used."""
     torch = sys.modules.get("torch")
@@ -222,7 +233,8 @@ def eye(n: int, like: ArrayT, xp: Namespace) -> ArrayT:
 def to_numpy(x: Array | Sequence[Any]) -> np.ndarray[Any, Any]:
     """Copy or view an array of any library as NumPy on the host."""
     if is_torch(x):
-        return np.asarray(x.detach().cpu().numpy())
+        with sys.modules["torch"]._C._DisableFuncTorch():
+            return np.asarray(x.detach().cpu().numpy())
     if is_cupy(x):
         return np.asarray(x.get())
     return np.asarray(_strict_on_host(x))

@@ -47,12 +47,14 @@ from srr._array.namespace import (
     asarray_like,
     core_cast,
     epsilon,
+    is_compiling,
     is_concrete,
     is_differentiated,
     is_floating,
     is_readable,
     namespace,
     to_numpy,
+    unwrapped,
 )
 from srr.ops.subspaces import bare_lift, bare_project, merge_heads
 
@@ -474,6 +476,18 @@ def bare_sparse_rate_reduction_value_and_grad(
 Index: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
+def labels_on_host(labels: Array) -> Index:
+    """Labels as NumPy integers.
+
+    Raises:
+        TypeError: they are being traced.
+    """
+    labels = unwrapped(labels)
+    if is_readable(labels) or is_compiling(labels):  # torch compiles around what it cannot follow
+        return to_numpy(labels)
+    raise TypeError("Pi as labels needs concrete values; under jit or vmap pass a membership matrix")
+
+
 @dataclass(frozen=True)
 class Segments:
     """Where the tokens of every class lie, for all batch items at once.
@@ -503,10 +517,8 @@ class Segments:
             TypeError: the labels are being traced.
             ValueError: a negative label, one of at least ``classes``, or a shape that does not broadcast to the tokens.
         """
-        if not is_readable(labels):
-            raise TypeError("Pi as labels needs concrete values; under jit or vmap pass a membership matrix")
         batch, n = tuple(Z.shape[:-2]), Z.shape[-2]
-        host = to_numpy(labels)
+        host = labels_on_host(labels)
         if host.ndim > len(batch) + 1 or any(
             a not in (1, b) for a, b in zip(host.shape[-2::-1], batch[::-1], strict=False)
         ):
@@ -732,7 +744,8 @@ def rate_reduction(Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None
         xp: array namespace; looked up when None.
 
     Returns:
-        Reduction of shape (...), in nats, in the dtype of Z.
+        Reduction of shape (...), in nats, in the dtype of Z. It is a difference and keeps the digits of R: for tokens
+        so small that only terms of second order are left of it, few of its own.
 
     Raises:
         TypeError: as :func:`partition_coding_rate`.

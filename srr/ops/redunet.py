@@ -33,12 +33,10 @@ from srr._array.namespace import (
     core_cast,
     is_differentiated,
     is_floating,
-    is_readable,
     namespace,
     softmax,
-    to_numpy,
 )
-from srr.ops.rates import Segments, check_distortion, check_partition, core_tolerance, rate_scale
+from srr.ops.rates import Segments, check_distortion, check_partition, core_tolerance, labels_on_host, rate_scale
 
 
 class ReduNetOperators(NamedTuple):
@@ -193,13 +191,14 @@ def compression_operators(
 
 def _segments(labels: Array, V: Array, classes: int | None) -> Segments:
     """Labels sorted once for every frequency of a spectrum (..., F, n, C); the width of the table is K."""
-    if classes is None and is_readable(labels):
-        classes = int(to_numpy(labels).max(initial=0)) + 1
+    host = labels_on_host(labels)
+    if classes is None:
+        classes = int(host.max(initial=0)) + 1
         if classes > _MOST:
             raise ValueError(
                 f"Pi as labels must lie below {_MOST:,}, or classes= must say how many there are; got {classes - 1}"
             )
-    return Segments.of(labels[..., None, :], V, classes)
+    return Segments.of(host[..., None, :], V, classes)
 
 
 def _from_grams(V: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:

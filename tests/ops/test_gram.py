@@ -78,3 +78,12 @@ def test_blocked_torch_gram_is_differentiable() -> None:
     G.backward(cotangent)
     expected = A.detach() @ (cotangent + cotangent.mT)
     assert torch.allclose(A.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("operator", [srr.ops.gram_logdet, srr.ops.gram_resolvent])
+@pytest.mark.parametrize(
+    "scale", [None, "1.0", 1j, True, -1.0, np.nan, np.inf, np.asarray([1j, 1.0]), np.asarray([1.0, -1.0]), np.ones(3)]
+)
+def test_a_scale_that_is_no_number_is_refused(operator, scale: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^scale must"):
+        operator(np.ones((2, 4, 3)), scale)

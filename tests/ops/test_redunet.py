@@ -249,3 +249,41 @@ BAD = {
 def test_bad_input_is_named(call, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_label_names_its_class_whatever_the_number_of_tokens(rng: np.random.Generator) -> None:
+    """Labels are the rows of C: they once were numbered anew where the largest was at least n."""
+    few, many = rng.standard_normal((4, 3)), rng.standard_normal((20, 3))
+    for Z in (few, many):
+        labels = np.where(np.arange(len(Z)) % 2, 7, 0)
+        made = srr.ops.redunet_operators(Z, labels, eps=EPS)
+        assert made.C.shape == (8, 3, 3)
+        NUMPY.close(made.C[7], naive_operator(Z, EPS, (labels == 7).astype(float)))
+        assert not made.C[1:7].any()
+        assert srr.ops.compression_operators(Z, labels, eps=EPS, classes=9).shape == (9, 3, 3)
+    made = srr.ops.redunet_operators(many, np.arange(20) % 6, eps=EPS)
+    moved = srr.ops.redunet_increment(few[:3], made, np.asarray([5, 5, 5]))
+    NUMPY.close(moved, few[:3] @ made.E - made.proportions[5] * few[:3] @ made.C[5])
+    torch_labels = torch.tensor([5, 5, 5])
+    by_torch = srr.ops.redunet_increment(
+        torch.from_numpy(few[:3]), srr.ops.ReduNetOperators(*map(torch.from_numpy, map(np.asarray, made))), torch_labels
+    )
+    NUMPY.close(by_torch, moved)
+
+
+@pytest.mark.parametrize("largest", [10_000, 10**9, 2**62])
+def test_a_huge_label_is_refused_before_any_memory_is_asked_for(largest: int) -> None:
+    with pytest.raises(ValueError, match=r"^Pi as labels must lie below 10,000"):
+        srr.ops.redunet_operators(Z3, np.asarray([0, largest, 1]), eps=1.0)
+    with pytest.raises(ValueError, match=r"^Pi must have labels below K=2"):
+        srr.ops.redunet_operators(Z3, np.asarray([0, largest, 1]), eps=1.0, classes=2)
+
+
+def test_memberships_of_another_number_of_classes_are_refused() -> None:
+    """One column once was broadcast to all classes."""
+    made = srr.ops.redunet_operators(Z3, np.asarray([0, 1, 0]), eps=1.0)
+    for K in (1, 3):
+        with pytest.raises(ValueError, match=r"^Pi as membership .* K=2"):
+            srr.ops.redunet_increment(Z3, made, np.ones((3, K)))
+    with pytest.raises(ValueError, match=r"^Pi as membership .* K=3"):
+        srr.ops.redunet_operators(Z3, np.ones((3, 2)), eps=1.0, classes=3)

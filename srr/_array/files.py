@@ -1,9 +1,11 @@
-"""Files that are whole or not there: written to a temporary name, synced, renamed."""
+"""Files and folders that are whole or not there: made beside their place, synced, renamed into it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,13 +20,60 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: The folder cannot be written, or the disk is full; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    draft = draft_of(path)
     try:
-        with temporary.open("wb") as file:
+        with draft.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(draft, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove(draft)
         raise
+
+
+@contextlib.contextmanager
+def made_atomically(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` to fill, which takes its place at the end; on an error nothing is left.
+
+    Args:
+        folder: Folder to create; one that is there must be empty.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        OSError: The folder cannot be written, or holds something.
+    """
+    draft = draft_of(folder)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        put_in_place(draft, folder)
+    except BaseException:
+        remove(draft)
+        raise
+
+
+def draft_of(path: Path) -> Path:
+    """Where a file or folder is made before it is renamed: hidden, beside its place, this process's own."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Rename what is whole over `path`, and have the file system remember it after a loss of power."""
+    draft.replace(path)
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import signal
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import nn
 
+from srr._array.files import write_atomically
 from srr.diagnostics import layer_trace
 from srr.nn.probe import blocks_of
 from srr.training.checkpoint import BEST, FOLDER, LAST
@@ -98,12 +100,11 @@ class MetricsTable(Logger):
                 csv.writer(file).writerow([row.get(name, "") for name in self.columns])
 
     def _rewrite(self) -> None:
-        temporary = self.path.with_name(".metrics.csv.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows([[row.get(name, "") for name in self.columns] for row in self.rows])
-        temporary.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(self.columns)
+        writer.writerows([[row.get(name, "") for name in self.columns] for row in self.rows])
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _text(value: float) -> str:

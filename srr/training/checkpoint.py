@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import warnings
 import zipfile
 from pathlib import Path, PurePath
@@ -24,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
-from srr._array.files import write_atomically
+from srr._array.files import draft_of, put_in_place, remove, write_atomically
 from srr.nn.probe import blocks_of
 from srr.training.config import TrainerConfig
 from srr.training.optim import AVERAGE
@@ -50,15 +49,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         def write(file: BinaryIO) -> None:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
             if path.name == LAST and path.exists():
                 _keep_as_previous(path)
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, write)
-            _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch's writer hides the reason of the system in its own error
             kept = f"; {path.name} of before is kept" if path.exists() else ""
             raise OSError(f"checkpoint {path} could not be written: {_cause(error)}{kept}") from error
@@ -81,33 +77,17 @@ def _cause(error: BaseException) -> str:
 def _keep_as_previous(path: Path) -> None:
     """Give the file its second name by a hard link, so that ``path`` exists at every moment."""
     if path.is_dir():
-        _remove(path.with_name(PREVIOUS))
+        remove(path.with_name(PREVIOUS))
         os.replace(path, path.with_name(PREVIOUS))
         return
-    link = path.with_name(f".{PREVIOUS}.{os.getpid()}.tmp")
-    _remove(link)
+    link = draft_of(path.with_name(PREVIOUS))
+    remove(link)
     try:
         os.link(path, link)
     except OSError:  # a file system without hard links
         os.replace(path, path.with_name(PREVIOUS))
         return
     os.replace(link, path.with_name(PREVIOUS))
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -267,7 +247,7 @@ class ShardedStrategy(ModelParallelStrategy):
         draft = path.with_name(f".{path.name}.tmp")
         if self.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove(draft)
+            remove(draft)
         self.barrier()
         average = checkpoint.get("callbacks", {}).get(AVERAGE, {}).pop("average", {})
         super().save_checkpoint(checkpoint, draft)
@@ -281,9 +261,8 @@ class ShardedStrategy(ModelParallelStrategy):
             (draft / DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
             if path.exists() and path.name != BEST:
                 _keep_as_previous(path)
-            _remove(path)
-            draft.replace(path)
-            _sync_folder(path.parent)
+            remove(path)
+            put_in_place(draft, path)
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:

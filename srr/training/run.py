@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 from torch import nn
 
-from srr._array.files import write_atomically
+from srr._array.files import made_atomically, write_atomically
 from srr.nn.presets import PRESETS, create_model
 from srr.nn.pretrained import count_weights, load_adapted, local_folder, read_config, read_weights
 from srr.nn.probe import blocks_of
@@ -185,14 +185,12 @@ def check_free(run: Path) -> None:
 
 def _prepare(run: Path, config: RunConfig, source: Source) -> None:
     """Make the folder with what describes the run, aside, and give it its name: it exists whole or not at all."""
-    draft = run.with_name(f".{run.name}.{os.getpid()}.tmp")
     try:
-        draft.mkdir(parents=True)
-        (draft / DATA).write_text(json.dumps(asdict(source.spec), indent=1) + "\n", encoding="utf-8")
-        for name, text in source.files.items():
-            (draft / name).write_text(text, encoding="utf-8")
-        (draft / CONFIG).write_text(dump_config(config), encoding="utf-8")
-        draft.replace(run)
+        with made_atomically(run) as draft:
+            (draft / DATA).write_text(json.dumps(asdict(source.spec), indent=1) + "\n", encoding="utf-8")
+            for name, text in source.files.items():
+                (draft / name).write_text(text, encoding="utf-8")
+            (draft / CONFIG).write_text(dump_config(config), encoding="utf-8")
     except OSError as error:
         raise OSError(f"run folder {run} cannot be written: {error.strerror}") from error
 

@@ -74,20 +74,14 @@ NEGATED = HalfObjective(
 TRANSPOSED = HalfObjective(
     "Z½ = Z + [softmax(p^-½ V Vᵀ) V]₁…ₖ [U₁ … Uₖ]", None, "the parameters of CRATE-C, off its direction"
 )
-STRICT = HalfObjective(
-    "Z½ = Z + Σ softmax(V Vᵀ) V Uᵀ", RATE, "(10) with κβ = 1 in front of attention and 1 in front of Z"
-)
-DENOISE = HalfObjective(
-    FREE.formula, None, "a denoising step of a mixture of subspaces, whose theorem needs a threshold"
-)
+STRICT = HalfObjective("Z½ = Z + Σ softmax(V Vᵀ) V Uᵀ", RATE, "(10) with κβ = 1 in front of attention, 1 of Z")
+DENOISE = HalfObjective(FREE.formula, None, "a step that denoises a mixture of subspaces; its theorem has a threshold")
 STATISTICS = HalfObjective(
     "Z½ = Z + TSSA(LN Z)",
     "the variational bound on R^c(Z | Π)",
     "a gradient step of free length without 1/n; O and biases are free",
 )
-CONTRACT = HalfObjective(
-    "Z½ = Z + CBSA(LN Z)", "R^c of the representatives", "each token moves by its share of their motion"
-)
+CONTRACT = HalfObjective("Z½ = Z + CBSA(LN Z)", "R^c of the representatives", "tokens take their share of its motion")
 SPARSE = HalfObjective(
     "Z⁺ = ReLU(A + η (A − A Dᵀ) D − ηλ), A = LN Z½", CODE, "one proximal step, from A = Z, which need not be feasible"
 )

@@ -134,7 +134,7 @@ class CausalCRATE(PretrainedModel):
         """Scores of the symbol after each of the sequence."""
         recompute = self.config.checkpoint_blocks and self.training
         Z = unroll(layer_steps(self.blocks, mask, recompute=recompute), self.embed(symbols))  # (B, n, d)
-        return self.head(Z)
+        return self.head(Z)  # (B, n, d) -> (B, n, vocabulary)
 
     def start(self) -> DecodingState:
         """State before the first symbol."""

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr.nn.blocks import Block, keep_orthonormal
+from srr.nn.layers import check_mask
 from srr.nn.pretrained import PretrainedModel
 from srr.nn.probe import is_watched
 from srr.solvers.driver import unroll
@@ -262,7 +263,6 @@ def build_blocks(config: NetworkConfig, *, causal: bool = False) -> nn.ModuleLis
         ValueError: an unknown kind of layer, or orthonormal bases that do not fit.
 
     Example:
-        >>> from srr.nn import CrateConfig
         >>> len(build_blocks(CrateConfig(dim=8, heads=2, head_dim=4, depth=3)))
         3
     """
@@ -288,10 +288,8 @@ class CRATE(PretrainedModel):
     Source: [CRATE] section 2.4, sizes of its Table 4.
 
     Example:
-        >>> from srr.nn import create_model
-        >>> model = create_model("crate_micro")
-        >>> model(torch.zeros(2, 1, 8, 8)).shape
-        torch.Size([2, 10])
+        >>> CRATE(CrateConfig(image_size=32, depth=2))(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 1000])
     """
 
     config: CrateConfig
@@ -314,9 +312,9 @@ class CRATE(PretrainedModel):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Class scores of the images."""
         Z = self.embed(images)  # (B, C, H, W) -> (B, 1 + n, d)
-        mask = with_class_token(mask)
+        mask = with_class_token(mask, Z.shape[1] - 1)
         Z = unroll(self.steps(mask), Z)
-        return self.head(self.pool(Z, mask))
+        return self.head(self.pool(Z, mask))  # (B, 1 + n, d) -> (B, d) -> (B, classes)
 
     def steps(self, mask: Tensor | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
         """The layers as functions of the tokens alone, recomputed in the backward pass if so configured.
@@ -347,6 +345,7 @@ def layer_steps(
         yield partial(checkpoint, step, use_reentrant=False) if recompute else step
 
 
-def with_class_token(mask: Tensor | None) -> Tensor | None:
+def with_class_token(mask: Tensor | None, n: int) -> Tensor | None:
     """Token mask (B, 1 + n) from a patch mask (B, n): the class token is always real."""
+    check_mask(mask, n)
     return None if mask is None else nn.functional.pad(mask, (1, 0), value=True)

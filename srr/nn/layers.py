@@ -115,6 +115,7 @@ class MSSA(nn.Module):
 
     def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """Attended tokens; only the first ``rows`` of them where that is a number."""
+        check_mask(mask, Z.shape[-2])
         V = self.coordinates(Z)  # (..., n, d) -> (..., K, n, p)
         return self.restore(self.attend(V, mask, rows))  # (..., K, rows, p) -> (..., rows, d)
 
@@ -154,6 +155,7 @@ class MSSA(nn.Module):
             raise ValueError("only a causal layer can be extended; this one lets tokens see later ones")
         V = self.coordinates(Z)  # (..., m, d) -> (..., K, m, p)
         V = V if past is None else torch.cat((past, V), dim=-2)  # (..., K, t + m, p)
+        check_mask(mask, V.shape[-2])
         return self.restore(self.attend_newest(V, Z.shape[-2], mask)), V
 
     def attend_newest(self, V: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
@@ -167,6 +169,16 @@ class MSSA(nn.Module):
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""
         return f"dim={self.dim}, heads={self.heads}, head_dim={self.head_dim}, causal={self.causal}"
+
+
+def check_mask(mask: Tensor | None, n: int) -> None:
+    """Refuse anything but a boolean mask (..., n): numbers would be added to the scores."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be boolean, True at real tokens; got {mask.dtype}")
+    if mask.shape[-1] != n:
+        raise ValueError(f"mask must have shape (..., {n}), True at real tokens; got {tuple(mask.shape)}")
 
 
 def uniform(*shape: int, fan_in: int) -> Tensor:
@@ -245,9 +257,8 @@ class ISTA(nn.Module):
 
     def _may_keep(self) -> bool:
         """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""
-        if self.training or torch.compiler.is_compiling():
-            return False
-        if torch.is_grad_enabled() and self.D.requires_grad:
+        differentiates = torch.is_grad_enabled() and self.D.requires_grad
+        if self.training or differentiates or torch.compiler.is_compiling():
             return False
         return isinstance(self.D, nn.Parameter) and not self.D.is_inference()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -203,7 +204,7 @@ class CrateMAE(PretrainedModel):
     def decode(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Predicted patches from features: (B, 1 + n, d) to (B, n, patch_dim)."""
         Z = self.decoder_norm(unroll(self._steps(self.decoder_blocks, mask), Z))
-        return self.predict(Z)[:, 1:]
+        return self.predict(Z)[:, 1:]  # (B, 1 + n, d) -> (B, n, patch_dim)
 
     def forward(self, images: Tensor, hidden: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Predicted patches of the images, some of them hidden."""
@@ -251,7 +252,7 @@ class CrateMAE(PretrainedModel):
 
     def _steps(self, blocks: nn.ModuleList, mask: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
         recompute = self.config.checkpoint_blocks and self.training
-        return layer_steps(blocks, with_class_token(mask), recompute=recompute)
+        return layer_steps(blocks, with_class_token(mask, math.prod(self.config.grid)), recompute=recompute)
 
 
 def random_patch_mask(batch: int, patches: int, *, ratio: float, seed: int | torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from srr.nn import MSSA
+from srr.nn import CBSA, MSSA, TSSA, create_model
 from srr.ops.attention import mssa
 
 TIED, STRICT = {"tied": True}, {"tied": True, "scale": 1.0}
@@ -120,3 +120,24 @@ def test_the_projection_is_one_contiguous_product() -> None:
     layer = MSSA(12, 3, 4)
     assert layer.U.data_ptr() == layer.projection.data_ptr()
     assert layer.out.data_ptr() == layer.output.data_ptr()
+
+
+@pytest.mark.parametrize("kind", [MSSA, TSSA, CBSA])
+def test_masks_that_are_no_masks_are_refused(kind: type[MSSA]) -> None:
+    """Numbers would be added to the scores of attention; nothing but True and False is taken."""
+    layer, Z = kind(8, 2, 4), torch.zeros(3, 5, 8)
+    for wrong in (torch.ones(3, 5), torch.ones(3, 5, dtype=torch.int64)):
+        with pytest.raises(TypeError, match="mask must be boolean"):
+            layer(Z, wrong)
+    with pytest.raises(ValueError, match=r"mask must have shape \(\.\.\., 5\)"):
+        layer(Z, torch.ones(3, 4, dtype=torch.bool))
+
+
+def test_models_refuse_masks_that_do_not_fit() -> None:
+    model, images = create_model("crate_micro"), torch.zeros(2, 1, 8, 8)
+    with pytest.raises(TypeError, match="mask must be boolean"):
+        model(images, torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"mask must have shape \(\.\.\., 4\)"):
+        model(images, torch.ones(2, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"mask must have shape \(\.\.\., 6\)"):
+        create_model("crate_causal_micro")(torch.zeros(2, 6, dtype=torch.long), torch.ones(2, 5, dtype=torch.bool))

@@ -56,7 +56,7 @@ def test_commands_exist(page, capsys):
             wanted = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
             assert set(wanted) <= make_targets(), line
         if Path(words[0]).name == "srr" and len(words) > 1 and not words[1].startswith("-"):
-            assert words[1] in app.command_names(), line
+            assert words[1] in {command.__name__ for command in app.COMMANDS}, line
             app.main([words[1], "--help"])
             shown = capsys.readouterr().out
             for option in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
@@ -130,7 +130,7 @@ def test_reference_chapters_are_listed():
     from api_pages import ROOMS, slug
 
     index = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
-    assert re.findall(r"<generated/([\w-]+)>", index) == ["first", *(slug(title) for title, _ in ROOMS)]
+    assert re.findall(r"<generated/([\w-]+)>", index) == ["first", *(slug(title) for title, _ in ROOMS), "config"]
 
 
 def test_no_machine_is_named():

@@ -676,9 +676,9 @@ def check_partition(Pi: Array, Z: Array, xp: Namespace, classes: int | None = No
 def _core_with_parts(Z: ArrayT, Pi: Array, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, Any, float]:
     """Tokens in the dtype of the core, their classes as `Segments` or memberships, and the error a rate may carry."""
     check_tokens(Z, xp=xp)
-    labelled = check_partition(Pi, Z, xp)
+    labeled = check_partition(Pi, Z, xp)
     A = core_cast(Z, core_dtype, xp)
-    parts = Segments.of(Pi, A) if labelled else xp.astype(Pi, A.dtype, copy=False)
+    parts = Segments.of(Pi, A) if labeled else xp.astype(Pi, A.dtype, copy=False)
     return A, parts, core_tolerance(Z, A, xp)
 
 

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from srr._array.files import write_atomically
 from srr.diagnostics import LayerTrace, layer_trace
 from srr.nn import attention_maps, layer_tokens
 from srr.nn.losses import IGNORE
@@ -173,7 +174,7 @@ def write_report(runs: Sequence[str | Path], path: str | Path, *, eps: float = 0
     page += f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><h1>{names}</h1>{body}</body></html>\n'
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_atomically(path, lambda file: file.write(page.encode()))
     return path
 
 

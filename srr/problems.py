@@ -231,7 +231,7 @@ class RateReduction(Problem[G_co]):
     def check(self, Z: Array) -> None:
         """Refuse tokens that are not real and finite, or not as many as the memberships."""
         check_tokens(Z)
-        check_partition(self.Pi, Z, namespace(Z))
+        check_partition(self.Pi, Z, namespace(Z, self.Pi))
 
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
         """R^c - R and its gradient."""

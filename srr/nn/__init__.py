@@ -24,7 +24,7 @@ from srr.nn.presets import PRESETS, create_model, load_model
 from srr.nn.pretrained import PretrainedModel, interpolate_positions
 from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens
 from srr.nn.released import load_released, released_names, to_released
-from srr.nn.unrolled import Unrolled
+from srr.nn.unrolled import Equilibrium, Unrolled
 
 # In the order of use: make a model, look into it, its parts from the whole to the single layer, files.
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "fused_subspace_coding_rate",
     "fused_rate_reduction",
     "Unrolled",
+    "Equilibrium",
     "BLOCKS",
     "Variant",
     "HalfObjective",

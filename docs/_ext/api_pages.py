@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import shutil
+import sys
 from collections import defaultdict
 from pathlib import Path
 from textwrap import indent
@@ -130,7 +131,18 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.Eleme
         domain = env.get_domain("py")
         return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
     foreign = "." in target and not target.startswith("srr.")
-    return contnode if foreign or in_signature(node) or known(target) else None
+    return contnode if foreign or in_signature(node) or known(target) or helper(target, node) else None
+
+
+def helper(target: str, node: Any) -> bool:
+    """Whether a type in a list of bases or fields is one that the package has and users never type.
+
+    Type variables, aliases of types and private bases stay plain text; a name that is nowhere is still a fault.
+    """
+    if node.get("reftype") not in ("class", "obj"):
+        return False
+    name = target.rpartition(".")[2]
+    return any(name in vars(module) for key, module in list(sys.modules.items()) if key.split(".")[0] == "srr")
 
 
 def in_signature(node: nodes.Node) -> bool:

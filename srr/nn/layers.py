@@ -107,7 +107,7 @@ class MSSA(nn.Module):
 
     @property
     def out(self) -> Tensor:
-        """Output maps, shape (K, d, p): the free ones, U, or the transpose of its matrix."""
+        """Output maps of shape (K, d, p), the free ones, U, or the transpose of its matrix."""
         if self.output is None and not self.transposed:
             return self.U
         weight = self.projection if self.output is None else self.output

@@ -6,7 +6,7 @@ float64 core unless ``core_dtype`` says otherwise: the float32 core is faster an
 
 A public function checks its arguments once and calls the formula of the same name that starts with ``bare_``: arrays
 in the dtype of the core in, arrays in the dtype of the core out. ``rtol`` is the relative error such a value may
-carry, from :func:`core_tolerance`.
+carry, from ``core_tolerance``.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     """Train a model and leave its checkpoints, curves, exported weights and ``metrics.json`` in ``config.out``.
 
     Args:
-        config: the config; on resuming, that of the run but for the keys in :data:`srr.training.config.RESUMABLE`.
+        config: the config; on resuming, that of the run but for the keys in ``srr.training.config.RESUMABLE``.
         resume: continue from the newest readable checkpoint of ``config.out`` instead of beginning a new run.
         console: where progress is shown; the error stream by default.
 

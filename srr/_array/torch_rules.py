@@ -20,6 +20,10 @@ def _unbatched(info: Any, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> 
     ]
 
 
+def _apply(function: Any, *arguments: Any) -> Any:
+    return function.apply(*arguments)
+
+
 class _LogDet(torch.autograd.Function):
     @staticmethod
     def forward(A: Any, weights: Any, scale: Any, options: Options) -> Any:
@@ -52,7 +56,7 @@ class _LogDet(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, int]:
-        return _LogDet.apply(*_unbatched(info, in_dims, inputs)), 0
+        return _apply(_LogDet, *_unbatched(info, in_dims, inputs)), 0
 
 
 class _Solve(torch.autograd.Function):
@@ -71,7 +75,7 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Any) -> tuple[Any, ...]:
         A, weights, scale, Y = ctx.saved_tensors
         if torch.is_grad_enabled() or ctx.options.made is None:
-            B = _Solve.apply(A, weights, scale, cotangent, False, Options(ctx.options.rtol))
+            B = _apply(_Solve, A, weights, scale, cotangent, False, Options(ctx.options.rtol))
         else:
             B = ctx.options.made.apply(cotangent)
         slopes = solve_slopes(A, weights, scale, Y, B, ctx.needs_input_grad[:3])
@@ -82,11 +86,11 @@ class _Solve(torch.autograd.Function):
         A, weights, scale, Y = ctx.saved_tensors
         dX = 0.0 if moves[3] is None else moves[3]
         change = dX - change_of(Y, A, weights, scale, moves[:3])
-        return _Solve.apply(A, weights, scale, change, False, Options(ctx.options.rtol))
+        return _apply(_Solve, A, weights, scale, change, False, Options(ctx.options.rtol))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, int]:
-        return _Solve.apply(*_unbatched(info, in_dims, inputs)), 0
+        return _apply(_Solve, *_unbatched(info, in_dims, inputs)), 0
 
 
 def _own_rows(A: Any, weights: Any, scale: Any, options: Options, both: bool) -> tuple[Any, Any]:
@@ -95,8 +99,8 @@ def _own_rows(A: Any, weights: Any, scale: Any, options: Options, both: bool) ->
         R = options.made.resolvent()
         return R, R if weights is None or not both else options.made.apply(A)
     again = Options(options.rtol)
-    R = _Solve.apply(A, weights, scale, weighted(A, weights), True, again)
-    return R, R if weights is None or not both else _Solve.apply(A, weights, scale, A, False, again)
+    R = _apply(_Solve, A, weights, scale, weighted(A, weights), True, again)
+    return R, R if weights is None or not both else _apply(_Solve, A, weights, scale, A, False, again)
 
 
 def _batch(cotangent: Any, like: Any) -> Any:
@@ -109,7 +113,9 @@ def solve(A: Any, weights: Any, scale: Any, X: Any, own: bool, options: Options)
     if batch != tuple(scale.shape):
         A, scale, options = A.expand(*batch, *A.shape[-2:]), scale.expand(batch), Options(options.rtol)
         weights = None if weights is None else weights.expand(*batch, weights.shape[-1])
-    return _Solve.apply(A, weights, scale, X, own, options)
+    return _apply(_Solve, A, weights, scale, X, own, options)
 
 
-logdet = _LogDet.apply
+def logdet(A: Any, weights: Any, scale: Any, options: Options) -> Any:
+    """Log-determinant (...) of I + s·AᵀWA."""
+    return _apply(_LogDet, A, weights, scale, options)

@@ -186,7 +186,8 @@ def compression_operators(
     Source: [REDU] (17), (36).
     """
     options: dict[str, Any] = {"classes": classes, "shift_axes": shift_axes, "core_dtype": core_dtype, "xp": xp}
-    return redunet_operators(Z, Pi, eps=eps, **options).C
+    C: Any = redunet_operators(Z, Pi, eps=eps, **options).C
+    return C
 
 
 def _segments(labels: Array, V: Array, classes: int | None) -> Segments:
@@ -313,8 +314,8 @@ def redunet_increment(
     check_nonnegative(sharpness, "sharpness")
     E, C = _per_frequency(operators, shift_axes)
     if Pi is not None and check_partition(Pi, V, xp, operators.C.shape[-3]):
-        moved = V @ E - _compress_labeled(V, C, operators.proportions, Pi, xp)
-        return from_spectrum(moved, signal_sizes(Z, shift_axes), xp=xp)
+        labeled: Any = V @ E - _compress_labeled(V, C, operators.proportions, Pi, xp)
+        return from_spectrum(labeled, signal_sizes(Z, shift_axes), xp=xp)
     stack = _side_by_side(E, C, xp)
     weights = spectrum_weights(signal_sizes(Z, shift_axes), Z, xp=xp)
     moved = []
@@ -428,7 +429,7 @@ def _membership(P: ArrayT, weights: ArrayT, sharpness: float, xp: Namespace) -> 
     return softmax(-sharpness * _norms(P[..., 1:, :], weights, xp), axis=-1, xp=xp)
 
 
-def _compress_labeled(V: ArrayT, C: ArrayT, proportions: ArrayT, labels: ArrayT, xp: Namespace) -> ArrayT:
+def _compress_labeled(V: Any, C: Any, proportions: Any, labels: Any, xp: Namespace) -> Any:
     """γ_k C_k z for the class k of every token: one product per class, and never one for another class."""
     K, d = C.shape[-3], V.shape[-1]
     segments = Segments.of(labels[..., None, :], V, K)

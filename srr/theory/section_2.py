@@ -51,6 +51,28 @@ def ridge_residual(lab: Lab, p: Sample) -> float:
     return truth.error(got, want, alpha * p.Z)
 
 
+@inequality("rate-gradient-norm", "2.1c", source="CRATE (7)", inside=draws.tokens, rounding=1e5)
+def gradient_norm(lab: Lab, p: Sample) -> float:
+    r"""The gradient of the rate is bounded, and the bound is reached.
+
+    $$\Vert\nabla R(Z)\Vert_F \leq \frac{1}{2}\sqrt{\alpha \min(n, d)}, \quad \mathrm{equality\;where\;every}\;
+    \sigma = 1/\sqrt{\alpha}$$
+
+    Assumes: Every Z.
+    Measured: excess over the bound, and gap where it is reached, relative.
+    Proof: The gradient has the singular values ασ/(1 + ασ²), at most √α/2 with equality at ασ² = 1, and there are
+    min(n, d) of them.
+    """
+    n, d = p.Z.shape
+    alpha = truth.alpha(p.Z, p.eps)
+    limit = np.sqrt(alpha * min(n, d)) / 2
+    own, reached = (
+        float(np.linalg.norm(lab.ops.coding_rate_grad(Z, eps=p.eps))) / limit - 1
+        for Z in (p.Z, np.eye(n, d) / np.sqrt(alpha))
+    )
+    return max(own, abs(reached))
+
+
 @identity("crate-9", "2.2", source="CRATE (9)", inside=draws.free_subspaces, rounding=1e5)
 def subspace_rate_gradient(lab: Lab, p: Sample) -> float:
     r"""Gradient of the coding rate under subspaces.
@@ -344,6 +366,135 @@ def rate_subadditive(lab: Lab, p: Sample) -> float:
     blocks = [block for block in (p.Z[:cut], p.Z[cut:]) if len(block)]
     parts = sum(lab.ops.gram_logdet(b, truth.alpha(p.Z, p.eps)) for b in blocks) / 2
     return float((whole - parts) / whole)
+
+
+@identity(
+    "rate-orthogonal-blocks",
+    "2.7h",
+    source="equality in Fischer's inequality",
+    inside=lambda rng: _blocks(rng, shared=False),
+    outside=lambda rng: _blocks(rng, shared=True),
+)
+def orthogonal_blocks(lab: Lab, p: Sample) -> float:
+    r"""The union costs as much as its blocks exactly when the blocks are orthogonal.
+
+    $$R(Z) = \sum_k \frac{1}{2}\log\det(I + \alpha Z_k^\top Z_k) \;\Leftrightarrow\; Z_k Z_l^\top = 0 \;\mathrm{for}\; k
+    \neq l$$
+
+    Assumes: Every token of a block is orthogonal to every token of the others; one α for all.
+    Outside: blocks that share a direction.
+    Proof: I + αZZᵀ is then block-diagonal; Fischer's inequality is strict as soon as one block off the diagonal is not
+    zero.
+    """
+    alpha = truth.alpha(p.Z, p.eps)
+    parts = sum(truth.precise_logdet(block, alpha) for block in (p.Z[: p.cut], p.Z[p.cut :])) / 2
+    return truth.error(lab.ops.coding_rate(p.Z, eps=p.eps), parts)
+
+
+def _blocks(rng: np.random.Generator, shared: bool) -> Sample:
+    """Two blocks of tokens, on axes of their own or with one axis in common."""
+    d, cut = int(rng.integers(2, 7)), int(rng.integers(1, 4))
+    split = int(rng.integers(1, d))
+    Z = rng.standard_normal((cut + int(rng.integers(1, 4)), d))
+    Z[:cut, split:] = 0.0
+    Z[cut:, : split - shared] = 0.0
+    return Sample(Z=Z @ draws.orthonormal(rng, d, d), cut=cut, eps=draws.spread(rng, 0.1, 1.0))
+
+
+@inequality(
+    "rate-jensen",
+    "2.7i",
+    source="concavity of log det",
+    inside=lambda rng: _shards(rng, 3, 3),
+    outside=lambda rng: _shards(rng, 1, 9),
+    rounding=1e3,
+)
+def rate_jensen(lab: Lab, p: Sample) -> float:
+    r"""The mean of rates on equal shards is at most the rate of all tokens.
+
+    $$\frac{1}{m}\sum_i R(Z_i) \leq R(Z), \quad n_i = n/m$$
+
+    Assumes: Shards of equal size, as the ranks of data-parallel training hold.
+    Measured: excess over R, relative.
+    Outside: shards of one and nine tokens whose rates are averaged without weights.
+    Proof: With equal sizes ZᵀZ/n is the mean of the Z_iᵀZ_i/n_i, and log det is concave. A loss that averages the
+    ranks' rates is therefore not that of the whole batch.
+    """
+    parts = np.mean([truth.rate(block, p.eps) for block in (p.Z[: p.cut], p.Z[p.cut :])])
+    whole = lab.ops.coding_rate(p.Z, eps=p.eps)
+    return float((parts - whole) / whole)
+
+
+def _shards(rng: np.random.Generator, first: int, second: int) -> Sample:
+    """Two shards; when the first is the smaller one its token is the longer."""
+    d = int(rng.integers(1, 6))
+    Z = rng.standard_normal((first + second, d))
+    Z[first:] *= 1.0 if first == second else 0.1
+    return Sample(Z=Z, cut=first, eps=draws.spread(rng, 0.5, 5.0))
+
+
+def _rate_distortion(Z: Any, eps: float) -> float:
+    """Rate-distortion function of a Gaussian source with covariance ZᵀZ/n at total distortion ε², by water-filling."""
+    energy = np.sort(np.linalg.eigvalsh(Z.T @ Z / len(Z)))[::-1]
+    energy = energy[energy > 1e-13 * energy[0]]
+    if energy.sum() <= eps**2:
+        return 0.0
+    for r in range(len(energy), 0, -1):  # the water level when r directions stay above it
+        level = (eps**2 - energy[r:].sum()) / r
+        if 0 < level <= energy[r - 1]:
+            return float(np.sum(np.log(energy[:r] / level)) / 2)
+    raise ArithmeticError("no water level")
+
+
+@inequality(
+    "rate-above-distortion",
+    "2.7j",
+    source="MCR2, Section 2; Cover and Thomas, 10.3",
+    inside=lambda rng: draws.tokens(rng).but(eps=draws.spread(rng, 1e-3, 1.0)),
+)
+def above_distortion(lab: Lab, p: Sample) -> float:
+    r"""The rate is never below the Gaussian rate-distortion function.
+
+    $$R(Z) \geq R_D(\varepsilon^2), \quad R_D = \min_{\sum_i D_i \leq \varepsilon^2} \sum_i \frac{1}{2}
+    \log\frac{\lambda_i}{D_i}, \; \lambda_i = \lambda_i(Z^\top Z/n)$$
+
+    Assumes: Every Z; ε² is the distortion of a whole token.
+    Measured: missing rate, relative to R.
+    Proof: D_i = λ_iδ/(λ_i + δ) with δ = ε²/d is allowed, as each is below δ, and costs exactly ½ Σ log(1 + λ_i/δ) = R.
+    """
+    rate = lab.ops.coding_rate(p.Z, eps=p.eps)
+    return float((_rate_distortion(p.Z, p.eps) - rate) / rate)
+
+
+def _low_rank(rng: np.random.Generator) -> Sample:
+    d = int(rng.integers(3, 8))
+    r = int(rng.integers(1, d))
+    return Sample(Z=rng.standard_normal((2 * d, r)) @ draws.orthonormal(rng, d, r).T, r=r, eps=1e-5)
+
+
+@counterexample(
+    "rate-low-rank-gap",
+    "2.7k",
+    source="MCR2, Section 2 (close to the rate-distortion function for small ε)",
+    inside=_low_rank,
+    margin=0.1,
+    bound=1e-6,
+)
+def low_rank_gap(lab: Lab, p: Sample) -> Refutation:
+    r"""For tokens of low rank the rate stays above the rate-distortion function, however small ε is.
+
+    $$R(Z) - R_D(\varepsilon^2) \rightarrow 0 \;\mathrm{as}\; \varepsilon \rightarrow 0$$
+    Corrected: $$R(Z) - R_D(\varepsilon^2) \rightarrow \frac{r}{2} \log\frac{d}{r}, \quad r = \mathrm{rank}\, Z$$
+
+    Assumes: Tokens of rank r < d, ε = 1e-5; with r = d the gap does close.
+    Measured: distance of the gap from the corrected limit, relative.
+    Proof: R_D spreads ε² over the r directions that hold energy, R over all d: each of the r terms differs by
+    ½ log(d/r). Low rank is the case the rate is used for.
+    """
+    gap = float(lab.ops.coding_rate(p.Z, eps=p.eps)) - _rate_distortion(p.Z, p.eps)
+    d = p.Z.shape[1]
+    limit = p.r / 2 * np.log(d / p.r)
+    return Refutation(gap, abs(gap / limit - 1), f"rank {p.r} in R^{d} at ε = 1e-5: R exceeds R_D by {gap:.4f} nats")
 
 
 def _overfull(rng: np.random.Generator) -> Sample:

@@ -354,6 +354,27 @@ def causal_attention(lab: Lab, p: Sample) -> float:
     return max(truth.error(value, want) for value in got)
 
 
+@identity(
+    "causal-truncation",
+    "3.11g",
+    source="language form of LONG",
+    inside=lambda rng: draws.free_subspaces(rng).but(causal=True),
+    outside=lambda rng: draws.free_subspaces(rng).but(causal=False),
+)
+def causal_truncation(lab: Lab, p: Sample) -> float:
+    r"""Causal attention commutes with truncation.
+
+    $$\mathrm{MSSA}_{\mathrm{causal}}(Z_{1:m}) = \mathrm{MSSA}_{\mathrm{causal}}(Z)_{1:m}$$
+
+    Assumes: Causal attention: tokens may be read one by one, with what was computed before kept.
+    Outside: attention without a mask, where every token changes every output.
+    Proof: Row i depends on tokens j ≤ i alone.
+    """
+    m = (len(p.Z) + 1) // 2
+    short, whole = (lab.ops.mssa(Z, p.U, causal=p.causal) for Z in (np.ascontiguousarray(p.Z[:m]), p.Z))
+    return truth.error(short, whole[:m])
+
+
 def _small_heads(rng: np.random.Generator) -> Sample:
     p = draws.free_subspaces(rng)
     return Sample(Z=draws.unit_rows(p.Z), U=p.U / 2, out=rng.standard_normal(p.U.shape), bias=p.Z[0], scale=0.7)
@@ -560,3 +581,147 @@ def heuristic_depth(lab: Lab, p: Sample) -> Series:
         gaps.append(float(np.linalg.norm(softmax - exact) / np.linalg.norm(exact)))
     depth = np.arange(1, 13)
     return Series(depth, gaps, depth <= 3)
+
+
+# --- Layers that provably descend
+
+
+def _layer(rng: np.random.Generator, stretch: float = 1.0, sign: float = 1.0) -> Sample:
+    """Tokens on the LayerNorm sphere, mean zero and norm √d, with orthonormal heads."""
+    d, K = int(rng.integers(3, 7)), int(rng.integers(1, 4))
+    Z = rng.standard_normal((int(rng.integers(2, 6)), d))
+    Z -= Z.mean(axis=1, keepdims=True)
+    U = draws.bases(rng, K, d, int(rng.integers(1, d)))
+    eps, step = draws.spread(rng, 0.3, 2.0), draws.spread(rng, 0.1, 10.0)
+    own = {"Z": np.sqrt(d) * draws.unit_rows(Z), "U": U, "eps": eps, "stretch": stretch, "sign": sign, "step": step}
+    return Sample(**own, scales=np.exp(rng.uniform(-1.0, 3.0, K)))
+
+
+@inequality(
+    "descent-projection",
+    "3.28",
+    source="this project; projected gradient on a sphere",
+    inside=lambda rng: _layer(rng, stretch=float(rng.uniform(0.1, 1.0))),
+    outside=lambda rng: _layer(rng, stretch=30.0),
+    rounding=1e5,
+)
+def descent_projection(lab: Lab, p: Sample) -> float:
+    r"""A compression step followed by LayerNorm descends, for any bases.
+
+    $$f(\mathrm{LN}(Z - \kappa\nabla f(Z))) \leq f(Z) - \left(\frac{1}{2\kappa} - \frac{L}{2}\right) \Vert Z^+ -
+    Z\Vert_F^2, \quad \kappa \leq \frac{1}{L}$$
+
+    Assumes: f = R^c(·; U), tokens on the sphere that LN projects on, κ ≤ 1/L with L = β‖ΣU_kU_kᵀ‖₂.
+    Measured: missing descent, relative to R^c.
+    Outside: κ = 30/L.
+    Proof: LN is the nearest point of the sphere, so Z⁺ minimizes ⟨∇f, Y − Z⟩ + ‖Y − Z‖²/(2κ) there, whose value at Z is
+    0; the descent lemma does the rest. The sphere need not be convex.
+    """
+    limit = lab.ops.subspace_coding_rate_smoothness(p.Z, p.U, eps=p.eps)
+    step = p.stretch / limit
+    after = lab.ops.layer_norm(lab.ops.compression_step(p.Z, p.U, step=step, eps=p.eps), offset=0.0)
+    before, reached = (float(truth.subspace_rate(Z, p.U, p.eps)) for Z in (p.Z, after))
+    promised = (1 / (2 * step) - limit / 2) * float(np.sum((after - p.Z) ** 2)) if p.stretch <= 1 else 0.0
+    return float((reached - before + promised) / before)
+
+
+@inequality(
+    "descent-natural-scale",
+    "3.28b",
+    source="this project",
+    inside=_layer,
+    outside=lambda rng: _layer(rng, stretch=0.0),
+    bound=1e-6,
+    samples=5,
+)
+def natural_scale(lab: Lab, p: Sample) -> float:
+    r"""In its natural scale the compressed rate has one curvature for every ε.
+
+    $$f_1(Z) = \sum_k \frac{1}{2\beta_k}\log\det(I + \beta_k V_k^\top V_k): \quad \lambda_{\max}\nabla^2 f_1 \leq
+    \left\Vert\sum_k U_kU_k^\top\right\Vert_2$$
+
+    Assumes: Any β_k > 0, one a head: ε may be learned without touching the step.
+    Measured: excess over the bound, relative.
+    Outside: the same sum without 1/β_k.
+    Proof: log det is concave in the Gram matrix, so the second-order term of V_k is at most that of ½‖V_k‖² times (I +
+    β_kV_kᵀV_k)⁻¹ ≼ I; sum over the heads.
+    """
+    weights = p.scales if p.stretch == 0 else np.ones(len(p.U))
+
+    def energy(Z: Any) -> Any:
+        parts = zip(weights, p.scales, Z @ p.U, strict=True)
+        return sum(w * truth.logdet(np.eye(V.shape[1]) + b * V.T @ V) / (2 * b) for w, b, V in parts)
+
+    limit = lab.ops.subspace_coding_rate_smoothness(p.Z, p.U, eps=p.eps) / truth.beta(p.Z, p.U, p.eps)
+    points = (p.Z[:2], 1e-3 * p.Z[:1])  # two tokens are enough: the curvature is that of one
+    return max(float(np.linalg.eigvalsh(truth.hessian(energy, Z))[-1] / limit - 1) for Z in points)
+
+
+def _rectangular(rng: np.random.Generator) -> Sample:
+    return _layer(rng).but(H=np.eye(4, k=1))
+
+
+@inequality("descent-trace-norm", "3.28c", source="Schatten norms", inside=_layer, outside=_rectangular, rounding=1e5)
+def trace_norm(lab: Lab, p: Sample) -> float:
+    r"""A trace of a power bounds the spectral norm without an eigenvalue problem.
+
+    $$\Vert H\Vert_2 \leq (\mathrm{tr}\,H^{16})^{1/16} \leq d^{1/16} \Vert H\Vert_2$$
+
+    Assumes: H positive semidefinite; here ΣU_kU_kᵀ, whose norm the smoothness constant holds.
+    Measured: violation of either side, relative.
+    Outside: H a shift, whose powers lose their trace.
+    Proof: The trace is the sum of σ¹⁶ over d values, at least the largest and at most d times that. Four squarings give
+    H¹⁶, and all of it is differentiable.
+    """
+    H = getattr(p, "H", np.sum(p.U @ p.U.mT, axis=0))
+    power = np.linalg.matrix_power(H, 16)
+    bound = np.trace(power) ** (1 / 16)
+    norm = lab.ops.subspace_coding_rate_smoothness(p.Z, p.U, eps=p.eps) / truth.beta(p.Z, p.U, p.eps)
+    norm = float(np.linalg.norm(H, 2)) if hasattr(p, "H") else norm
+    return float(max(norm - bound, bound - len(H) ** (1 / 16) * norm) / norm)
+
+
+def _softmax_energy(Z: Any, V: Any, U: Any) -> Any:
+    """Σ_i Σ_k log Σ_j exp⟨U_kᵀz_i, v_kj⟩ with the keys V frozen; complex tokens give its slope."""
+    scores = Z @ U @ V.mT  # (K, n, n)
+    top = np.max(np.real(scores), axis=-1, keepdims=True)
+    return np.sum(np.log(np.sum(np.exp(scores - top), axis=-1)) + top[..., 0])
+
+
+@identity("softmax-energy-gradient", "3.28d", source="this project; CRATE (12)", inside=_layer, rounding=1e5)
+def softmax_energy_gradient(lab: Lab, p: Sample) -> float:
+    r"""Attention is the gradient of a log-sum-exp energy whose keys are frozen.
+
+    $$\mathrm{MSSA}(Z) = \nabla_Z \sum_{i,k} \log\sum_j \exp\langle U_k^\top z_i, y_{kj}\rangle \;\mathrm{at}\; y_{kj} =
+    U_k^\top z_j$$
+
+    Assumes: The keys do not move with the tokens.
+    Proof: The slope of log Σ exp is the softmax; its weights average the keys, and U_k sends the mean back.
+    """
+    V = p.Z @ p.U
+    return truth.error(lab.ops.mssa(p.Z, p.U), truth.gradient(lambda Z: _softmax_energy(Z, V, p.U), p.Z))
+
+
+@inequality(
+    "softmax-energy-descent",
+    "3.28e",
+    source="this project",
+    inside=_layer,
+    outside=lambda rng: _layer(rng, sign=-1.0),
+)
+def softmax_energy_descent(lab: Lab, p: Sample) -> float:
+    r"""Attention that is added, then normalized, descends minus that energy at any step.
+
+    $$E(\mathrm{LN}(Z + \kappa\,\mathrm{MSSA}(Z))) \leq E(Z), \quad E = -\sum_{i,k} \log\sum_j \exp\langle U_k^\top z_i,
+    y_{kj}\rangle, \; \kappa > 0$$
+
+    Assumes: Keys frozen at the layer's input, tokens on the sphere that LN projects on, any κ > 0.
+    Measured: rise of E, relative.
+    Outside: attention subtracted, the sign that the derivation from R^c suggests.
+    Proof: E is concave, so it lies below its tangent; LN(Z − κ∇E) lowers the tangent over a sphere for every κ, as all
+    its points have one norm.
+    """
+    V = p.Z @ p.U
+    after = lab.ops.layer_norm(p.Z + p.sign * p.step * lab.ops.mssa(p.Z, p.U), offset=0.0)
+    before, reached = (-float(_softmax_energy(Z, V, p.U)) for Z in (p.Z, after))
+    return (reached - before) / abs(before)

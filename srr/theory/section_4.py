@@ -103,6 +103,32 @@ def warm_start(lab: Lab, p: Sample) -> Refutation:
     return Refutation(rise(p.Z), max(rise(np.maximum(p.Z, 0.0)), 0.0), witness)
 
 
+@inequality(
+    "ista-from-feasible",
+    "4.15e",
+    source="this project; CRATE (17) made to descend",
+    inside=lambda rng: draws.codes(rng).but(steps=int(rng.integers(1, 6))),
+    outside=lambda rng: _long_step(rng).but(steps=5),
+    rounding=1e3,
+)
+def ista_from_feasible(lab: Lab, p: Sample) -> float:
+    r"""Started from the positive part, every ISTA step of a layer descends.
+
+    $$F(A_{t+1}) \leq F(A_t), \quad A_0 = \max(XD, 0), \; \eta = \frac{a}{\Vert D\Vert_2^2}, \; 0 < a \leq 1$$
+
+    Assumes: X any tokens, D any dictionary, one step or several.
+    Measured: largest rise of a step, relative to F.
+    Outside: a step of 4/‖D‖².
+    Proof: The positive part is feasible, which the warm start of the released networks is not (15d); then (15c), step
+    by step.
+    """
+    path = [np.maximum(p.Z @ p.D, 0.0)]
+    for _ in range(p.steps):
+        path.append(lab.ops.ista_step(path[-1], p.Z, p.D, step=p.step, lam=p.lam))
+    height = np.array([_lasso(A, p) for A in path])
+    return float(np.max((height[1:] - height[:-1]) / height[:-1]))
+
+
 def _orthogonal(rng: np.random.Generator, step: float) -> Sample:
     n, d = int(rng.integers(1, 5)), int(rng.integers(2, 6))
     A = np.abs(rng.standard_normal((n, d)))

@@ -275,4 +275,7 @@ MUTANTS = [
     Mutant("frame-ignored", "penalties.RotatedPenalty.prox", frame_ignored),
     Mutant("problem-uphill", "problems.RateReduction.value_and_grad", uphill_problem),
     Mutant("one-layer-fewer", "nn.create_model", lambda f, name: f(name, depth=11)),
+    Mutant("gradient-doubled", "coding_rate_grad", scaled(2.0)),
+    Mutant("half-counted-twice", "coding_rate", scaled(0.5)),
+    Mutant("causal-forgotten", "mssa", without("causal")),
 ]

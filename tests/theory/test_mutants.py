@@ -45,6 +45,18 @@ ONLY = {
     "srr-rotated-frame": "frame-ignored",
     "mcr2-optimum": "problem-uphill",
     "erratum-parameters": "one-layer-fewer",
+    "rate-gradient-norm": "gradient-doubled",
+    "rate-orthogonal-blocks": "half-counted-twice",
+    "rate-jensen": "half-counted-twice",
+    "rate-above-distortion": "half-counted-twice",
+    "rate-low-rank-gap": "half-counted-twice",
+    "causal-truncation": "causal-forgotten",
+    "ista-from-feasible": "codes-uphill",
+    "descent-projection": "compression-uphill",
+    "descent-natural-scale": "overlap-of-heads-ignored",
+    "descent-trace-norm": "overlap-of-heads-ignored",
+    "softmax-energy-gradient": "sign-of-attention",
+    "softmax-energy-descent": "sign-of-attention",
 }
 
 

@@ -2,8 +2,8 @@
 Train on the digits
 ===================
 
-From the data to a trained network and back to what it learned, with the training room of the library: the same engine
-as ``srr train --data digits``, called from Python.
+From the data to a trained network and back to what it learned, with the training package of the library: the same
+engine as ``srr train --data digits``, called from Python.
 """
 
 # %%

@@ -111,8 +111,6 @@ def write_pages(app: Sphinx) -> None:
     modules = [module.__name__ for module in public_modules() if module is not srr]
     written |= {slug(title): room_page(title, modules, pages) for title, _ in ROOMS}
     written["first"] = ".. py:module:: srr\n\n" + first_names()
-    keys = importlib.import_module("srr.training.config").key_table()
-    (folder / "config.md").write_text(f"# Keys of a config\n\n{keys}", encoding="utf-8")
     for name, text in written.items():
         (folder / f"{name}.rst").write_text(text, encoding="utf-8")
     app.config.srr_aliases = {f"{e.source}.{getattr(e.value, '__qualname__', e.name)}": e.path for e in public_names()}

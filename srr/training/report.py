@@ -232,8 +232,8 @@ def _confusion(run: TrainedRun) -> str:
     _classified(run)
     x, _, y = held_out(run, len(run.source.val))
     K = run.source.spec.num_classes
-    called = scores(run.model, x).argmax(-1)
-    counts = torch.bincount(y * K + called, minlength=K * K).view(K, K)
+    predicted = scores(run.model, x).argmax(-1)
+    counts = torch.bincount(y * K + predicted, minlength=K * K).view(K, K)
     return _picture(
         plot_confusion(counts, tuple(name.replace("$", r"\$") for name in run.source.spec.classes)),
         f"confusion matrix of {run.folder.name}",

@@ -12,7 +12,7 @@ ALONE := .venv/.alone
 FILE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install doctest lint format types check dead docs lowest wheel bench examples clean
+.PHONY: help demo test install doctest lint format types check docs lowest wheel bench examples clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,11 +28,12 @@ install: $(DEV) ## Create .venv with everything needed for development
 doctest: $(DEV) ## Run the examples in the docstrings
 	$(BIN)/python -m pytest -q srr
 
-lint: $(DEV) ## Check style, format, spelling and the form of docstrings
+lint: $(DEV) ## Check style, format, spelling, the form of docstrings; look for dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/python .ci/docstrings.py
+	$(BIN)/vulture
 
 format: $(DEV) ## Rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
@@ -53,9 +54,6 @@ wheel: $(DEV) ## Build wheel and sdist; install the wheel alone in a fresh envir
 	@$(BIN)/python -m venv $(ALONE)
 	$(ALONE)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt dist/srr-*.whl
 	cd $(ALONE) && bin/python -I $(CURDIR)/.ci/alone.py
-
-dead: $(DEV) ## Look for code that nothing reaches
-	$(BIN)/vulture
 
 check: $(DEV) ## The fast loop while editing: make check FILE=srr/ops/rates.py
 	@$(BIN)/python .ci/check.py $(FILE)

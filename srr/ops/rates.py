@@ -45,6 +45,7 @@ from srr._array.namespace import (
     Namespace,
     any_true,
     asarray_like,
+    cast_like,
     core_cast,
     epsilon,
     is_compiling,
@@ -55,6 +56,7 @@ from srr._array.namespace import (
     namespace,
     to_numpy,
     unwrapped,
+    widen,
 )
 from srr.ops.subspaces import bare_lift, bare_project, merge_heads
 
@@ -162,7 +164,8 @@ def gram_logdet(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) -> Ar
         >>> srr.ops.gram_logdet(np.eye(3), 1.0) / np.log(2.0)
         np.float64(3.0)
     """
-    return _checked_factor(A, scale, namespace(A, xp=xp)).logdet()
+    xp = namespace(A, xp=xp)
+    return cast_like(_checked_factor(A, scale, xp).logdet(), A, xp)
 
 
 def gram_resolvent(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) -> ArrayT:
@@ -182,7 +185,8 @@ def gram_resolvent(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) ->
 
     Source: [CRATE] (9), one head of the gradient; s times it is half the gradient of the log-determinant.
     """
-    return _checked_factor(A, scale, namespace(A, xp=xp)).resolvent()
+    xp = namespace(A, xp=xp)
+    return cast_like(_checked_factor(A, scale, xp).resolvent(), A, xp)
 
 
 def _checked_factor(A: Array, scale: Any, xp: Namespace) -> GramFactor:
@@ -194,6 +198,7 @@ def _checked_factor(A: Array, scale: Any, xp: Namespace) -> GramFactor:
         check_batch(scale, tuple(A.shape[:-2]), 0, "scale")
         if is_concrete(scale) and any_true(scale < 0, xp):
             raise ValueError("scale must be >= 0; got a negative entry")
+    A = widen(A, xp)
     return gram_factor(A, scale, rtol=64 * epsilon(A.dtype, xp), xp=xp)
 
 
@@ -930,7 +935,7 @@ def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Nam
     check_bases(U, Z.shape[-1], xp=xp)
     wide = merge_heads(U, xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
     beta = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
-    return beta * xp.linalg.svdvals(wide)[..., 0] ** 2
+    return cast_like(beta * xp.linalg.svdvals(widen(wide, xp))[..., 0] ** 2, U, xp)
 
 
 def sparse_rate_reduction_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Namespace = None) -> ArrayT:

@@ -12,7 +12,8 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from srr import diagnostics, fits, mixtures, ops, penalties, problems, solvers
+from srr import certificates, diagnostics, fits, mixtures, ops, penalties, problems, solvers
+from srr.certificates import certify
 from srr.diagnostics import layer_trace
 from srr.fits import CodingLengthSegmentation, SubspaceMixture, coding_length
 from srr.mixtures import subspace_mixture
@@ -93,6 +94,7 @@ __all__ = [
     "coding_length",
     # what a network did
     "layer_trace",
+    "certify",
     # one level down
     "ops",
     "penalties",
@@ -101,6 +103,7 @@ __all__ = [
     "fits",
     "mixtures",
     "diagnostics",
+    "certificates",
 ]
 
 

@@ -70,7 +70,7 @@ __all__ = [  # by use, not by alphabet
     "tanh",
     "absolute",
     "relu",
-    "soft_threshold",
+    "shrink",
     "softmax",
     "logsumexp",
     "differential",
@@ -1629,7 +1629,7 @@ def sqrt(X: Expr) -> Expr:
     return power(X, Fraction(1, 2))
 
 
-def soft_threshold(X: Expr, threshold: Expr | float) -> Expr:
+def shrink(X: Expr, threshold: Expr | float) -> Expr:
     """Proximal map of t‖·‖₁: every entry moved toward zero by t, and to zero where it is smaller.
 
     Args:

@@ -8,6 +8,7 @@ unbatched problem; `over_batch` lifts it to leading batch axes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -370,3 +371,28 @@ def random_problems(count: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray
     for kind in itertools.islice(itertools.cycle(KINDS), count):
         Z = problem_of_kind(rng, kind) * 10.0 ** rng.uniform(-8.0, 8.0)
         yield kind, Z, float(10.0 ** rng.uniform(np.log10(0.05), np.log10(2.0)))
+
+
+def naive_centered_sphere(Z: np.ndarray, radius: float | None = None) -> np.ndarray:
+    """Each row with its mean taken away, at length r."""
+    rows = [row - sum(row) / len(row) for row in Z]
+    return np.stack([row * (len(row) ** 0.5 if radius is None else radius) / math.hypot(*row) for row in rows])
+
+
+def naive_softmax_energy(
+    Z: np.ndarray,
+    U: np.ndarray,
+    Y: np.ndarray,
+    sigma: np.ndarray,
+    scales: np.ndarray,
+    causal: bool = False,
+    mask: np.ndarray | None = None,
+) -> Any:
+    """Σ over heads and tokens of σ/s · log Σ exp(s ⟨Uᵀz, y⟩), term by term; complex tokens are allowed."""
+    total: Any = 0.0
+    for B, keys, weight, scale in zip(U, Y, sigma, scales, strict=True):
+        for i, z in enumerate(Z):
+            seen = [j for j in range(len(keys)) if not (causal and j > i) and (mask is None or mask[i, j])]
+            if seen:
+                total += weight / scale * np.log(sum(np.exp(scale * np.dot(z @ B, keys[j])) for j in seen))
+    return total

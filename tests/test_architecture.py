@@ -21,7 +21,7 @@ FLOORS = (
     ("srr.solvers",),
     ("srr.mixtures", "srr.derive", "srr.theory", "srr.fits", "srr.estimators", "srr.testing", "srr.enclose"),
     ("srr.nn",),
-    ("srr.diagnostics", "srr.plots"),
+    ("srr.certificates", "srr.diagnostics", "srr.plots"),
     ("srr.training",),
     ("srr.cli", "srr.__main__"),
 )

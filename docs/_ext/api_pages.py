@@ -26,7 +26,7 @@ ROOMS = (
     ("Fitting data", ("srr.fits", "srr.estimators")),
     ("Data with known truth", ("srr.mixtures",)),
     ("Checking", ("srr.testing", "srr.derive", "srr.enclose", "srr.theory")),
-    ("Seeing", ("srr.diagnostics", "srr.plots")),
+    ("Seeing", ("srr.diagnostics", "srr.certificates", "srr.plots")),
     ("Networks", ("srr.nn",)),
     ("Training", ("srr.training",)),
 )

@@ -132,6 +132,36 @@ def _trace_table(traces: dict[str, LayerTrace], eps: float) -> Table:
     return table
 
 
+def certify(
+    run: RunFolder,
+    samples: HeldOut = 256,
+    eps: Annotated[float, typer.Option(help="Distortion ε for layers that have none of their own.")] = 0.5,
+    out: Annotated[str | None, typer.Option(help="Folder for certificate.csv; the run by default.")] = None,
+) -> None:
+    """Check that every half-step of a network lowers its own objective, input by input, in float64.
+
+    The exit status is 1 where a half that is proved to descend did not.
+    """
+    import csv
+
+    from srr.certificates import certify as certify_model
+    from srr.training.report import held_out, open_run
+
+    opened = open_run(run)
+    found = certify_model(opened.model, held_out(opened, samples)[0], eps=eps)
+    typer.echo(str(found))
+    file = Path(out or run) / "certificate.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if rows := found.rows():
+        with file.open("w", newline="", encoding="utf-8") as text:
+            writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        typer.echo(printable(f"written: {file}"))
+    if found.violations:
+        raise typer.Exit(1)
+
+
 def report(
     run: RunFolder,
     other: Annotated[str | None, typer.Argument(help="A second run, shown beside the first.")] = None,

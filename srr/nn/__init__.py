@@ -8,6 +8,7 @@ from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.blocks import BLOCKS, Block, HalfObjective, Variant, keep_orthonormal
 from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbedding
 from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, NetworkConfig, PatchEmbedding, build_blocks, patchify
+from srr.nn.descent import Descent, EnergyAttention, FeasibleISTA, RateCompression
 from srr.nn.layers import ISTA, MSSA
 from srr.nn.losses import (
     cross_entropy,
@@ -67,6 +68,10 @@ __all__ = [
     "OvercompleteISTA",
     "ProxMM",
     "Perceptron",
+    "RateCompression",
+    "EnergyAttention",
+    "FeasibleISTA",
+    "Descent",
     "PatchEmbedding",
     "TokenEmbedding",
     "ClassifierHead",

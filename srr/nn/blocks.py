@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
-from srr.nn.layers import ISTA, MSSA
+from srr.nn.descent import Descending, Descent, EnergyAttention, FeasibleISTA, RateCompression
+from srr.nn.layers import ISTA, MSSA, TORCH
+from srr.ops.rates import bare_subspace_coding_rate
+from srr.ops.sparse import bare_lasso
 
 __all__ = ["BLOCKS", "Block", "HalfObjective", "Variant", "keep_orthonormal"]
 
@@ -44,15 +48,18 @@ class Variant:
         sparsifies: what the second half is a step on.
         sign: the tokens move by sign times what attention returns.
         residual: whether the tokens are added to what the sparsifier returns.
+        moves: whether the first half returns the tokens themselves, moved on the sphere of a plain layer norm, and not
+            what is added to them.
     """
 
-    attention: Callable[..., MSSA]
+    attention: Callable[..., MSSA | Descending]
     sparsifier: Callable[..., nn.Module] | None
     source: str
     compresses: HalfObjective
     sparsifies: HalfObjective
     sign: int = 1
     residual: bool = False
+    moves: bool = False
 
 
 RATE, CODE = "R^c(Z; U)", "½‖Z − A Dᵀ‖² + λ‖A‖₁, A ≥ 0"
@@ -94,6 +101,24 @@ TWO_STEPS = HalfObjective(
     "Z⁺ = Z½ + A₂ D₁ᵀ", CODE, "two proximal steps of the codes from the feasible A = 0; D₁ decodes them", "η ≤ 1/‖D‖₂²"
 )
 PERCEPTRON = HalfObjective("Z⁺ = Z½ + MLP(LN Z½)", None, "an ordinary perceptron")
+COMPRESS = HalfObjective(
+    "Z½ = P(H − a/L ∇R^c(H; U)), H = LN Z",
+    "R^c(Z; U) with a learned ε per head",
+    "a < 1 and L = ‖Σ βₖ UₖUₖᵀ‖₂ bounds the curvature, whatever the weights",
+    "always, on the sphere of layer norm",
+)
+ATTEND = HalfObjective(
+    "Z½ = P(H − min(1, 1/L) ∇E(H; Y)), H = LN Z, yₖⱼ = rms(Wₖᵀ hⱼ)",
+    "E = Σ σₖ/sₖ log Σ exp(sₖ ⟨Uₖᵀz, yₖⱼ⟩), keys Y frozen",
+    "L = ‖Σ max(σₖ, 0) sₖ p UₖUₖᵀ‖₂; heads with σ ≤ 0 add attention and are concave",
+    "always, on the sphere of layer norm",
+)
+FEASIBLE = HalfObjective(
+    "Z⁺ = ReLU(A₀ − η ((A₀Dᵀ − X) D + λ)), A₀ = ReLU(X), X = LN Z½",
+    CODE,
+    "a proximal step of length η < 1/‖D‖₂² from a feasible point",
+    "always",
+)
 NOTHING = HalfObjective("Z⁺ = Z½", None, "there is no second half")
 
 tied, transposed, frozen = (partial(MSSA, **{how: True}) for how in ("tied", "transposed", "frozen"))
@@ -110,6 +135,17 @@ BLOCKS: dict[str, Variant] = {
     "attention_only": Variant(MSSA, None, "[AOT]", DENOISE, NOTHING),
     "tssa": Variant(TSSA, ISTA, "[TOST] for the first half, [CRATE] (17) for the second", STATISTICS, SPARSE),
     "tost": Variant(TSSA, Perceptron, "[TOST]", STATISTICS, PERCEPTRON, residual=True),
+    "crate_descent": Variant(
+        RateCompression, FeasibleISTA, "[CRATE] (9) and (17), exact", COMPRESS, FEASIBLE, moves=True
+    ),
+    "crate_energy": Variant(
+        EnergyAttention,
+        FeasibleISTA,
+        "[CRATE] (11) with frozen keys, (17)",
+        ATTEND,
+        FEASIBLE,
+        moves=True,
+    ),
     "cbsa": Variant(CBSA, ISTA, "[CBSA] for the first half, [CRATE] (17) for the second", CONTRACT, SPARSE),
 }
 """Kinds of layers, by the name a config gives them."""
@@ -169,7 +205,7 @@ class Block(nn.Module):
                 raise ValueError(f"block must be one of {sorted(BLOCKS)}; got {variant!r}")
             variant = BLOCKS[variant]
         self.variant = variant
-        self.attention_norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.attention_norm = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=not variant.moves)
         self.attention = self.variant.attention(dim, heads, head_dim, causal=causal)
         self.dictionary: nn.Module | None = None
         if self.variant.sparsifier is not None:
@@ -188,7 +224,12 @@ class Block(nn.Module):
     def compress(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """First half: Z^{ℓ+1/2}."""
         attended: Tensor = self.attention(self.attention_norm(Z), mask, rows)
-        return Z[..., :rows, :] + attended if self.variant.sign > 0 else Z[..., :rows, :] - attended
+        return self._moved(Z[..., :rows, :], attended)
+
+    def _moved(self, Z: Tensor, attended: Tensor) -> Tensor:
+        if self.variant.moves:
+            return attended
+        return Z + attended if self.variant.sign > 0 else Z - attended
 
     def sparsify(self, Z: Tensor) -> Tensor:
         """Second half: Z^{ℓ+1} from Z^{ℓ+1/2}."""
@@ -197,10 +238,41 @@ class Block(nn.Module):
         codes: Tensor = self.dictionary(self.dictionary_norm(Z))
         return Z + codes if self.variant.residual else codes
 
+    def descents(self, Z: Tensor, mask: Tensor | None = None) -> dict[str, Descent | None]:
+        """What each half did to the objective it provably descends; None where nothing is proved.
+
+        Args:
+            Z: tokens (..., n, d) before the layer.
+            mask: (..., n), True at real tokens.
+
+        Returns:
+            ``compress`` and ``sparsify``, with one number an item of the batch.
+        """
+        first, second = self.attention, self.dictionary
+        compressed = first.descent(self.attention_norm(Z), mask) if isinstance(first, Descending) else None
+        coded = None
+        if isinstance(second, FeasibleISTA):
+            coded = second.descent(self.dictionary_norm(self.compress(Z, mask)))
+        return {"compress": compressed, "sparsify": coded}
+
+    def derived(self, half: str, Z: Tensor, eps: float) -> Descent | None:
+        """The objective that a half is derived from, before and after it, where nothing is proved; None without one."""
+        moved = self.compress(Z)
+        if half == "compress" and self.variant.compresses.function == RATE:
+            tight = 64 * torch.finfo(Z.dtype).eps
+            rate, raised = (bare_subspace_coding_rate(X, self.attention.U, eps, tight, TORCH) for X in (Z, moved))
+            return Descent(rate, raised, torch.zeros_like(rate))
+        if half == "sparsify" and isinstance(self.dictionary, ISTA):
+            coder = self.dictionary
+            X: Tensor = self.dictionary_norm(moved)
+            before, after = (bare_lasso(A, X, coder.D, coder.lam, TORCH) for A in (X, coder.forward(X)))
+            return Descent(before, after, torch.zeros_like(before))
+        return None
+
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both halves for the newest tokens of a causal sequence, and all coordinates; see :meth:`MSSA.extend`."""
         attended, coordinates = self.attention.extend(self.attention_norm(Z), past, mask)
-        return self.sparsify(Z + self.variant.sign * attended), coordinates
+        return self.sparsify(self._moved(Z, attended)), coordinates
 
 
 def keep_orthonormal(block: nn.Module) -> nn.Module:

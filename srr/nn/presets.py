@@ -21,11 +21,33 @@ SIZES: dict[str, dict[str, Any]] = {
 MICRO: dict[str, Any] = {"dim": 64, "heads": 4, "head_dim": 16, "depth": 4}
 ALPHA: dict[str, Any] = {"block": "alpha", "patch_norm": False, "norm_eps": 1e-6}
 
+DESCENT: dict[
+    str, dict[str, Any]
+] = {  # as many parameters as the CRATE of that size, within 3 %: no output map, so wider
+    "tiny": {"dim": 464, "heads": 8, "head_dim": 58, "depth": 12},
+    "small": {"dim": 696, "heads": 12, "head_dim": 58, "depth": 12},
+    "base": {"dim": 936, "heads": 12, "head_dim": 78, "depth": 12},
+}
+
 PRESETS: dict[str, NetworkConfig] = {
     "crate_micro": CrateConfig(
         **MICRO, image_size=8, patch_size=4, channels=1, num_classes=10, pool="mean", position_std=0.02
     ),
     **{f"crate_{size}": CrateConfig(**sizes) for size, sizes in SIZES.items()},
+    "crate_descent_micro": CrateConfig(
+        dim=78,
+        heads=6,
+        head_dim=13,
+        depth=4,
+        block="crate_descent",
+        image_size=8,
+        patch_size=4,
+        channels=1,
+        num_classes=10,
+        pool="mean",
+        position_std=0.02,
+    ),
+    **{f"crate_descent_{size}": CrateConfig(**sizes, block="crate_descent") for size, sizes in DESCENT.items()},
     "crate_alpha_base": CrateConfig(**SIZES["base"], **ALPHA),
     "crate_alpha_large": CrateConfig(**SIZES["large"], **ALPHA, patch_size=14),
     "crate_causal_micro": CausalConfig(**MICRO, context=64),

@@ -17,6 +17,7 @@ from srr.ops.attention import (
     tssa,
     tssa_heads,
 )
+from srr.ops.energies import centered_sphere, softmax_energy, softmax_energy_grad, spectral_bound
 from srr.ops.rates import (
     coding_rate,
     coding_rate_grad,
@@ -117,6 +118,11 @@ __all__ = [
     "neumann_grad",
     "neumann_step",
     "neumann_validity",
+    # steps that provably descend
+    "centered_sphere",
+    "spectral_bound",
+    "softmax_energy",
+    "softmax_energy_grad",
     # sparsification: thresholds and sparse coding
     "soft_threshold",
     "relu_threshold",

@@ -235,21 +235,22 @@ def bare_ssa(V: ArrayT, scale: float, causal: bool, mask: ArrayT | None, rows: i
     if mask is not None:
         mask = mask[..., :rows, :]
     if causal and (mask is not None or not is_torch(V)):  # torch takes one or the other
-        below = _not_after(0, Q.shape[-2], V, xp)
+        below = not_after(0, Q.shape[-2], V, xp)
         mask, causal = below if mask is None else mask & below, False
     if is_torch(V):
         return scaled_dot_product_attention(Q, V, scale=scale, causal=causal, mask=mask)
-    return _weights(Q, V, scale, mask, xp) @ V
+    return softmax_weights(Q, V, scale, mask, xp) @ V
 
 
-def _weights(Q: ArrayT, V: ArrayT, scale: float, mask: ArrayT | None, xp: Namespace) -> ArrayT:
+def softmax_weights(Q: ArrayT, V: ArrayT, scale: float, mask: ArrayT | None, xp: Namespace) -> ArrayT:
+    """Rows of softmax(scale · Q Vᵀ) over the keys that the mask lets a query see; zeros where it sees none."""
     scores = (Q @ V.mT) * scale
     if mask is not None:
         scores = xp.where(mask, scores, xp.full_like(scores, -float("inf")))
     return softmax(scores, axis=-1, xp=xp)
 
 
-def _not_after(start: int, stop: int, V: ArrayT, xp: Namespace) -> ArrayT:
+def not_after(start: int, stop: int, V: ArrayT, xp: Namespace) -> ArrayT:
     """Rows ``start`` to ``stop`` of the lower triangle: row i sees tokens j ≤ i."""
     place = xp.arange(V.shape[-2], device=device(V))
     return place[start:stop, None] >= place[None, :]
@@ -308,14 +309,14 @@ def ssa_newest(
 def bare_ssa_newest(V: ArrayT, count: int, scale: float, mask: ArrayT | None, xp: Namespace) -> ArrayT:
     """Formula of :func:`ssa_newest`."""
     n = V.shape[-2]
-    seen = None if count == 1 else _not_after(n - count, n, V, xp)  # (count, n); the last token sees all
+    seen = None if count == 1 else not_after(n - count, n, V, xp)  # (count, n); the last token sees all
     if mask is not None:
         hidden = mask[..., None, :]  # (..., 1, n)
         seen = hidden if seen is None else seen & hidden
     Q = V[..., n - count :, :]
     if is_torch(V):
         return scaled_dot_product_attention(Q, V, scale=scale, causal=False, mask=seen)
-    return _weights(Q, V, scale, seen, xp) @ V
+    return softmax_weights(Q, V, scale, seen, xp) @ V
 
 
 def attention_weights(
@@ -345,10 +346,10 @@ def attention_weights(
     n = V.shape[-2]
     check_mask(mask, (n, n), xp=xp)
     if causal:
-        below = _not_after(0, n, V, xp)
+        below = not_after(0, n, V, xp)
         mask = below if mask is None else mask & below
     A = widen(V, xp)
-    return cast_like(_weights(A, A, scale, mask, xp), V, xp)
+    return cast_like(softmax_weights(A, A, scale, mask, xp), V, xp)
 
 
 def mssa(
@@ -466,7 +467,7 @@ def thresholded_ssa(V: ArrayT, *, threshold: float, scale: float = 1.0, xp: Name
 
 
 def _thresholded(V: ArrayT, threshold: float, scale: float, xp: Namespace) -> ArrayT:
-    above = _weights(V, V, scale, None, xp) > threshold
+    above = softmax_weights(V, V, scale, None, xp) > threshold
     return threshold * (xp.astype(above, V.dtype) @ V)
 
 
@@ -724,6 +725,6 @@ def bare_contract_broadcast(
     V: ArrayT, representatives: ArrayT, step: ArrayT | float, scale: float, mask: ArrayT | None, xp: Namespace
 ) -> ArrayT:
     """Formula of :func:`contract_broadcast`."""
-    A = _weights(representatives, V, scale, mask, xp)  # (..., m, n)
+    A = softmax_weights(representatives, V, scale, mask, xp)  # (..., m, n)
     moved = representatives + step * (A @ V)
     return A.mT @ bare_ssa(moved, scale, False, None, None, xp)

@@ -95,7 +95,11 @@ def rate_scale(n: Any, p: int, *, eps: float) -> Any:
         >>> srr.ops.rate_scale(10, 5, eps=0.5)
         2.0
     """
-    eps = check_distortion(eps)
+    return bare_rate_scale(n, p, check_distortion(eps))
+
+
+def bare_rate_scale(n: Any, p: int, eps: Any) -> Any:
+    """Formula of :func:`rate_scale`; ε may be an array, one for each head, where n is a number."""
     if not hasattr(n, "ndim"):
         return p / (n * eps**2)
     xp = namespace(n)
@@ -374,19 +378,19 @@ def _core_with_bases(Z: ArrayT, U: ArrayT, core_dtype: DType, xp: Namespace) -> 
     return A, core_cast(U, core_dtype, xp), core_tolerance(Z, A, xp)
 
 
-def bare_subspace_coding_rate(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> Any:
-    """R^c(·; U) of core tokens."""
+def bare_subspace_coding_rate(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace) -> Any:
+    """R^c(·; U) of core tokens; ε is a number, or one for each head, (..., K)."""
     return 0.5 * xp.sum(_subspace_factor(A, U, eps, rtol, xp)[0].logdet(), axis=-1)
 
 
-def bare_subspace_coding_rate_value_and_grad(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any]:
-    """R^c(·; U) of core tokens, and ∇R^c."""
+def bare_subspace_coding_rate_value_and_grad(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace) -> tuple[Any, Any]:
+    """R^c(·; U) of core tokens, and ∇R^c; ε is a number, or one for each head, (..., K)."""
     factor, scale = _subspace_factor(A, U, eps, rtol, xp)
-    grad = _column(scale) * bare_lift(factor.resolvent(), U, xp)
+    grad = bare_lift(_column(scale) * factor.resolvent(), U, xp)
     return 0.5 * xp.sum(factor.logdet(), axis=-1), grad
 
 
-def _subspace_factor(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
+def _subspace_factor(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
     """Factors of I + β VₖᵀVₖ for every head, and β."""
     V = bare_project(A, U, xp)  # (..., K, n, p)
 
@@ -395,7 +399,7 @@ def _subspace_factor(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> 
         exact = matmul(Pair(rows, xp.zeros_like(rows)), Pair(bases, xp.zeros_like(bases)), xp)
         return (exact.high - V) + exact.low
 
-    scale = rate_scale(A.shape[-2], U.shape[-1], eps=eps)
+    scale = bare_rate_scale(A.shape[-2], U.shape[-1], eps)
     return gram_factor(V, scale, rtol=rtol, xp=xp, low=low), scale
 
 

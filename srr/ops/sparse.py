@@ -238,10 +238,13 @@ def lasso(A: ArrayT, Z: ArrayT, D: ArrayT, *, lam: float, xp: Namespace = None) 
     xp = namespace(A, Z, D, xp=xp)
     _check_code(A, Z, D, xp)
     lam = check_nonnegative(lam, "lam")
-    codes = widen(A, xp)
-    residual = widen(Z, xp) - codes @ widen(D, xp).mT
-    value = 0.5 * xp.sum(residual**2, axis=(-2, -1)) + lam * xp.sum(xp.abs(codes), axis=(-2, -1))
-    return cast_like(value, Z, xp)
+    return cast_like(bare_lasso(widen(A, xp), widen(Z, xp), widen(D, xp), lam, xp), Z, xp)
+
+
+def bare_lasso(A: ArrayT, Z: ArrayT, D: ArrayT, lam: float, xp: Namespace) -> ArrayT:
+    """Formula of :func:`lasso`."""
+    residual = Z - A @ D.mT
+    return 0.5 * xp.sum(residual**2, axis=(-2, -1)) + lam * xp.sum(xp.abs(A), axis=(-2, -1))
 
 
 def ista_step(
@@ -278,7 +281,7 @@ def ista_step(
 
 
 def bare_ista_step(
-    A: ArrayT, Z: ArrayT, D: ArrayT, step: float, lam: float, nonnegative: bool, xp: Namespace
+    A: ArrayT, Z: ArrayT, D: ArrayT, step: ArrayT | float, lam: float, nonnegative: bool, xp: Namespace
 ) -> ArrayT:
     """Formula of :func:`ista_step`."""
     moved = A + step * ((Z - A @ D.mT) @ D)

@@ -13,6 +13,7 @@ from srr.nn import BLOCKS, Block, create_model
 
 HOME = str(Path(srr.__file__).parent)
 MOST = 40  # calls of functions of the package in one layer; the walls of its operators alone made it 135
+DESCENDING = 130  # a layer that descends also bounds two norms, and one factorizes with derivatives of any order
 
 
 def calls(function, *inputs) -> Counter[str]:
@@ -39,7 +40,7 @@ def test_a_layer_makes_few_calls(block, masked, training):
     with torch.set_grad_enabled(training):
         layer(torch.randn(2, 9, 16), mask)  # the matrix that evaluation keeps is made
         found = calls(layer, torch.randn(2, 9, 16), mask)
-    assert 0 < found.total() <= MOST, found
+    assert 0 < found.total() <= (DESCENDING if BLOCKS[block].moves else MOST), found
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -38,8 +38,21 @@ ARRAYS: dict[str, np.ndarray] = {
     "labels": _RNG.permuted(np.broadcast_to(np.arange(N) % HEADS, (2, 3, N)), axis=-1),
     "mask": _RNG.uniform(size=(2, 3, N, N)) < 0.6,
 }
-UNBATCHED = {"U", "out", "bias", "D", "square", "temperature", "turned"}
-_CORE_NDIM = {"weights": 1, "labels": 1, "W": 3, "U": 3, "out": 3, "bias": 1, "turned": 3, "temperature": 2}
+ARRAYS["sigma"] = np.asarray([0.7, -1.3, 0.4])
+ARRAYS["scales"] = np.asarray([0.5, 1.5, 0.9])
+UNBATCHED = {"sigma", "scales", "U", "out", "bias", "D", "square", "temperature", "turned"}
+_CORE_NDIM = {
+    "sigma": 1,
+    "scales": 1,
+    "weights": 1,
+    "labels": 1,
+    "W": 3,
+    "U": 3,
+    "out": 3,
+    "bias": 1,
+    "turned": 3,
+    "temperature": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -399,5 +412,29 @@ CASES: tuple[Case, ...] = (
         ("A", "A_previous", "Z", "D"),
         lambda A, B, Z, D: ref.naive_ista(A + 0.4 * (A - B), Z, D, 0.2, LAM),
         {"step": 0.2, "lam": LAM, "momentum": 0.4},
+    ),
+    Case("centered_sphere", srr.ops.centered_sphere, ("Z",), ref.naive_centered_sphere),
+    Case("softmax_energy", srr.ops.softmax_energy, ("Z", "U", "W", "sigma", "scales"), ref.naive_softmax_energy),
+    Case(
+        "softmax_energy causal",
+        srr.ops.softmax_energy,
+        ("Z", "U", "W", "sigma", "scales"),
+        lambda *arrays: ref.naive_softmax_energy(*arrays, causal=True),
+        {"causal": True},
+    ),
+    Case(
+        "softmax_energy_grad",
+        srr.ops.softmax_energy_grad,
+        ("Z", "U", "W", "sigma", "scales"),
+        lambda Z, *rest: ref.complex_step_gradient(lambda X: ref.naive_softmax_energy(X, *rest), Z),
+    ),
+    Case(
+        "softmax_energy_grad masked",
+        srr.ops.softmax_energy_grad,
+        ("Z", "U", "W", "sigma", "scales"),
+        lambda Z, U, Y, sigma, s, seen: ref.complex_step_gradient(
+            lambda X: ref.naive_softmax_energy(X, U, Y, sigma, s, mask=seen), Z
+        ),
+        keywords=("mask",),
     ),
 )

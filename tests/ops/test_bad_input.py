@@ -19,7 +19,8 @@ INF = np.where(np.arange(20).reshape(5, 4) == 7, np.inf, 1.0)
 
 # What an argument of the case table is called in the signature of its operator.
 _NAMES = {
-    "W": ("V", "W"),
+    "W": ("V", "W", "Y"),
+    "sigma": ("weights",),
     "V": ("V", "Z"),
     "square": ("M", "D", "U"),
     "U": ("U", "A"),
@@ -123,7 +124,7 @@ def test_concrete_scalar_arrays_are_checked_too(value: object) -> None:
 
 @pytest.mark.parametrize(("case", "position"), POSITIONS)
 def test_too_few_axes_are_refused_by_name(case: Case, position: int) -> None:
-    if case.names[position] in ("bias", "weights") or case.name.endswith(("_threshold", "_angles")):
+    if case.names[position] in ("bias", "weights", "sigma", "scales") or case.name.endswith(("_threshold", "_angles")):
         pytest.skip("one axis, or any, is right there")
     inputs = [x.copy() for x in case.inputs(batched=False)]
     shape = inputs[position].shape

@@ -138,7 +138,7 @@ def test_sparse_coding():
     close(gradient(Z=Z_, A=positive, D=D_, lam=0.3), step, 1e-11)
     assert d.equal(d.grad(loss, Dict), (A @ Dict.T - Z).T @ A).how == "symbolic"
     assert d.grad(loss, lam) == d.total(d.absolute(A))
-    shrunk = d.soft_threshold(A, lam)
+    shrunk = d.shrink(A, lam)
     close(shrunk(A=A_, lam=0.3), srr.ops.soft_threshold(A_, threshold=0.3))
     close(d.grad(d.total(shrunk), A)(A=A_, lam=0.3), (np.abs(A_) > 0.3).astype(float))
 
@@ -581,7 +581,7 @@ def test_latex_as_one_would_write_it():
 def test_code_runs_on_every_backend(backend):
     values = {"Z": Z_, "U": U_, "Pi": PI_, "eps": EPS, "Y": RNG.standard_normal((K, M, P)), "sigma": np.ones(K)}
     values |= {"s": np.full(K, 0.6), "f": np.tanh, "A": RNG.standard_normal((N, D)), "alpha": 0.7}
-    shrink = d.total(d.soft_threshold(d.Matrix("A", "n", "d"), alpha) @ d.diag(d.diagonal(Z.T @ Z)))
+    shrink = d.total(d.shrink(d.Matrix("A", "n", "d"), alpha) @ d.diag(d.diagonal(Z.T @ Z)))
     some = (d.grad(ENERGY, Z), d.grad(shrink, Z))  # JAX compiles every operation of every shape
     for x in some if backend.name == "jax" else (R, R_HEADS, d.grad(R_PARTS, Z), ENERGY, shrink, *some):
         used = {name: values[name] for name in x.arguments}

@@ -1,0 +1,211 @@
+"""Layers that descend for any weights, against definitions written out, and certificates that can fail."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import srr
+from srr.nn import PRESETS, Block, EnergyAttention, FeasibleISTA, RateCompression, create_model
+from tests import references as ref
+
+DIM, HEADS, P, N = 10, 3, 4, 7
+PROVED = ("crate_descent", "crate_energy")
+
+
+def draw(module: torch.nn.Module, seed: int = 0, scale: float = 1.0) -> torch.nn.Module:
+    """The module in float64, every parameter drawn anew."""
+    module, rng = module.double(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=rng, dtype=torch.float64))
+    return module
+
+
+def centered(*shape: int, seed: int = 1) -> torch.Tensor:
+    Z = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return functional.layer_norm(Z, (shape[-1],))
+
+
+def bound(M: np.ndarray) -> float:
+    """(tr M¹⁶)^(1/16), which is what three squarings give."""
+    return float(np.sum(np.linalg.eigvalsh(M) ** 16) ** (1 / 16))
+
+
+def projected(Y: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    return np.stack(
+        [ref.naive_centered_sphere(y[None], radius=np.linalg.norm(z))[0] for y, z in zip(Y, Z, strict=True)]
+    )
+
+
+def test_compression_is_the_projected_gradient_step_of_its_definition():
+    layer, Z = draw(RateCompression(DIM, HEADS, P)), centered(N, DIM)
+    eps, U = layer.log_eps.exp().detach().numpy(), layer.U.detach().numpy()
+    grads = [ref.naive_subspace_grad(Z.numpy(), U[k : k + 1], eps[k]) for k in range(HEADS)]
+    beta = P / (N * eps**2)
+    L = bound(sum(b * B @ B.T for b, B in zip(beta, U, strict=True)))
+    step = float(layer.share.sigmoid()) / L
+    want = projected(Z.numpy() - step * sum(grads), Z.numpy())
+    np.testing.assert_allclose(layer(Z).detach().numpy(), want, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_energy_attention_is_the_projected_gradient_step_of_its_definition(causal):
+    layer, Z = draw(EnergyAttention(DIM, HEADS, P, causal=causal)), centered(N, DIM)
+    U, sigma, s = layer.U.detach().numpy(), layer.sigma.detach().numpy(), layer.log_scale.exp().detach().numpy()
+    W = layer.keys.detach().numpy().reshape(HEADS, P, DIM)
+    keys = np.einsum("kpd,nd->knp", W, Z.numpy())
+    keys /= np.sqrt((keys**2).mean(-1, keepdims=True))
+    grad = ref.complex_step_gradient(lambda X: ref.naive_softmax_energy(X, U, keys, sigma, s, causal=causal), Z.numpy())
+    L = bound(sum(max(a, 0) * b * P * B @ B.T for a, b, B in zip(sigma, s, U, strict=True)))
+    want = projected(Z.numpy() - grad / max(1, L), Z.numpy())
+    np.testing.assert_allclose(layer(Z).detach().numpy(), want, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_feasible_ista_is_proximal_steps_from_the_positive_part(steps):
+    layer = draw(FeasibleISTA(DIM, lam=0.3, steps=steps))
+    X, D = centered(N, DIM).numpy(), layer.D.detach().numpy()
+    step, want = float(layer.share.sigmoid()) / bound(D.T @ D), np.maximum(X, 0)
+    for _ in range(steps):
+        want = ref.naive_ista(want, X, D, step, 0.3)
+    np.testing.assert_allclose(layer(torch.as_tensor(X)).detach().numpy(), want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", PROVED)
+@pytest.mark.parametrize("scale", [1e-3, 1e-1, 1.0, 10.0, 1e3])
+def test_no_weights_make_a_half_step_rise(block, scale):
+    for seed in range(5):
+        layer = draw(Block(block, DIM, HEADS, P), seed, scale)
+        Z = torch.randn(4, N, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for half, found in layer.descents(Z).items():
+            rounding = 1e-12 * (found.before.abs() + found.after.abs() + found.guaranteed)
+            assert (found.before - found.after >= found.guaranteed - rounding).all(), (half, seed)
+            assert (found.guaranteed >= 0).all()
+
+
+@pytest.mark.parametrize("block", PROVED)
+def test_a_mask_leaves_padding_out(block):
+    layer, Z = draw(Block(block, DIM, HEADS, P)), centered(2, N, DIM)
+    mask = torch.ones(2, N, dtype=torch.bool)
+    mask[0, 5:] = False
+    moved = layer.compress(Z, mask)
+    close = {"rtol": 1e-7, "atol": 1e-8}  # a layer's factor may lose digits to its condition, up to 1e-3 of a rate
+    torch.testing.assert_close(moved[0, :5], layer.compress(Z[0, :5]), **close)
+    torch.testing.assert_close(moved[1], layer.compress(Z[1]), **close)
+    found = layer.descents(Z, mask)["compress"]
+    assert (found.after <= found.before).all()
+
+
+@pytest.mark.parametrize("block", PROVED)
+def test_the_first_rows_are_those_of_all(block):
+    layer, Z = draw(Block(block, DIM, HEADS, P)), centered(2, N, DIM)
+    torch.testing.assert_close(layer(Z, rows=1), layer(Z)[:, :1])
+
+
+def test_the_causal_energy_commutes_with_truncation_and_extends():
+    layer, Z = draw(Block("crate_energy", DIM, HEADS, P, causal=True)), centered(2, N, DIM)
+    whole = layer(Z)
+    torch.testing.assert_close(whole[:, :4], layer(Z[:, :4]), rtol=1e-10, atol=1e-12)
+    first, past = layer.extend(Z[:, :4])
+    rest, _ = layer.extend(Z[:, 4:], past)
+    torch.testing.assert_close(torch.cat((first, rest), 1), whole, rtol=1e-10, atol=1e-12)
+
+
+def test_exact_compression_has_no_causal_form():
+    with pytest.raises(ValueError, match="no causal form"):
+        Block("crate_descent", DIM, HEADS, P, causal=True)
+
+
+def test_energy_maps_are_the_weights_of_the_keys():
+    layer, Z = draw(EnergyAttention(DIM, HEADS, P)), centered(N, DIM)
+    maps, keys = layer.attention_map(Z).detach().numpy(), layer.coordinates(Z).detach().numpy()
+    V = np.einsum("nd,kdp->knp", Z.numpy(), layer.U.detach().numpy())
+    for k in range(HEADS):
+        scores = float(layer.log_scale[k].exp()) * V[k] @ keys[k].T
+        for i in range(N):
+            np.testing.assert_allclose(maps[k, i], ref.naive_softmax(list(scores[i])), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("block", PROVED)
+def test_derivatives_are_those_of_finite_differences(block):
+    layer, Z = draw(Block(block, 6, 2, 2), 3), centered(1, 4, 6).requires_grad_()
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(Z: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (Z,))
+
+    assert torch.autograd.gradcheck(run, (Z, *layer.parameters()), atol=1e-6)
+
+
+@pytest.mark.parametrize("block", PROVED)
+def test_compiles_without_a_graph_break(block):
+    layer, Z = Block(block, DIM, HEADS, P), centered(2, N, DIM).float()
+    compiled = torch.compile(layer, fullgraph=True)
+    torch.testing.assert_close(compiled(Z), layer(Z), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["micro", "tiny", "small", "base"])
+def test_presets_have_the_parameters_of_crate_within_three_percent(size):
+    with torch.device("meta"):
+        counts = [
+            sum(p.numel() for p in create_model(name).parameters())
+            for name in (f"crate_{size}", f"crate_descent_{size}")
+        ]
+    assert f"crate_descent_{size}" in PRESETS
+    assert abs(counts[1] / counts[0] - 1) < 0.03
+
+
+@pytest.mark.parametrize("block", PROVED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_certificate_of_a_trained_network_has_no_violation(block, dtype):
+    torch.manual_seed(0)
+    model, images = create_model("crate_micro", block=block), torch.randn(32, 1, 8, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(10):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), torch.arange(32) % 10).backward()
+        optimizer.step()
+    found = srr.certify(model, images.to(dtype))
+    assert len(found.half_steps) == 8
+    assert found.violations == found.rises == 0
+    assert "256 of 256 half-steps are proved to descend: 0 violations" in str(found)
+
+
+@pytest.mark.parametrize(("module", "half"), [(RateCompression, "compress"), (FeasibleISTA, "sparsify")])
+def test_a_certificate_sees_a_step_that_is_too_long(module, half, monkeypatch):
+    torch.manual_seed(0)
+    name = "curvature" if module is RateCompression else "_bound"
+    honest = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda self, *weights: honest(self, *weights) / 50)
+    found = srr.certify(create_model("crate_micro", block="crate_descent"), torch.randn(8, 1, 8, 8))
+    assert found.violations > 0
+    assert {step.half for step in found.half_steps if step.violations} == {half}
+
+
+def test_released_layers_are_measured_on_what_they_are_derived_from():
+    torch.manual_seed(0)
+    model, images = create_model("crate_micro"), torch.randn(3, 1, 8, 8)
+    found = srr.certify(model, images, eps=0.7)
+    block = model.double().blocks[0]
+    with torch.no_grad():
+        Z = model.embed(images.double())
+        half = block.compress(Z)
+        X = block.dictionary_norm(half)
+        codes = block.dictionary(X)
+    U, D = block.attention.U.detach().numpy(), block.dictionary.D.detach().numpy()
+    for at, tokens in (("before", Z), ("after", half)):
+        want = [ref.naive_subspace_coding_rate(z, U, 0.7) for z in tokens.numpy()]
+        np.testing.assert_allclose(getattr(found.half_steps[0], at), want, rtol=1e-10)
+    for at, A in (("before", X), ("after", codes)):
+        want = [ref.naive_lasso(a, x, D, 0.1) for a, x in zip(A.numpy(), X.numpy(), strict=True)]
+        np.testing.assert_allclose(getattr(found.half_steps[1], at), want, rtol=1e-10)
+    assert found.violations == 0
+    assert found.rises == sum(int(np.sum(step.after > step.before)) for step in found.half_steps)
+
+
+def test_halves_without_an_objective_are_named():
+    found = srr.certify(create_model("crate_micro", block="attention_only"), torch.randn(2, 1, 8, 8))
+    assert found.half_steps == ()
+    assert len(found.without) == 8
+    assert "8 halves" in found.verdict

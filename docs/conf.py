@@ -58,6 +58,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    "write_computation_times": False,  # its page fetches scripts from elsewhere
     "min_reported_time": 1,
     "remove_config_comments": True,
 }

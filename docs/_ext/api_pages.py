@@ -30,6 +30,8 @@ ROOMS = (
     ("Networks", ("srr.nn",)),
     ("Training", ("srr.training",)),
 )
+# The operators again, on expressions and with proved ends: a bare name means the operator.
+MIRRORS = ("srr.derive.", "srr.enclose.")
 GROUP = re.compile(r'^    (?:# (?P<group>.+)|"(?P<name>\w+)",)$', re.MULTILINE)
 
 
@@ -124,6 +126,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.Eleme
     public = app.config.srr_aliases.get(target)
     if public is None and "." not in target:
         hits = [path for path in app.config.srr_aliases.values() if path.rsplit(".", 1)[-1] == target]
+        hits = [path for path in hits if not path.startswith(MIRRORS)] or hits
         public = hits[0] if len(hits) == 1 else None
     if public is not None:
         domain = env.get_domain("py")

@@ -4,34 +4,39 @@ Every rate is reported twice. ``raw`` measures the tokens as they are under the 
 ``normalized`` scales each token to unit norm and makes the bases of each head orthonormal first, so that it
 depends on directions alone. The two disagree in sign for the released attention step: raw rates rise,
 normalized rates fall.
+
+A rate under a layer's own bases compares the places of that layer alone. What compares places of different layers is
+``common``: the normalized rate under the bases of the first layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
 from srr._array.checks import check_positive, check_tokens
 from srr._array.namespace import Array, is_torch, namespace, to_numpy
 from srr.ops.rates import coding_rate, subspace_coding_rate
-from srr.ops.subspaces import orthonormalize, snr
+from srr.ops.subspaces import orthonormalize, project, snr
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 POSITIONS = ("input", "compressed", "sparsified")
 """The three places of a layer: Z^ℓ, Z^{ℓ+1/2}, Z^{ℓ+1}."""
 
-__all__ = ["layer_trace", "LayerTrace"]
+__all__ = ["layer_trace", "LayerTrace", "ReleasedTrace"]
 
 
 class LayerTrace(NamedTuple):
     """Measures of L layers at the three places of each, Z^ℓ, Z^{ℓ+1/2} and Z^{ℓ+1}, every array (L, 3), means
-    over the batch.
+    over the batch. The last place of a layer is the first of the next: measures that do not know the layer agree there,
+    the two under U_ℓ do not.
 
     Attributes:
         compression_raw: R^c(Z; U_ℓ) of the tokens as they are, in nats.
-        compression_normalized: R^c of unit-norm tokens under orthonormal bases, in nats.
+        compression_normalized: R^c of unit-norm tokens under the orthonormalized U_ℓ, in nats.
+        compression_common: R^c of unit-norm tokens under the orthonormalized bases of the first layer, in nats.
         rate_raw: R(Z) of the tokens as they are, in nats.
         rate_normalized: R of unit-norm tokens, in nats.
         l1_normalized: mean ℓ1 norm of a unit-norm token, between 1 and √d.
@@ -42,6 +47,7 @@ class LayerTrace(NamedTuple):
 
     compression_raw: Numbers
     compression_normalized: Numbers
+    compression_common: Numbers
     rate_raw: Numbers
     rate_normalized: Numbers
     l1_normalized: Numbers
@@ -64,12 +70,48 @@ class LayerTrace(NamedTuple):
         ]
 
 
+class ReleasedTrace(NamedTuple):
+    """What the released evaluation reports of L layers, every array (L,).
+
+    Attributes:
+        rate: mean over images of R^c, the sum over heads of the rates of Uᵀ LN(Z^ℓ) before attention, every head of
+            every token at unit norm, in nats.
+        rate_deviation: standard deviation of it over images, with B − 1; 0 for one image.
+        sparsity: mean over images of the share of coordinates of Z^{ℓ+1} that are not zero.
+        sparsity_deviation: standard deviation of it over images.
+    """
+
+    rate: Numbers
+    rate_deviation: Numbers
+    sparsity: Numbers
+    sparsity_deviation: Numbers
+
+
 class _Places(NamedTuple):
     """Tokens at the three places of one layer, its bases, and its dictionary when it has one."""
 
     tokens: tuple[Array, Array, Array]
     U: Array
     D: Array | None
+
+
+@overload
+def layer_trace(
+    model: Any,
+    inputs: Array,
+    *,
+    eps: float = 0.1,
+    U: Array | Sequence[Array] | None = None,
+    labels: Array | None = None,
+    core_dtype: Any = None,
+    measure: Literal["layers"] = "layers",
+) -> LayerTrace: ...
+
+
+@overload
+def layer_trace(
+    model: Any, inputs: Array, *, eps: float = 0.1, core_dtype: Any = None, measure: Literal["released"]
+) -> ReleasedTrace: ...
 
 
 def layer_trace(
@@ -80,7 +122,8 @@ def layer_trace(
     U: Array | Sequence[Array] | None = None,
     labels: Array | None = None,
     core_dtype: Any = None,
-) -> LayerTrace:
+    measure: Literal["layers", "released"] = "layers",
+) -> LayerTrace | ReleasedTrace:
     r"""Coding rates, sparsity and signal-to-noise ratio at :math:`Z^\ell, Z^{\ell+1/2}, Z^{\ell+1}` of every layer.
 
     Args:
@@ -92,12 +135,14 @@ def layer_trace(
         U: bases (K, d, p), one for all steps or one for each; needed for a list of steps, refused for a network.
         labels: the subspace of each token, integers (n,), for the signal-to-noise ratio.
         core_dtype: dtype the rates are computed in; float64 by default.
+        measure: ``"layers"``, or ``"released"`` for the numbers of the released evaluation of a network, whose
+            ε² = 0.01 is the eps here by default.
 
     Returns:
-        A :class:`LayerTrace`.
+        A :class:`LayerTrace`, or a :class:`srr.diagnostics.ReleasedTrace` of the released measure.
 
     Raises:
-        ValueError: bases missing or not wanted, no layers, or eps not positive.
+        ValueError: bases missing or not wanted, no layers, eps not positive, or the released measure of plain steps.
 
     Source: The measurement of [CRATE] figures 3-4, without its fixed choice of scale; theory of the two measures, (12).
 
@@ -110,15 +155,22 @@ def layer_trace(
         ((2, 3), True)
     """
     check_positive(eps, "eps")
+    if measure == "released":
+        if not hasattr(model, "blocks") or U is not None or labels is not None:
+            raise ValueError('measure="released" reads a network with blocks, and takes neither U nor labels')
+        return _released(model, inputs, eps, core_dtype)
+    if measure != "layers":
+        raise ValueError(f'measure must be "layers" or "released"; got {measure!r}')
     if hasattr(model, "blocks"):
         if U is not None:
             raise ValueError("U is read from the network; give it only with a list of steps")
-        states: Iterable[_Places] = _network_states(model, inputs)
+        states = _network_states(model, inputs)
     else:
-        states = _step_states(list(model), inputs, U)
-    found = [_measure(layer, eps, labels, core_dtype) for layer in states]
-    if not found:
+        states = list(_step_states(list(model), inputs, U))
+    if not states:
         raise ValueError("model must have at least one layer; got none")
+    common = orthonormalize(states[0].U)
+    found = [_measure(layer, common, eps, labels, core_dtype) for layer in states]
     return LayerTrace(*(np.asarray(column, dtype=np.float64) for column in zip(*found, strict=True)))
 
 
@@ -150,7 +202,27 @@ def _places(block: Any, Z: Array, after: Array) -> _Places:
     return _Places((Z, block.compress(Z), after), block.attention.U.detach(), None if D is None else D.detach())
 
 
-def _measure(layer: _Places, eps: float, labels: Array | None, core_dtype: Any) -> tuple[Any, ...]:
+def _released(model: Any, inputs: Array, eps: float, core_dtype: Any) -> ReleasedTrace:
+    from srr.nn.probe import evaluating, layer_states
+
+    columns = []
+    with evaluating(model), layer_states(model) as seen:
+        model(inputs)
+        for state in seen.values():
+            block: Any = state.block
+            heads = _unit(project(block.attention_norm(state.before), block.attention.U))  # (B, K, n, p)
+            rates = to_numpy(coding_rate(heads, eps=eps, core_dtype=core_dtype)).sum(-1)
+            after = to_numpy(state.after != 0).mean((-2, -1))
+            columns.append([f(x) for x in (rates, after) for f in (np.mean, _deviation)])
+    return ReleasedTrace(*np.asarray(columns, dtype=np.float64).T)
+
+
+def _deviation(values: Numbers) -> float:
+    """Standard deviation of a sample; 0 of one value."""
+    return float(np.std(values, ddof=1)) if np.size(values) > 1 else 0.0
+
+
+def _measure(layer: _Places, common: Array, eps: float, labels: Array | None, core_dtype: Any) -> tuple[Any, ...]:
     bases, columns = orthonormalize(layer.U), []
     for Z in layer.tokens:
         unit = _unit(Z)
@@ -158,6 +230,7 @@ def _measure(layer: _Places, eps: float, labels: Array | None, core_dtype: Any) 
         rates = (
             subspace_coding_rate(Z, layer.U, **options),
             subspace_coding_rate(unit, bases, **options),
+            subspace_coding_rate(unit, common, **options),
             coding_rate(Z, **options),
             coding_rate(unit, **options),
         )

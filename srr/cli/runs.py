@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 RunFolder = Annotated[str, typer.Argument(help="Folder of a training run.")]
 Eps = Annotated[float, typer.Option(help="Distortion ε of the rates.")]
 HeldOut = Annotated[int, typer.Option(help="Held-out samples to measure.", min=1)]
-COLUMNS = (("R^c raw", "compression_raw"), ("R^c normalized", "compression_normalized"), ("non-zero", "sparsity"))
+COLUMNS = (
+    ("R^c raw\nits own U", "compression_raw"),
+    ("R^c unit\nits own U", "compression_normalized"),
+    ("R^c unit\nU of layer 0", "compression_common"),
+    ("non-zero\n", "sparsity"),
+)
 
 
 def train(
@@ -97,7 +102,10 @@ def trace(
     samples: HeldOut = 256,
     out: Annotated[str | None, typer.Option(help="Folder for trace.png and trace.csv; the run by default.")] = None,
 ) -> None:
-    """Print and plot R^c (raw and normalized) and sparsity layer by layer, trained against untrained."""
+    """Print and plot R^c and sparsity at the three places of every layer, trained against untrained.
+
+    Under the layer's own bases U, R^c compares the places of that layer; under those of layer 0, all of them.
+    """
     import csv
 
     from srr.plots.traces import plot_layer_trace
@@ -113,22 +121,21 @@ def trace(
         writer.writerows(rows)
     plot_layer_trace(traces).savefig(folder / "trace.png", dpi=150)
     console = Console()
-    console.print(_trace_table(traces, eps))
+    for name, found in traces.items():
+        console.print(_trace_table(name, found, eps))
     console.print(Text(printable(f"written: {folder / 'trace.csv'}, {folder / 'trace.png'}")))
 
 
-def _trace_table(traces: dict[str, LayerTrace], eps: float) -> Table:
-    """After every layer, each measure for each model; the half-steps are in the CSV file and in the picture."""
-    table = Table(title=f"tokens after each layer; rates in nats at ε = {eps:g}")
+def _trace_table(name: str, found: LayerTrace, eps: float) -> Table:
+    """The rows of the CSV file that compare: three places a layer, a rule where the codebook changes."""
+    table = Table(title=f"{name}: rates in nats at ε = {eps:g}; unit: tokens at unit norm")
     table.add_column("layer", justify="right")
+    table.add_column("tokens")
     for title, _ in COLUMNS:
-        for name in traces:
-            table.add_column(f"{title}\n{name}", justify="right")
-    depth = next(iter(traces.values())).depth
-    for layer in range(-1, depth):
-        at = (0, 0) if layer < 0 else (layer, 2)
-        cells = [f"{getattr(found, field)[at]:.4g}" for _, field in COLUMNS for found in traces.values()]
-        table.add_row("input" if layer < 0 else str(layer + 1), *cells)
+        table.add_column(title, justify="right")
+    for row in found.rows():
+        cells = [f"{row[field]:.4g}" for _, field in COLUMNS]
+        table.add_row(str(row["layer"]), str(row["position"]), *cells, end_section=row["position"] == "sparsified")
     return table
 
 

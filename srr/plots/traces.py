@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from srr.diagnostics import LayerTrace
+from srr.diagnostics import LayerTrace, Numbers
 from srr.plots.canvas import canvas
 
 if TYPE_CHECKING:
@@ -18,14 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["plot_layer_trace"]
 
 PANELS = (
-    ("compression_raw", "R^c, tokens as they are (nats)"),
-    ("compression_normalized", "R^c, unit tokens (nats)"),
+    ("compression_raw", "R^c(Z; U of the layer), tokens as they are (nats)"),
+    ("compression_normalized", "R^c(Z; U of the layer), unit tokens (nats)"),
+    ("compression_common", "R^c(Z; U of layer 0), unit tokens (nats)"),
     ("sparsity", "share of non-zero coordinates"),
 )
+OWN = ("compression_raw", "compression_normalized")
+"""Measures under the codebook of the layer, which do not compare across layers."""
+ASIDE = 0.12  # of a layer: how far its ends are drawn from its neighbors, where the codebook changes
 
 
 def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Figure | None = None) -> Figure:
     """Draw compression and sparsity along the layers of one or more networks, half-steps included.
+
+    Under its own bases each layer is three points by itself, its input, the place between its halves and its output:
+    no line joins values under different bases. Beside them is one curve through all places, under the bases of the
+    first layer.
 
     Args:
         traces: what :func:`srr.layer_trace` returned, by the name it gets in the legend. A dot is the input or
@@ -40,22 +48,27 @@ def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Figure | None 
     """
     if not traces:
         raise ValueError("traces must hold at least one trace; got none")
-    figure = canvas(figure, (11.0, 3.4))
+    figure = canvas(figure, (13.0, 3.6))
     axes = figure.subplots(1, len(PANELS))
-    for axis, (field, title) in zip(axes, PANELS, strict=True):
+    depth = max(trace.depth for trace in traces.values())
+    for axis, (field, label) in zip(axes, PANELS, strict=True):
         for number, (name, trace) in enumerate(traces.items()):
-            _draw(axis, getattr(trace, field), name, f"C{number}")
-        axis.set(xlabel="layer", title=title)
+            _draw(axis, getattr(trace, field), name, f"C{number}", apart=field in OWN)
+        axis.set_xticks(np.arange(depth) + 0.5, [str(layer) for layer in range(depth)])
+        axis.set(xlabel="layer")
+        axis.set_ylabel(label, fontsize="small")
         if field == "sparsity":
             axis.set_ylim(0.0, 1.05)
     axes[0].legend()
     return figure
 
 
-def _draw(axis: Axes, values: Any, name: str, color: str) -> None:
-    """The polygon Z⁰, Z^½, Z¹, Z^{1+½}, …: positions 0, ½, 1, 1½, …"""
-    path = np.append(values[:, :2].ravel(), values[-1, 2])
-    at = np.arange(len(path)) / 2
-    axis.plot(at, path, color=color, linewidth=0.6, linestyle=":")
-    axis.plot(at[::2], path[::2], "o-", color=color, markersize=4, linewidth=1.2, label=name)
-    axis.plot(at[1::2], path[1::2], "x", color=color, markersize=4)
+def _draw(axis: Axes, values: Numbers, name: str, color: str, *, apart: bool) -> None:
+    """Values (L, 3) at ℓ, ℓ + ½, ℓ + 1 as one line, broken between the layers where they are to stand apart."""
+    aside = ASIDE if apart else 0.0
+    at = np.arange(len(values))[:, None] + np.array([aside, 0.5, 1.0 - aside])
+    gap = np.full((len(values), 1 if apart else 0), np.nan)
+    x, y = (np.concatenate((part, gap), axis=1).ravel() for part in (at, values))
+    axis.plot(x, y, color=color, linewidth=1.2, label=name)
+    axis.plot(at[:, ::2].ravel(), values[:, ::2].ravel(), "o", color=color, markersize=4)
+    axis.plot(at[:, 1], values[:, 1], "x", color=color, markersize=5)

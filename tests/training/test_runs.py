@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 
 from srr.cli.app import main
+from srr.diagnostics import POSITIONS
 from srr.nn import CRATE, create_model
 from srr.training.callbacks import curve, read_table
 from srr.training.checkpoint import read_checkpoint
@@ -88,9 +90,12 @@ def test_curves_are_a_table(digits):
     assert float(trace[0]["trace_1/step_times_norm"]) > 0
 
 
-def test_trace_command_writes_table_and_picture(digits, tmp_path, capsys):
+def test_trace_command_writes_table_and_picture(digits, tmp_path, capsys, monkeypatch):
+    save = Figure.savefig
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k)))
     assert main(["trace", str(digits), "--out", str(tmp_path), "--samples", "32"]) == 0
-    assert "untrained" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     with open(tmp_path / "trace.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 4 * 3
@@ -98,6 +103,19 @@ def test_trace_command_writes_table_and_picture(digits, tmp_path, capsys):
     traces = trace_run(open_run(digits), eps=0.1, count=32)
     found = [float(r["sparsity"]) for r in rows if r["model"] == "trained" and r["position"] == "sparsified"]
     np.testing.assert_allclose(found, traces["trained"].sparsity[:, 2])
+
+    # the table, the picture and the file say the same at every place
+    shown = [re.findall(r"[\w.+-]+", line) for line in printed.splitlines()]
+    shown = [words for words in shown if len(words) > 2 and words[1] in POSITIONS]
+    assert [words[:2] for words in shown] == [[row["layer"], row["position"]] for row in rows]
+    fields = ("compression_raw", "compression_normalized", "compression_common", "sparsity")
+    for words, row in zip(shown, rows, strict=True):
+        assert words[2:] == [f"{float(row[field]):.4g}" for field in fields]
+    for axis, field in zip(drawn[0].axes, fields, strict=True):
+        for name in ("trained", "untrained"):
+            (line,) = (line for line in axis.lines if line.get_label() == name)
+            y = np.asarray(line.get_ydata())
+            np.testing.assert_allclose(y[~np.isnan(y)], [float(r[field]) for r in rows if r["model"] == name])
 
 
 def test_report_is_one_page_that_a_browser_renders(digits, tmp_path):

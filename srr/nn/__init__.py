@@ -12,13 +12,16 @@ from srr.nn.descent import Descent, EnergyAttention, FeasibleISTA, RateCompressi
 from srr.nn.layers import ISTA, MSSA
 from srr.nn.losses import (
     cross_entropy,
+    expansion_weight,
     fused_coding_rate,
     fused_rate_reduction,
     fused_subspace_coding_rate,
     mcr2_loss,
+    rate_gradient_bound,
     reconstruction_loss,
     srr_regularizer,
     total_coding_rate_regularizer,
+    views_loss,
 )
 from srr.nn.mae import CrateMAE, DecoderBlock, MaeConfig, random_patch_mask, sincos_positions, unpatchify
 from srr.nn.presets import PRESETS, create_model, load_model
@@ -49,6 +52,9 @@ __all__ = [
     "mcr2_loss",
     "srr_regularizer",
     "total_coding_rate_regularizer",
+    "views_loss",
+    "expansion_weight",
+    "rate_gradient_bound",
     "fused_coding_rate",
     "fused_subspace_coding_rate",
     "fused_rate_reduction",

@@ -21,7 +21,7 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from srr import ops
-from srr._array.checks import check_bases, check_nonnegative, check_positive, check_tokens
+from srr._array.checks import check_bases, check_count, check_nonnegative, check_positive, check_tokens
 from srr._array.namespace import Array, core_cast, namespace
 from srr.nn.probe import chosen_blocks, layer_states
 
@@ -31,6 +31,9 @@ __all__ = [
     "mcr2_loss",
     "srr_regularizer",
     "total_coding_rate_regularizer",
+    "views_loss",
+    "expansion_weight",
+    "rate_gradient_bound",
     "fused_coding_rate",
     "fused_subspace_coding_rate",
     "fused_rate_reduction",
@@ -230,6 +233,133 @@ def total_coding_rate_regularizer(
     if world_size(group) > 1:
         return -_moment_of_all(Z, None, core_dtype, group, lambda moment: moment.coding_rate(eps=eps))
     return -fused_coding_rate(Z, eps=eps, core_dtype=core_dtype).mean()
+
+
+def rate_gradient_bound(n: int, d: int, *, eps: float) -> float:
+    r"""Largest Frobenius norm that the gradient of the coding rate has at any tokens (n, d).
+
+    .. math:: \lVert \nabla R(Z) \rVert_F \le \tfrac12 \sqrt{\alpha \min(n, d)},
+        \qquad \alpha = \frac{d}{n \varepsilon^2}
+
+    The gradient :math:`\alpha Z (I + \alpha Z^\top Z)^{-1}` has the singular values ασ/(1 + ασ²) ≤ ½√α, equal at
+    σ = 1/√α: the bound is attained where all min(n, d) singular values of Z are 1/√α.
+
+    Args:
+        n: number of tokens.
+        d: their width.
+        eps: distortion ε > 0.
+
+    Returns:
+        The bound, in nats per unit of Z; zero for no token.
+
+    Raises:
+        ValueError: n negative, d or eps not positive.
+
+    Source: own; from [CRATE] (7).
+
+    Example:
+        >>> rate_gradient_bound(64, 16, eps=0.5)
+        2.0
+    """
+    check_positive(eps, "eps")
+    check_count(n, "n", least=0)
+    check_count(d, "d")
+    return 0.5 * math.sqrt(ops.rate_scale(n, d, eps=eps) * min(n, d)) if n else 0.0
+
+
+def expansion_weight(n: int, d: int, *, eps: float) -> float:
+    r"""Weight γ under which the rate of a view pulls as hard, at most, as the similarity does at most.
+
+    .. math:: \gamma = \frac{1/\sqrt n}{\max_Z \lVert \nabla R(Z) \rVert_F} = \frac{2 \varepsilon}{\sqrt{d \min(n, d)}}
+
+    On the unit sphere the gradient of the mean over n samples of ½‖z − t‖² has Frobenius norm at most 1/√n. The weight
+    is 2ε/d where n ≥ d, and γR at its maximum, unit tokens with equal singular values, is then ε log(1 + 1/ε²)
+    whatever the batch and the width.
+
+    Args:
+        n: samples of a view on all ranks.
+        d: width of a feature.
+        eps: distortion ε > 0.
+
+    Returns:
+        The weight; zero for no sample.
+
+    Raises:
+        ValueError: n negative, d or eps not positive.
+
+    Source: own; :func:`rate_gradient_bound`.
+
+    Example:
+        >>> expansion_weight(256, 64, eps=0.5) == expansion_weight(1024, 64, eps=0.5) == 1 / 64
+        True
+    """
+    bound = rate_gradient_bound(n, d, eps=eps)
+    return 1 / (math.sqrt(n) * bound) if bound else 0.0
+
+
+def views_loss(
+    views: Tensor,
+    *,
+    teacher: Tensor | None = None,
+    eps: float = 0.5,
+    weight: float | None = None,
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""Views of one image agree while the features of different images spread: no label, no negative pair.
+
+    .. math::
+
+        \frac1V \sum_v \Bigl( \tfrac1n \sum_i \tfrac12 \lVert \hat z_i^v - t_i^v \rVert^2
+            - \gamma R(\hat Z^v) \Bigr), \qquad \hat z = z / \lVert z \rVert
+
+    Without a teacher :math:`t_i^v` is the mean of the views of image i, through which gradients flow. With one, the
+    first term is the mean over all pairs of a view of the student and another view of the teacher, a constant.
+
+    Args:
+        views: features (V, n, d) of V ≥ 2 views of n images; the n of all ranks are one batch.
+        teacher: features (W, n, d) that an averaged network has of the first W ≤ V views.
+        eps: distortion ε > 0.
+        weight: γ ≥ 0; :func:`expansion_weight` of the batch of all ranks by default. Zero lets all features collapse.
+        core_dtype: dtype of the Gram matrix and its factor, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        One number, in [−γ max R, 2]: negative once the features have spread. Zero for no sample at all.
+
+    Raises:
+        TypeError: views are no floating tensor.
+        ValueError: fewer than two views, a teacher of another shape, NaN or infinity, eps not positive, weight < 0.
+
+    Source: [EMPSSL], its objective with ½‖z − t‖² for 1 − cosine; with a teacher [SIMDINO].
+
+    Example:
+        >>> apart = torch.eye(4).expand(2, 4, 4)
+        >>> together = torch.ones(2, 4, 4)
+        >>> bool(views_loss(apart) < 0 < views_loss(apart, teacher=apart.flip(1))), round(float(views_loss(apart)), 4)
+        (True, -0.8047)
+    """
+    if views.ndim != 3 or len(views) < 2:
+        raise ValueError(f"views must have shape (V, n, d) with V >= 2; got {tuple(views.shape)}")
+    V, n, d = views.shape
+    if teacher is not None and (teacher.ndim != 3 or teacher.shape[1:] != (n, d) or not 1 <= len(teacher) <= V):
+        raise ValueError(f"teacher must have shape (W, {n}, {d}) with 1 <= W <= {V}; got {tuple(teacher.shape)}")
+    check_positive(eps, "eps")
+    if weight is not None:
+        check_nonnegative(weight, "weight")
+    total = n if world_size(group) == 1 else int(sum_over_ranks(torch.tensor(n, device=views.device), group))
+    weight = expansion_weight(total, d, eps=eps) if weight is None else weight
+    Z = unit_rows(views)
+    if total == 0:
+        return Z.sum()
+    spread = total_coding_rate_regularizer(Z, eps=eps, normalize=False, core_dtype=core_dtype, group=group)
+    if teacher is None:
+        distance = (Z - Z.mean(0)).square().sum(-1)  # (V, n, d) -> (V, n)
+        return _mean_over_ranks(distance / 2, distance.numel(), group) + weight * spread
+    other = torch.ones(V, len(teacher), dtype=torch.bool, device=Z.device).fill_diagonal_(False)
+    student, target = other.nonzero().unbind(-1)  # pairs of different views
+    distance = (Z[student] - unit_rows(teacher.detach())[target]).square().sum(-1)  # (pairs, n)
+    return _mean_over_ranks(distance / 2, distance.numel(), group) + weight * spread
 
 
 def unit_rows(Z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from srr.nn import create_model
-from srr.nn.losses import cross_entropy, mcr2_loss, srr_regularizer, total_coding_rate_regularizer
+from srr.nn.losses import cross_entropy, mcr2_loss, srr_regularizer, total_coding_rate_regularizer, views_loss
 
 N = 14
 PARTS = {0: slice(0, 4), 1: slice(4, N), None: slice(0, N)}
@@ -31,6 +31,8 @@ def draw(*shape: int, seed: int) -> Tensor:
 INPUTS = draw(N, 5, seed=0)
 IMAGES = draw(N, 1, 8, 8, seed=1)
 LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 3, 3, 0, 1, 2, 0, 3, 1])  # class 3 is on the second rank alone
+VIEWS = draw(3, N, 5, seed=4)
+TEACHER = draw(5, 6, seed=5)
 HIDDEN = draw(N, 16, seed=2) > 0.3
 MEMBERS = torch.softmax(draw(N, 3, seed=3), -1)
 IGNORED = torch.where(torch.arange(N) < 3, -100, LABELS)
@@ -70,6 +72,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
     "mcr2_members": (Features, lambda m, w, part: mcr2_loss(w(INPUTS[part]), MEMBERS[part], eps=0.5, normalize=False)),
     "mcr2_empty_rank": (Features, of_some),
     "total_coding_rate": (Features, lambda m, w, part: total_coding_rate_regularizer(w(INPUTS[part]), eps=0.5)),
+    "views": (Features, lambda m, w, part: views_loss(w(VIEWS[:, part]), eps=0.5)),
+    "views_teacher": (
+        Features,
+        lambda m, w, part: views_loss(w(VIEWS[:, part]), teacher=VIEWS[:2, part] @ TEACHER, eps=0.3, weight=0.2),
+    ),
+    "views_empty_rank": (Features, lambda m, w, part: views_loss(w(VIEWS[:, part])[:, ALL_ON_ONE[part] != -100])),
     "srr_image": (classifier, regularized("image")),
     "srr_batch": (classifier, regularized("batch")),
     "masked": (

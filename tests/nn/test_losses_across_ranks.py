@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from srr.nn import cross_entropy, mcr2_loss
-from tests.nn.losses_of_a_batch import CASES, INPUTS, LABELS, PARTS, gradients_and_value
+from srr.nn import cross_entropy, mcr2_loss, views_loss
+from tests.nn.losses_of_a_batch import CASES, INPUTS, LABELS, PARTS, VIEWS, Features, N, gradients_and_value
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +43,23 @@ def test_a_group_of_one_has_its_own_loss(found: dict) -> None:
     scores, labels = INPUTS[PARTS[0]], LABELS[PARTS[0]]
     for one, wanted in zip(found["alone"], (cross_entropy(scores, labels), mcr2_loss(scores, labels)), strict=True):
         torch.testing.assert_close(one, wanted, rtol=1e-12, atol=0.0)
+
+
+def test_the_mean_of_the_rates_of_the_ranks_is_not_the_rate_of_the_mean(found: dict) -> None:
+    """log det is concave: a rank that sees its own part alone underestimates the rate, and so overstates the loss."""
+    torch.manual_seed(0)
+    Z = torch.nn.functional.normalize(Features().double()(VIEWS).detach(), dim=-1)
+    eye = torch.eye(6, dtype=torch.float64)
+
+    def rate(z: torch.Tensor) -> torch.Tensor:
+        return torch.logdet(eye + 6 / 0.5**2 * z.mT @ z / z.shape[1]).mean() / 2
+
+    apart = sum(Z[:, PARTS[rank]].shape[1] / N * rate(Z[:, PARTS[rank]]) for rank in (0, 1))
+    gamma = 2 * 0.5 / 6  # n >= d
+    agreement = (Z - Z.mean(0)).square().sum(-1).mean() / 2
+    torch.testing.assert_close(found["views"][0], agreement - gamma * rate(Z), rtol=1e-10, atol=0.0)
+    assert found["views"][0] < agreement - gamma * (apart + 0.2)
+    naive = sum(
+        Z[:, PARTS[rank]].shape[1] / N * views_loss(Z[:, PARTS[rank]], eps=0.5, weight=gamma) for rank in (0, 1)
+    )
+    torch.testing.assert_close(naive, agreement - gamma * apart, rtol=1e-10, atol=0.0)

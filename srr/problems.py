@@ -6,18 +6,28 @@ classes, and sparse coding in a given dictionary.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, cast
 
-from srr._array.checks import check_array, check_bases, check_positive, check_same_dtype, check_tokens
+from srr._array.checks import (
+    check_array,
+    check_bases,
+    check_nonnegative,
+    check_positive,
+    check_same_dtype,
+    check_tokens,
+)
 from srr._array.linalg import bare_gram, inverse_of_factor, logdet_of_factor, shifted, trusted_cholesky
 from srr._array.namespace import (
     Array,
     DType,
     Namespace,
     core_cast,
+    epsilon,
+    eye,
     is_compiling,
     is_differentiated,
     is_floating,
@@ -25,6 +35,7 @@ from srr._array.namespace import (
 )
 from srr.ops import rate_reduction_value_and_grad, rate_scale, subspace_coding_rate_smoothness
 from srr.ops.rates import bare_sparse_rate_reduction_value_and_grad, check_partition, core_tolerance
+from srr.ops.subspaces import merge_heads
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
 
 if TYPE_CHECKING:
@@ -104,18 +115,29 @@ class SparseRateReduction(Problem[G_co]):
     Without a bound on the tokens' size and with λ > 0 the problem is degenerate: its solutions are a few
     enormous tokens. `UnitL1`, the default, keeps every token on the unit sphere.
 
+    Where the subspaces do not fill the space, K·p < d, the solutions leave them: energy outside raises R and costs
+    nothing in R^c. ``outside`` charges for it, with P the projector onto the span of all subspaces:
+
+    .. math:: + \; \mu \tfrac{\alpha}{2} \lVert Z (I - P) \rVert_F^2, \quad \alpha = d / (n \varepsilon^2)
+
+    With μ ≥ 1 it never pays to go outside, since R(Z) ≤ R(ZP) + α/2 ‖Z(I - P)‖². `minimize` warns where μ = 0 and
+    K·p < d.
+
     Args:
         U: bases of shape (K, d, p).
         eps: distortion ε > 0.
         penalty: g, for example ``UnitL1(lam)``.
         D: orthogonal frame of shape (d, d) in which g is measured, the standard basis by default.
         core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+        outside: weight μ ≥ 0 of the energy outside the subspaces; 0 is the problem as published, 1 the least
+            that keeps tokens inside.
 
     Raises:
         TypeError: U or D is not a real floating array.
-        ValueError: U does not have three axes, eps is not positive, D is not orthogonal.
+        ValueError: U does not have three axes, eps is not positive, D is not orthogonal, outside is negative.
 
-    Source: [CRATE] (1); the step 1/L with L = L_c + α/8 follows from the Hessians of its two rates.
+    Source: [CRATE] (1); the step 1/L with L = L_c + α/8 + μα follows from the Hessians of its parts. The bound on R
+    is Fischer's inequality and log(1 + x) ≤ x.
 
     Example:
         >>> import numpy as np, srr
@@ -129,11 +151,13 @@ class SparseRateReduction(Problem[G_co]):
     penalty: G_co = field(default_factory=cast("Callable[[], G_co]", UnitL1))
     D: Array | None = None
     core_dtype: DType = None
+    outside: float = 0.0
     _measured: G_co = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_bases(self.U)
         check_positive(self.eps, "eps")
+        check_nonnegative(self.outside, "outside")
         measured = self.penalty if self.D is None else RotatedPenalty(self.penalty, self.D)
         object.__setattr__(self, "_measured", measured)  # in a frame it keeps value, prox and distance, not a gradient
 
@@ -147,8 +171,20 @@ class SparseRateReduction(Problem[G_co]):
         check_tokens(Z)
         check_bases(self.U, Z.shape[-1])
 
+    def start(self, Z: Array) -> Array:
+        """The point of the domain of g nearest to Z; warns where solutions leave the subspaces."""
+        nearest = super().start(Z)
+        K, d, p = self.U.shape[-3:]
+        if self.outside == 0 and K * p < d:
+            warnings.warn(
+                f"Solutions leave the subspaces, since K*p={K * p} is less than d={d} and energy outside is free: "
+                "give SparseRateReduction outside=1.",
+                stacklevel=3,  # the line that called minimize
+            )
+        return nearest
+
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
-        """R^c - R and its gradient; more tokens than dimensions go through the second moment alone."""
+        """R^c - R, with what lies outside, and its gradient; with n > d the second moment is enough."""
         xp = namespace(Z, self.U)
         A, U = core_cast(Z, self.core_dtype, xp), core_cast(self.U, self.core_dtype, xp)
         rtol = core_tolerance(A, A, xp)
@@ -156,15 +192,29 @@ class SparseRateReduction(Problem[G_co]):
         if found is None:
             value, grad = bare_sparse_rate_reduction_value_and_grad(A, U, self.eps, rtol, xp)
             found = -value, -grad
-        return found[0], xp.astype(found[1], Z.dtype, copy=False)
+        value, grad = found
+        if self.outside > 0:
+            weight = self.outside * rate_scale(*A.shape[-2:], eps=self.eps)
+            off = _outside(A, U, xp)
+            value, grad = value + 0.5 * weight * xp.sum(off * off, axis=(-2, -1)), grad + weight * off
+        return value, xp.astype(grad, Z.dtype, copy=False)
 
     def smoothness(self, Z: Array) -> Array:
-        """L_c + α/8 with L_c = β‖Σ U_kU_kᵀ‖₂."""
+        """L_c + α/8 + μα with L_c = β‖Σ U_kU_kᵀ‖₂."""
         xp = namespace(Z, self.U)
-        return (
-            subspace_coding_rate_smoothness(Z, self.U, eps=self.eps, xp=xp)
-            + rate_scale(*Z.shape[-2:], eps=self.eps) / 8.0
-        )
+        alpha = rate_scale(*Z.shape[-2:], eps=self.eps)
+        return subspace_coding_rate_smoothness(Z, self.U, eps=self.eps, xp=xp) + (0.125 + self.outside) * alpha
+
+
+def _outside(A: Any, U: Any, xp: Namespace) -> Any:
+    """Part of the tokens orthogonal to all subspaces, Z(I - P) with P = W(WᵀW)⁻¹Wᵀ and W = [U_1 … U_K].
+
+    The Gram matrix is shifted by its rounding error, so that subspaces may share directions and have zero columns.
+    """
+    W = merge_heads(U, xp)
+    inner = bare_gram(W, xp)
+    tiny = epsilon(W.dtype, xp) * xp.sum(W * W, axis=(-2, -1))[..., None, None]
+    return A - (A @ W) @ xp.linalg.solve(inner + tiny * eye(inner.shape[-1], inner, xp), W.mT)
 
 
 def _from_moment(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any] | None:

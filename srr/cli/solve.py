@@ -50,6 +50,7 @@ def solve(
     rotated: Annotated[bool, typer.Option(help="Rotate the mixture; sparsity is then rotated too.")] = False,
     eps: Annotated[float, typer.Option(help="Distortion ε.")] = 0.5,
     lam: Annotated[float, typer.Option(help="Sparsity weight λ.")] = 0.005,
+    outside: Annotated[float, typer.Option(help="Weight of energy outside the subspaces; 1 where k p < d.")] = 0.0,
     solver: Annotated[str, typer.Option(help="backtracking, bb, fixed or accelerated.")] = "backtracking",
     tol: Annotated[float, typer.Option(help="Distance to optimality to reach.")] = 1e-7,
     max_steps: Annotated[int, typer.Option(help="Largest number of steps.")] = 2000,
@@ -65,7 +66,8 @@ def solve(
         if data is None
         else load_tokens(data)
     )
-    problem = SparseRateReduction(mixture.U, eps, UnitL1(lam), D=mixture.D if rotated and data is None else None)
+    frame = mixture.D if rotated and data is None else None
+    problem = SparseRateReduction(mixture.U, eps, UnitL1(lam), D=frame, outside=outside)
     create_run(out)
     with SolveDisplay(problem) as display:
         solution = minimize(problem, mixture.Z, SOLVERS[solver], tol=tol, max_steps=max_steps, callbacks=[display])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -112,6 +113,66 @@ def rotated_frame(lab: Lab, p: Sample) -> Refutation:
     wrong = 1 - _assigned(standard, p)
     witness = f"{1 - wrong:.1%} of the tokens on their own subspace, {_assigned(aligned, p):.1%} in the aligned frame"
     return Refutation(wrong, 1 - _assigned(aligned, p), witness)
+
+
+def _narrow(rng: np.random.Generator) -> Sample:
+    """Four subspaces of dimension 4 that leave half of the 32 dimensions free, noise 0.1."""
+    mix = subspace_mixture(n=400, d=32, K=4, p=4, noise=0.1, seed=rng)
+    return Sample(Z=mix.Z, U=mix.U, labels=mix.labels, eps=0.5)
+
+
+@counterexample("srr-leaves-subspaces", "5.21c", source="CRATE (1)", inside=_narrow, bound=1e-6, margin=0.4, samples=1)
+def leaves_subspaces(lab: Lab, p: Sample) -> Refutation:
+    r"""Where the subspaces do not fill the space, the solutions leave them.
+
+    $$\mathrm{argmax}_{\Vert z_i\Vert = 1} \; R(Z) - R^c(Z; U) - \lambda\Vert Z\Vert_1 \;
+    \mathrm{lies\;on\;the\;subspaces}$$
+    Corrected: $$\mathrm{argmax}_{\Vert z_i\Vert = 1} \; R(Z) - R^c(Z; U) - \lambda\Vert Z\Vert_1
+    - \tfrac{\alpha}{2}\Vert Z(I - P)\Vert^2$$
+
+    Assumes: n = 400, d = 32, K = p = 4, so that K·p < d; noise 0.1, ε = 0.5, λ = 0.005.
+    Measured: share of the energy outside the span of the subspaces, 0.06 in the data (corrected form: the same).
+    Proof: Energy outside enlarges R and is in no term of R^c: every free direction is filled. The added term outweighs
+    what it gains, statement 5.21d.
+    """
+
+    def lost(outside: float) -> float:
+        problem = SparseRateReduction(lab.array(p.U), eps=p.eps, penalty=UnitL1(LAM), outside=outside)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it names this very fault
+            Z = lab.numpy(minimize(problem, lab.array(p.Z), ProximalGradient(), tol=1e-5, max_steps=200).Z)
+        return 1 - float(np.sum((Z @ p.U) ** 2) / np.sum(Z**2))  # the subspaces of a mixture are orthogonal
+
+    return Refutation(lost(0.0), lost(1.0), f"{1 - lost(0.0):.1%} of the energy left on the subspaces")
+
+
+def _any_span(rng: np.random.Generator) -> Sample:
+    d, rank = 6, int(rng.integers(1, 6))
+    Z = draws.spread(rng, 0.05, 5.0) * rng.standard_normal((int(rng.integers(3, 20)), d))
+    return Sample(Z=Z, W=np.linalg.qr(rng.standard_normal((d, rank)))[0], eps=draws.spread(rng, 0.2, 1.0))
+
+
+@inequality("rate-outside", "5.21d", source="this project", inside=_any_span, bound=1e-9)
+def rate_outside(lab: Lab, p: Sample) -> float:
+    r"""What tokens gain in rate outside a subspace is at most α/2 of their energy there.
+
+    $$R(Z) \leq R(ZP) + \tfrac{\alpha}{2}\Vert Z(I - P)\Vert_F^2, \quad \alpha = d/(n\varepsilon^2)$$
+
+    Assumes: P an orthogonal projector, any Z.
+    Measured: largest excess over the right side, relative.
+    Proof: Fischer: the determinant of I + αZᵀZ is at most the product of its blocks along P and I - P, and log det
+    (I + M) ≤ tr M on the second. So a charge of α/2 or more makes the projection of tokens no worse in R^c - R.
+    """
+    n, d = p.Z.shape
+    inside = p.Z @ p.W @ p.W.T
+    right = truth.rate(inside, p.eps) + d / (2 * n * p.eps**2) * np.sum((p.Z - inside) ** 2)
+    excess = float(lab.ops.coding_rate(p.Z, eps=p.eps)) - float(right)
+    return float(
+        max(
+            excess / float(right),
+            truth.error(lab.ops.coding_rate(inside, eps=p.eps), truth.rate(inside, p.eps)) - 1e-10,
+        )
+    )
 
 
 def _denoised(rng: np.random.Generator, delta: float = 0.05, step: float = 0.1, layers: int = 12) -> Sample:

@@ -60,7 +60,7 @@ def test_every_solver_and_the_rotated_frame(tmp_path, solver):
 def test_tokens_of_ones_own(tmp_path):
     mix = srr.subspace_mixture(n=50, d=8, K=2, p=3, noise=0.1, seed=0)
     np.savez(tmp_path / "tokens.npz", Z=mix.Z, U=mix.U)
-    assert run("--out", tmp_path / "mix", "--data", tmp_path / "tokens.npz") == 0
+    assert run("--out", tmp_path / "mix", "--data", tmp_path / "tokens.npz", "--outside", 1) == 0
     with np.load(tmp_path / "mix" / "solution.npz") as saved:
         np.testing.assert_array_equal(saved["Z0"], mix.Z)
 

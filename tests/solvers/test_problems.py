@@ -16,6 +16,7 @@ def problems(n=30, d=6, seed=0):
     Pi = rng.dirichlet(np.ones(3), n)
     return {
         "srr": srr.SparseRateReduction(U, 0.5),
+        "srr-outside": srr.SparseRateReduction(U[:2], 0.5, outside=1.5),
         "mcr2-labels": srr.RateReduction(rng.integers(0, 3, n), 0.5, srr.Ridge(0.1)),
         "mcr2-weights": srr.RateReduction(Pi, 0.5, srr.Ridge(0.1)),
         "coding": srr.SparseCoding(
@@ -114,6 +115,7 @@ def test_backends_agree(backend: Backend, which):
     reference, Z = problems()[which], np.random.default_rng(3).standard_normal((30, 6))
     arrays = {
         "srr": lambda: srr.SparseRateReduction(backend.asarray(reference.U), 0.5),
+        "srr-outside": lambda: srr.SparseRateReduction(backend.asarray(reference.U), 0.5, outside=1.5),
         "mcr2-labels": lambda: srr.RateReduction(backend.asarray(reference.Pi), 0.5, srr.Ridge(0.1)),
         "mcr2-weights": lambda: srr.RateReduction(backend.asarray(reference.Pi), 0.5, srr.Ridge(0.1)),
         "coding": lambda: srr.SparseCoding(
@@ -171,3 +173,56 @@ def test_values_are_batched():
     assert value.shape == (2, 3)
     assert float(to_numpy(value)[1, 2]) == pytest.approx(float(problem.value(Z[1, 2])), rel=1e-12)
     np.testing.assert_allclose(grad[1, 2], problem.grad(Z[1, 2]), rtol=1e-9, atol=1e-12)
+
+
+# --- K·p < d: the part of the space that no subspace covers
+
+
+def narrow():
+    return srr.subspace_mixture(n=400, d=32, K=4, p=4, noise=0.1, seed=0)
+
+
+def on_subspaces(Z, U):
+    """Share of the energy on the union of orthogonal subspaces."""
+    return float(np.sum((Z @ U) ** 2) / np.sum(Z**2))
+
+
+def test_outside_is_the_energy_off_the_span_from_an_independent_projector():
+    rng = np.random.default_rng(0)
+    U = rng.standard_normal((2, 7, 2))
+    U[1, :, 1] = U[0, :, 0]  # a shared direction: the span has dimension 3
+    Z = rng.standard_normal((5, 7))
+    span = np.linalg.svd(np.concatenate(list(U), axis=1))[0][:, :3]
+    off = Z - Z @ span @ span.T
+    weight = 2.0 * 7 / (5 * 0.5**2)
+    free, charged = srr.SparseRateReduction(U, 0.5), srr.SparseRateReduction(U, 0.5, outside=2.0)
+    assert charged.value(Z) - free.value(Z) == pytest.approx(weight / 2 * np.sum(off**2), rel=1e-12)
+    np.testing.assert_allclose(charged.grad(Z) - free.grad(Z), weight * off, rtol=1e-11, atol=1e-12)
+
+
+def test_solutions_leave_narrow_subspaces_unless_outside_is_charged():
+    mix = narrow()
+    Z = mix.Z / np.linalg.norm(mix.Z, axis=1, keepdims=True)
+    assert on_subspaces(Z, mix.U) > 0.93
+    free, charged = (srr.SparseRateReduction(mix.U, 0.5, srr.UnitL1(0.005), outside=mu) for mu in (0.0, 1.0))
+    with pytest.warns(UserWarning, match="give SparseRateReduction outside=1") as seen:
+        left = srr.minimize(free, Z, srr.ProximalGradient())
+    assert len(seen) == 1
+    assert seen[0].filename == __file__  # the line that called minimize
+    stayed = srr.minimize(charged, Z, srr.ProximalGradient())
+    assert left.converged
+    assert stayed.converged
+    assert on_subspaces(left.Z, mix.U) < 0.5
+    assert on_subspaces(stayed.Z, mix.U) > 1 - 1e-9
+
+
+def test_no_warning_where_subspaces_fill_the_space_or_outside_is_charged(recwarn):
+    mix = narrow()
+    srr.SparseRateReduction(mix.U, 0.5, outside=1.0).start(mix.Z)
+    srr.SparseRateReduction(np.eye(4)[None], 0.5).start(np.eye(4))
+    assert not [w for w in recwarn if "outside" in str(w.message)]
+
+
+def test_outside_must_not_be_negative():
+    with pytest.raises(ValueError, match="outside must be"):
+        srr.SparseRateReduction(np.eye(4)[None], 0.5, outside=-1.0)

@@ -1,5 +1,6 @@
 """Operators broken on purpose: each mutant is one slip a person could make."""
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Callable
@@ -201,6 +202,10 @@ def frame_ignored(f, self, V, *, step):
     return self.penalty.prox(V, step=step)
 
 
+def outside_is_free(f, self, Z):
+    return f(dataclasses.replace(self, outside=0.0), Z)
+
+
 def uphill_problem(f, self, Z):
     value, slope = f(self, Z)
     return value, -slope
@@ -273,6 +278,7 @@ MUTANTS = [
     Mutant("codes-uphill", "ista_step", uphill_codes),
     Mutant("sphere-threshold-halved", "unit_soft_threshold", with_option(threshold=lambda t: t / 2)),
     Mutant("frame-ignored", "penalties.RotatedPenalty.prox", frame_ignored),
+    Mutant("outside-is-free", "problems.SparseRateReduction.value_and_grad", outside_is_free),
     Mutant("problem-uphill", "problems.RateReduction.value_and_grad", uphill_problem),
     Mutant("one-layer-fewer", "nn.create_model", lambda f, name: f(name, depth=11)),
     Mutant("gradient-doubled", "coding_rate_grad", scaled(2.0)),

@@ -43,6 +43,8 @@ ONLY = {
     "kaiming-norm": "codes-uphill",
     "prox-sphere": "sphere-threshold-halved",
     "srr-rotated-frame": "frame-ignored",
+    "srr-leaves-subspaces": "outside-is-free",
+    "rate-outside": "half-counted-twice",
     "mcr2-optimum": "problem-uphill",
     "erratum-parameters": "one-layer-fewer",
     "rate-gradient-norm": "gradient-doubled",

@@ -53,7 +53,7 @@ class LayerHalf(NamedTuple):
 
     @property
     def violations(self) -> int:
-        """Inputs for which a proved half fell by less than it must: zero, or the code is wrong."""
+        """Inputs for which a proved half fell by less than it must, zero, or the code is wrong."""
         kept = self.before - self.after >= self.guaranteed - self.slack  # not a number counts as broken
         return int(np.sum(~kept)) if self.proved else 0
 

@@ -1,7 +1,7 @@
 """Every docstring of the package has one form: `python .ci/docstrings.py [file ...]` prints what has another.
 
 A section is a word of `BLOCKS` alone on its line, with indented text below; `Args` lists `name: meaning`. The source of
-a formula is one line, or one paragraph, that begins `Source: `.
+a formula is one line, or one paragraph, that begins `Source: `. What a name means begins in lower case.
 """
 
 import ast
@@ -17,6 +17,7 @@ OTHER_FORMS = {
     "Shape": "Shapes", "Note": "plain text", "Notes": "plain text",
 }  # fmt: skip
 LINE = re.compile(r"^(?P<indent> *)(?P<word>[A-Z][A-Za-z]+)::? *(?P<rest>.*)$")
+CAPITAL = re.compile(r"^\*{0,2}[A-Za-z_]\w*(, \*{0,2}[A-Za-z_]\w*)*: (?!Dask|False|None|Pi|Python|True)[A-Z][a-z]+\b")
 ENTRY = re.compile(r"^\*{0,2}[A-Za-z_]\w*(, \*{0,2}[A-Za-z_]\w*)*: \S")
 
 
@@ -36,10 +37,11 @@ def faults(doc: str) -> Iterator[tuple[int, str]]:
             body = block(lines[at + 1 :])
             if rest or not body:
                 yield at, f"'{word}:' stands alone on its line, with indented text below"
-            elif word == "Args":
-                yield from (
-                    (at + 1 + k, f"'name: meaning' expected in Args; got '{line}'") for k, line in entries(body)
-                )
+            elif word in ("Args", "Attributes", "Raises"):
+                yield from ((at + 1 + k, f"begins in lower case: '{line}'") for k, line in entries(body, CAPITAL, True))
+                if word == "Args":
+                    wrong = entries(body, ENTRY, False)
+                    yield from ((at + 1 + k, f"'name: meaning' expected in Args; got '{line}'") for k, line in wrong)
 
 
 def block(lines: list[str]) -> list[str]:
@@ -48,11 +50,11 @@ def block(lines: list[str]) -> list[str]:
     return lines[:count]
 
 
-def entries(body: list[str]) -> Iterator[tuple[int, str]]:
-    """Lines of a block at its own indentation that are no entry."""
+def entries(body: list[str], form: re.Pattern[str], matching: bool) -> Iterator[tuple[int, str]]:
+    """Lines of a block at its own indentation that have a form, or that have it not."""
     own = len(body[0]) - len(body[0].lstrip())
     for k, line in enumerate(body):
-        if len(line) - len(line.lstrip()) == own and not ENTRY.match(line.strip()):
+        if len(line) - len(line.lstrip()) == own and bool(form.match(line.strip())) is matching:
             yield k, line.strip()
 
 

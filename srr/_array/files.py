@@ -14,11 +14,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in its place; on an error nothing is left.
 
     Args:
-        path: File to replace or create.
-        write: Called with the open file.
+        path: file to replace or create.
+        write: called with the open file.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full; `path` is as it was.
+        OSError: the folder cannot be written, or the disk is full; `path` is as it was.
     """
     draft = draft_of(path)
     try:
@@ -37,13 +37,13 @@ def made_atomically(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` to fill, which takes its place at the end; on an error nothing is left.
 
     Args:
-        folder: Folder to create; one that is there must be empty.
+        folder: folder to create; one that is there must be empty.
 
     Yields:
         The folder to write into.
 
     Raises:
-        OSError: The folder cannot be written, or holds something.
+        OSError: the folder cannot be written, or holds something.
     """
     draft = draft_of(folder)
     try:

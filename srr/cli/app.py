@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; the exit status is 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
 
     Args:
-        arguments: The words after ``srr``; those of the process by default.
+        arguments: the words after ``srr``; those of the process by default.
 
     Returns:
         The exit status.

@@ -25,13 +25,13 @@ def token_colors(tokens: Array) -> Any:
     The sign of a component is the one in which its largest coordinate is positive, so that pictures repeat.
 
     Args:
-        tokens: Tokens of shape (n, d).
+        tokens: tokens of shape (n, d).
 
     Returns:
         NumPy array (n, 3); components beyond the rank of the tokens are 0.5.
 
     Raises:
-        ValueError: Fewer than two axes, or a value that is not finite.
+        ValueError: fewer than two axes, or a value that is not finite.
 
     Example:
         >>> token_colors(np.asarray([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]))[:, 0].tolist()
@@ -56,17 +56,17 @@ def plot_attention(
     """Draw an image, each head's attention over its patches, and its patch tokens as colors.
 
     Args:
-        image: Picture of shape (height, width) or (height, width, 3), in [0, 1].
-        maps: Attention of the class token to the patches, of shape (K, n).
-        tokens: Patch tokens of shape (n, d).
-        grid: Rows and columns of patches, n in all.
-        figure: Matplotlib figure to draw into, a new one by default.
+        image: picture of shape (height, width) or (height, width, 3), in [0, 1].
+        maps: attention of the class token to the patches, of shape (K, n).
+        tokens: patch tokens of shape (n, d).
+        grid: rows and columns of patches, n in all.
+        figure: matplotlib figure to draw into, a new one by default.
 
     Returns:
         The figure: K + 2 panels.
 
     Raises:
-        ValueError: Maps or tokens that are not one for each patch.
+        ValueError: maps or tokens that are not one for each patch.
     """
     picture, weights = to_numpy(image), to_numpy(maps)
     patches = grid[0] * grid[1]

@@ -24,8 +24,8 @@ def plot_objective(solution: Solution[Any], *, figure: Figure | None = None) -> 
     """Draw the objective and the distance to optimality at every step.
 
     Args:
-        solution: What `minimize` returned; every batch item becomes a line.
-        figure: Matplotlib figure to draw into, a new one by default.
+        solution: what `minimize` returned; every batch item becomes a line.
+        figure: matplotlib figure to draw into, a new one by default.
 
     Returns:
         The figure.
@@ -45,10 +45,10 @@ def plot_gram(before: Array, after: Array, labels: Array, *, figure: Figure | No
     """Draw the absolute Gram matrices ``|Z Zᵀ|`` of unit tokens before and after, ordered by class.
 
     Args:
-        before: Tokens of shape (n, d).
-        after: Tokens of shape (n, d).
-        labels: Classes of shape (n,).
-        figure: Matplotlib figure to draw into, a new one by default.
+        before: tokens of shape (n, d).
+        after: tokens of shape (n, d).
+        labels: classes of shape (n,).
+        figure: matplotlib figure to draw into, a new one by default.
 
     Returns:
         The figure.
@@ -70,11 +70,11 @@ def plot_energies(before: Array, after: Array, U: Array, labels: Array, *, figur
     """Draw the share of every token's energy in every subspace, before and after, ordered by class.
 
     Args:
-        before: Tokens of shape (n, d).
-        after: Tokens of shape (n, d).
-        U: Orthonormal bases of shape (K, d, p).
-        labels: Classes of shape (n,).
-        figure: Matplotlib figure to draw into, a new one by default.
+        before: tokens of shape (n, d).
+        after: tokens of shape (n, d).
+        U: orthonormal bases of shape (K, d, p).
+        labels: classes of shape (n,).
+        figure: matplotlib figure to draw into, a new one by default.
 
     Returns:
         The figure.

@@ -63,8 +63,8 @@ class History(NamedTuple):
     """What a run measured at every iterate, the first one included.
 
     Args:
-        objective: Objective, shape (steps + 1, ...).
-        residual: Distance to optimality, shape (steps + 1, ...).
+        objective: objective, shape (steps + 1, ...).
+        residual: distance to optimality, shape (steps + 1, ...).
     """
 
     objective: Numbers
@@ -75,12 +75,12 @@ class Solution(NamedTuple, Generic[X_co]):
     """Result of `minimize`. Numbers about the run live on the host, `Z` stays on its backend and device.
 
     Args:
-        Z: Last iterate, or the last finite one of an item that diverged.
-        status: A `Status`; an object array of shape (...) for a batched problem.
-        steps: Steps taken, per batch item.
-        objective: Objective at `Z`, per batch item.
-        residual: Distance to optimality at `Z`, per batch item.
-        history: Objective and residual at every step.
+        Z: last iterate, or the last finite one of an item that diverged.
+        status: a `Status`; an object array of shape (...) for a batched problem.
+        steps: steps taken, per batch item.
+        objective: objective at `Z`, per batch item.
+        residual: distance to optimality at `Z`, per batch item.
+        history: objective and residual at every step.
     """
 
     Z: X_co
@@ -156,11 +156,11 @@ class Observation(NamedTuple, Generic[X_co, S_co]):
     """What a callback sees after each step; callbacks observe and never change the run.
 
     Args:
-        step: Number of steps taken, 0 for the first iterate.
-        Z: Current iterate.
-        state: The solver's state at `Z`.
-        objective: Objective per batch item on the host, shape (...).
-        residual: Distance to optimality per batch item on the host, shape (...).
+        step: number of steps taken, 0 for the first iterate.
+        Z: current iterate.
+        state: the solver's state at `Z`.
+        objective: objective per batch item on the host, shape (...).
+        residual: distance to optimality per batch item on the host, shape (...).
         active: True for the batch items that are still being solved, shape (...).
     """
 
@@ -181,8 +181,8 @@ def unroll(steps: Iterable[Callable[[X], X]], Z: X) -> X:
     """Fold `Z` through `steps`: a network is an unrolled solver.
 
     Args:
-        steps: Callables, each taking tokens to tokens.
-        Z: Tokens (..., n, d).
+        steps: callables, each taking tokens to tokens.
+        Z: tokens (..., n, d).
 
     Returns:
         The tokens after the last step.
@@ -215,22 +215,22 @@ def minimize(
     converging unless `throw` is set.
 
     Args:
-        problem: What is solved; its ``start(Z)`` maps `Z0` to a feasible first iterate.
-        Z0: First iterate (..., n, d), or a `Solution` to start from warm. Never modified.
-        solver: The algorithm, for example `ProximalGradient()`.
-        tol: Distance to optimality at which an item counts as converged.
-        max_steps: Largest number of steps.
-        callbacks: Called with an `Observation` at the first iterate and after each step; one that returns
+        problem: what is solved; its ``start(Z)`` maps `Z0` to a feasible first iterate.
+        Z0: first iterate (..., n, d), or a `Solution` to start from warm. Never modified.
+        solver: the algorithm, for example `ProximalGradient()`.
+        tol: distance to optimality at which an item counts as converged.
+        max_steps: largest number of steps.
+        callbacks: called with an `Observation` at the first iterate and after each step; one that returns
             True stops the run.
-        throw: Raise `NotConvergedError` when an item did not converge.
+        throw: raise `NotConvergedError` when an item did not converge.
 
     Returns:
         The `Solution`.
 
     Raises:
-        ValueError: If `tol` is negative or not finite, or `max_steps` is negative.
-        TypeError: If `max_steps` is not an integer.
-        NotConvergedError: If `throw` is set and an item did not converge.
+        ValueError: if `tol` is negative or not finite, or `max_steps` is negative.
+        TypeError: if `max_steps` is not an integer.
+        NotConvergedError: if `throw` is set and an item did not converge.
     """
     check_nonnegative(tol, "tol")
     check_count(max_steps, "max_steps", least=0)
@@ -346,8 +346,8 @@ class Progress(Generic[X, S]):
     """Hand every so many steps to a function, for a progress display or a log.
 
     Args:
-        show: Called with the `Observation`.
-        every: Steps between two calls; the first iterate and the last one are always shown.
+        show: called with the `Observation`.
+        every: steps between two calls; the first iterate and the last one are always shown.
 
     Raises:
         ValueError: `every` is below 1.
@@ -381,8 +381,8 @@ class EarlyStop:
     """Ask for a stop when the objective has not fallen enough for a while on any item that still runs.
 
     Args:
-        patience: Steps to wait for a gain.
-        gain: How much lower, in nats, the objective must become to count.
+        patience: steps to wait for a gain.
+        gain: how much lower, in nats, the objective must become to count.
 
     Raises:
         ValueError: `patience` is below 1 or `gain` negative.
@@ -413,8 +413,8 @@ class Checkpoint:
     ``Z`` to `minimize` goes on from there.
 
     Args:
-        path: File to write, ending in ``.npz``.
-        every: Steps between two saves; the last step is always saved.
+        path: file to write, ending in ``.npz``.
+        every: steps between two saves; the last step is always saved.
 
     Raises:
         ValueError: `path` does not end in ``.npz``, or `every` is below 1.

@@ -23,18 +23,18 @@ def check_order(
     """Fit the slope of an error on a log-log line and compare it with the claimed order.
 
     Args:
-        error: Positive error at one parameter value.
-        x: At least four positive parameter values.
-        order: Claimed slope.
-        slack: How far the slope's 95 % interval may reach beyond ``order`` on either side.
-        throw: Raise when it fails.
+        error: positive error at one parameter value.
+        x: at least four positive parameter values.
+        order: claimed slope.
+        slack: how far the slope's 95 % interval may reach beyond ``order`` on either side.
+        throw: raise when it fails.
 
     Returns:
         The `Report`; measured is the slope, the message has its interval.
 
     Raises:
-        AssertionError: If ``throw`` is set and the interval reaches outside.
-        ValueError: If fewer than four values are given, or a value or an error is not positive.
+        AssertionError: if ``throw`` is set and the interval reaches outside.
+        ValueError: if fewer than four values are given, or a value or an error is not positive.
 
     Example:
         >>> import numpy as np
@@ -67,20 +67,20 @@ def check_identity(
     """Compare two sides of an identity over random problems.
 
     Args:
-        left: One side, a function of a problem to a number or an array.
-        right: The other side.
-        draw: Draws a problem from a NumPy generator, inside the assumptions.
-        samples: Problems drawn.
-        rtol: Tolerance relative to the largest entry of the right side.
-        seed: Seed of the generator.
-        throw: Raise when it fails.
+        left: one side, a function of a problem to a number or an array.
+        right: the other side.
+        draw: draws a problem from a NumPy generator, inside the assumptions.
+        samples: problems drawn.
+        rtol: tolerance relative to the largest entry of the right side.
+        seed: seed of the generator.
+        throw: raise when it fails.
 
     Returns:
         The `Report`; its message names the worst problem and both values there.
 
     Raises:
-        AssertionError: If ``throw`` is set and the sides differ.
-        ValueError: If samples is not positive.
+        AssertionError: if ``throw`` is set and the sides differ.
+        ValueError: if samples is not positive.
 
     Example:
         >>> import numpy as np, srr

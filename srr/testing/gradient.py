@@ -25,20 +25,20 @@ def check_gradient(
     """Compare a gradient with fourth-order difference quotients of its function.
 
     Args:
-        f: Function of one array to a number.
-        grad: Its gradient, an array of the shape of Z.
-        Z: Point of any shape; double precision is wanted, differences of float32 carry three digits.
-        rtol: Tolerance relative to the largest difference quotient.
-        entries: Most entries to difference; of larger arrays a random choice.
-        seed: Seed of that choice.
-        throw: Raise when it fails.
+        f: function of one array to a number.
+        grad: its gradient, an array of the shape of Z.
+        Z: point of any shape; double precision is wanted, differences of float32 carry three digits.
+        rtol: tolerance relative to the largest difference quotient.
+        entries: most entries to difference; of larger arrays a random choice.
+        seed: seed of that choice.
+        throw: raise when it fails.
 
     Returns:
         The `Report`; its message names the worst entry and a constant factor or sign where that is the error.
 
     Raises:
-        AssertionError: If ``throw`` is set and the gradient is wrong.
-        ValueError: If the gradient does not have the shape of Z, or Z is not finite.
+        AssertionError: if ``throw`` is set and the gradient is wrong.
+        ValueError: if the gradient does not have the shape of Z, or Z is not finite.
 
     Example:
         >>> import numpy as np, srr

@@ -17,11 +17,11 @@ class Report:
     """What a check found.
 
     Attributes:
-        check: Name of the check.
-        passed: Whether it holds.
-        measured: The worst value found.
-        bound: What it was held against.
-        message: One or two sentences: where, how much, and what the error looks like.
+        check: name of the check.
+        passed: whether it holds.
+        measured: the worst value found.
+        bound: what it was held against.
+        message: one or two sentences: where, how much, and what the error looks like.
     """
 
     check: str
@@ -38,13 +38,13 @@ def assert_close(got: Array, want: Array, *, rtol: float = 1e-7, atol: float = 0
     """Raise unless two arrays of any backend agree, and name the worst entry.
 
     Args:
-        got: Array of any shape.
-        want: Array of the same shape.
-        rtol: Tolerance relative to the largest entry of ``want``.
-        atol: Absolute tolerance, added.
+        got: array of any shape.
+        want: array of the same shape.
+        rtol: tolerance relative to the largest entry of ``want``.
+        atol: absolute tolerance, added.
 
     Raises:
-        AssertionError: If the shapes differ or an entry is off by more than ``atol + rtol·max|want|``.
+        AssertionError: if the shapes differ or an entry is off by more than ``atol + rtol·max|want|``.
 
     Example:
         >>> import numpy as np

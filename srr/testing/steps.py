@@ -26,21 +26,21 @@ def check_prox(
     r"""Look for a point better than ``prox(V)`` in :math:`\tfrac12\lVert x - v\rVert^2 + t\,g(x)`.
 
     Args:
-        prox: The operator, of one array.
-        g: The penalty, convex or not; infinity where a point is not allowed.
-        V: Point of any shape.
+        prox: the operator, of one array.
+        g: the penalty, convex or not; infinity where a point is not allowed.
+        V: point of any shape.
         step: t > 0.
-        samples: Random points tried: around V, around the answer at many distances, and with entries set to zero.
-        tol: Improvement that is put down to rounding, relative to the objective.
-        seed: Seed of the points.
-        throw: Raise when it fails.
+        samples: random points tried: around V, around the answer at many distances, and with entries set to zero.
+        tol: improvement that is put down to rounding, relative to the objective.
+        seed: seed of the points.
+        throw: raise when it fails.
 
     Returns:
         The `Report`.
 
     Raises:
-        AssertionError: If ``throw`` is set and a better point was found, or the answer is not allowed by g.
-        ValueError: If step is not positive.
+        AssertionError: if ``throw`` is set and a better point was found, or the answer is not allowed by g.
+        ValueError: if step is not positive.
 
     Example:
         >>> import numpy as np, srr
@@ -99,19 +99,19 @@ def check_descent(
     """Run a step and require that the function falls each time, by a stated amount if one is given.
 
     Args:
-        f: Function of one array to a number.
-        step: One step of the algorithm.
-        Z: Where to start.
-        steps: How many steps to take.
-        decrease: Least decrease promised at a point; zero by default.
-        tol: What is put down to rounding, relative to ``1 + |f|``.
-        throw: Raise when it fails.
+        f: function of one array to a number.
+        step: one step of the algorithm.
+        Z: where to start.
+        steps: how many steps to take.
+        decrease: least decrease promised at a point; zero by default.
+        tol: what is put down to rounding, relative to ``1 + |f|``.
+        throw: raise when it fails.
 
     Returns:
         The `Report`; its message names the worst step.
 
     Raises:
-        AssertionError: If ``throw`` is set and a step falls short.
+        AssertionError: if ``throw`` is set and a step falls short.
 
     Example:
         >>> import numpy as np, srr

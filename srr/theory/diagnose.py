@@ -15,8 +15,8 @@ def diagnose(found: Sequence[tuple[Sides, Sample]], allowed: float) -> str:
     """Name the correction that makes both sides agree on every problem.
 
     Args:
-        found: The two sides with the problem they were measured on.
-        allowed: The error up to which sides agree.
+        found: the two sides with the problem they were measured on.
+        allowed: the error up to which sides agree.
 
     Returns:
         A sentence, empty where no single correction explains the difference.

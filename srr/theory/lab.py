@@ -31,11 +31,11 @@ class Lab:
     name as it is bound at that moment, and brings the result back in float64.
 
     Args:
-        backend: One of numpy, torch, jax, cupy, strict.
+        backend: one of numpy, torch, jax, cupy, strict.
         dtype: float64 or float32.
 
     Raises:
-        ValueError: If the backend or the dtype is unknown, or the backend cannot be imported.
+        ValueError: if the backend or the dtype is unknown, or the backend cannot be imported.
     """
 
     backend: str = "numpy"

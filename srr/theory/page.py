@@ -34,14 +34,14 @@ def render(results: Sequence[Result], lab: Lab) -> str:
     """The page as a string.
 
     Args:
-        results: Outcomes of :func:`srr.theory.verify`.
-        lab: The laboratory they were measured in.
+        results: outcomes of :func:`srr.theory.verify`.
+        lab: the laboratory they were measured in.
 
     Returns:
         A complete HTML document.
 
     Raises:
-        ImportError: If matplotlib is missing; it draws formulas and plots.
+        ImportError: if matplotlib is missing; it draws formulas and plots.
     """
     body, section = [], None
     for result in results:
@@ -84,7 +84,7 @@ def pieces(text: str) -> list[tuple[str, str]]:
     """Prose cut into plain text, subscripts, superscripts and code, for whoever typesets it.
 
     Args:
-        text: Prose with ``V_k``, ``e^{-x}`` and backticked names.
+        text: prose with ``V_k``, ``e^{-x}`` and backticked names.
 
     Returns:
         Pairs of a kind (text, sub, sup or code) and its characters.
@@ -114,7 +114,7 @@ def measured_text(result: Result) -> str:
     """The measured number with what it was held against, in one phrase.
 
     Args:
-        result: An outcome.
+        result: an outcome.
 
     Returns:
         Text such as ``1.2e-14, bound 2.2e-12``.
@@ -140,7 +140,7 @@ def formula_svg(formula: str) -> str:
         A ``div`` element.
 
     Raises:
-        ValueError: If mathtext does not understand the formula.
+        ValueError: if mathtext does not understand the formula.
     """
     need("matplotlib", by="the page of the ledger")
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def plot_svg(result: Result) -> str:
     """Log-log plot of the series of an order or approximation statement; empty for the others.
 
     Args:
-        result: An outcome.
+        result: an outcome.
 
     Returns:
         A ``div`` element, or an empty string.

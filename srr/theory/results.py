@@ -19,10 +19,10 @@ class Result:
     """What was found for one statement.
 
     Attributes:
-        statement: The statement.
-        finding: Verdict and measurements.
-        samples: Problems drawn.
-        seconds: Wall time.
+        statement: the statement.
+        finding: verdict and measurements.
+        samples: problems drawn.
+        seconds: wall time.
     """
 
     statement: Statement[Any]
@@ -49,18 +49,18 @@ def verify(
     """Check statements one after another.
 
     Args:
-        statements: What to check, from :func:`srr.theory.ledger`.
-        lab: Backend and dtype; NumPy in float64 by default.
-        samples: Random problems per statement, at most as many as it asks for. What must exist (a problem that
+        statements: what to check, from :func:`srr.theory.ledger`.
+        lab: backend and dtype; NumPy in float64 by default.
+        samples: random problems per statement, at most as many as it asks for. What must exist (a problem that
             breaks a statement outside its assumptions) is searched for further.
-        seed: Every statement draws from its own stream of this seed, so filters do not change numbers.
+        seed: every statement draws from its own stream of this seed, so filters do not change numbers.
 
     Yields:
         One :class:`Result` per statement, as soon as it is known. An exception inside a statement is a failure that
         carries the message.
 
     Raises:
-        ValueError: If samples is not positive, or seed is negative.
+        ValueError: if samples is not positive, or seed is negative.
 
     Example:
         >>> from srr.theory import ledger, verify

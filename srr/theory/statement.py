@@ -72,9 +72,9 @@ class Series(NamedTuple):
     """A measured gap as a function of one parameter.
 
     Attributes:
-        x: Values of the parameter, positive.
-        y: The gap at each value, positive.
-        inside: True where the assumptions hold; read by approximations only.
+        x: values of the parameter, positive.
+        y: the gap at each value, positive.
+        inside: true where the assumptions hold; read by approximations only.
     """
 
     x: Any
@@ -86,9 +86,9 @@ class Refutation(NamedTuple):
     """The error of a form as printed, beside the error of its corrected form.
 
     Attributes:
-        printed: How far the printed form misses; it must exceed the statement's margin.
-        corrected: How far the corrected form misses; it must stay within the statement's bound.
-        witness: The counter-example, in words and numbers.
+        printed: how far the printed form misses; it must exceed the statement's margin.
+        corrected: how far the corrected form misses; it must stay within the statement's bound.
+        witness: the counter-example, in words and numbers.
     """
 
     printed: float
@@ -100,8 +100,8 @@ class Sides(NamedTuple):
     """Both sides of an identity, or of left ≤ right; where they differ the right side's terms are searched for a slip.
 
     Attributes:
-        left: A number or an array.
-        right: The same, or a dictionary of named terms whose sum it is.
+        left: a number or an array.
+        right: the same, or a dictionary of named terms whose sum it is.
     """
 
     left: Any
@@ -117,11 +117,11 @@ class Finding(NamedTuple):
 
     Attributes:
         verdict: holds, holds under its assumptions, approximate, refuted as stated, or fails.
-        measured: The worst value over the random problems; the slope for order statements.
-        bound: What it was held against.
+        measured: the worst value over the random problems; the slope for order statements.
+        bound: what it was held against.
         interval: 95 % confidence interval of a slope, else None.
-        outside: The measured value where the assumptions are broken, else None.
-        note: The counter-example, or what went wrong.
+        outside: the measured value where the assumptions are broken, else None.
+        note: the counter-example, or what went wrong.
         series: ``(x, y)`` pairs per problem for order and approximation statements.
     """
 
@@ -144,20 +144,20 @@ class Statement(ABC, Generic[M]):
     """One equation, lemma, approximation or erratum; calling it with the function that measures registers it.
 
     Attributes:
-        label: Stable name, such as ``crate-9``.
-        at: Section and number in the theory pages, such as ``"3.10b"``; section 0 is for statements of your own.
-        source: Paper and equation number.
-        inside: Draws a random problem that meets the assumptions.
-        samples: Most problems worth drawing, where one is enough or costly.
+        label: stable name, such as ``crate-9``.
+        at: section and number in the theory pages, such as ``"3.10b"``; section 0 is for statements of your own.
+        source: paper and equation number.
+        inside: draws a random problem that meets the assumptions.
+        samples: most problems worth drawing, where one is enough or costly.
         measure: ``measure(lab, problem)``: a float for identities (error) and inequalities (violation) or their
             :class:`Sides`, a :class:`Series` for orders and approximations, a :class:`Refutation` otherwise.
-        title: What it says, in a few words.
+        title: what it says, in a few words.
         formula: LaTeX, without delimiters.
         corrected: LaTeX of the corrected form (counter-examples and errata).
-        assumes: The assumptions, in words.
-        quantity: What is measured, in words.
-        breaks: The broken assumption, in words.
-        proof: Proof sketch.
+        assumes: the assumptions, in words.
+        quantity: what is measured, in words.
+        breaks: the broken assumption, in words.
+        proof: proof sketch.
     """
 
     kind: ClassVar[str]
@@ -180,7 +180,7 @@ class Statement(ABC, Generic[M]):
         """Read the docstring of the measurement and enter the statement into the register.
 
         Raises:
-            ValueError: If the label is taken, or the docstring lacks what this kind of statement needs.
+            ValueError: if the label is taken, or the docstring lacks what this kind of statement needs.
         """
         self.read(measure)
         if self.label in _REGISTER:
@@ -233,8 +233,8 @@ class _Bounded(Statement[M]):
     """What is held against a number.
 
     Attributes:
-        bound: What the measured value must not exceed, before rounding.
-        rounding: Allowance for rounding, in units of the machine epsilon of the tested dtype.
+        bound: what the measured value must not exceed, before rounding.
+        rounding: allowance for rounding, in units of the machine epsilon of the tested dtype.
     """
 
     _: KW_ONLY
@@ -251,7 +251,7 @@ class inequality(_Bounded[float | Sides]):
     """The measured violation must stay within the bound, and exceed it tenfold somewhere outside the assumptions.
 
     Attributes:
-        outside: Draws a problem that breaks the assumptions, and with them the statement.
+        outside: draws a problem that breaks the assumptions, and with them the statement.
     """
 
     kind = "inequality"
@@ -317,8 +317,8 @@ class order(Statement[Series]):
     """The 95 % interval of a log-log slope must lie within a range.
 
     Attributes:
-        slope: The range.
-        parameter: What the series varies, in words.
+        slope: the range.
+        parameter: what the series varies, in words.
     """
 
     kind = "order"
@@ -339,7 +339,7 @@ class approximation(_Bounded[Series]):
     """A gap that has no proved bound stays within one inside the assumptions and leaves it outside.
 
     Attributes:
-        parameter: What the series varies, in words.
+        parameter: what the series varies, in words.
     """
 
     kind = "approximation"
@@ -364,7 +364,7 @@ class counterexample(_Bounded[Refutation]):
     """The form as stated misses by more than a margin, the corrected form stays within the bound.
 
     Attributes:
-        margin: What the error of the stated form must exceed.
+        margin: what the error of the stated form must exceed.
     """
 
     kind = "counter-example"
@@ -402,13 +402,13 @@ def load(path: Path) -> list[Statement[Any]]:
     """The statements that a Python file of your own decorates; the library's ledger stays as it is.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         Its statements, in the order in which they stand.
 
     Raises:
-        ValueError: If the file does not run, or decorates nothing.
+        ValueError: if the file does not run, or decorates nothing.
     """
     before = dict(_REGISTER)
     spec = importlib.util.spec_from_file_location(f"srr_statements_{path.stem}", path)
@@ -439,17 +439,17 @@ def ledger(
     """The registered statements in reading order, optionally filtered.
 
     Args:
-        labels: Keep statements whose label, or the beginning of it, is listed.
-        source: Keep statements whose source contains this text, whatever its case.
-        kinds: Keep statements of these kinds.
-        section: Keep statements of one section.
-        among: What to choose from, such as what :func:`load` gave; the registered statements by default.
+        labels: keep statements whose label, or the beginning of it, is listed.
+        source: keep statements whose source contains this text, whatever its case.
+        kinds: keep statements of these kinds.
+        section: keep statements of one section.
+        among: what to choose from, such as what :func:`load` gave; the registered statements by default.
 
     Returns:
         The statements, by section, then number.
 
     Raises:
-        ValueError: If a kind is unknown or a filter leaves nothing.
+        ValueError: if a kind is unknown or a filter leaves nothing.
     """
     labels, kinds = tuple(labels), tuple(kinds)
     for kind in kinds:
@@ -478,8 +478,8 @@ def fit_slope(series: Iterable[Series], *, confidence: float = 0.95) -> tuple[fl
     """Common slope of log y against log x, one intercept per series.
 
     Args:
-        series: At least one series of three or more positive points.
-        confidence: Level of the interval.
+        series: at least one series of three or more positive points.
+        confidence: level of the interval.
 
     Returns:
         Slope, and the ends of its Student-t confidence interval.

@@ -17,7 +17,7 @@ def markdown(results: Sequence[Result]) -> str:
     """A Markdown table with formula, source, measured value and verdict.
 
     Args:
-        results: Outcomes of :func:`srr.theory.verify`.
+        results: outcomes of :func:`srr.theory.verify`.
 
     Returns:
         The table; what is measured is the worst of the samples it names.
@@ -32,7 +32,7 @@ def latex(results: Sequence[Result]) -> str:
     """The same as a LaTeX ``tabular``, for a paper.
 
     Args:
-        results: Outcomes of :func:`srr.theory.verify`.
+        results: outcomes of :func:`srr.theory.verify`.
 
     Returns:
         Lines that need no package beyond LaTeX itself.

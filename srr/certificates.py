@@ -14,6 +14,8 @@ import numpy as np
 
 from srr._array.checks import check_positive
 from srr._array.namespace import Array
+from srr.ops.rates import bare_subspace_coding_rate
+from srr.ops.sparse import bare_lasso
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -189,10 +191,29 @@ def _measured(block: Any, Z: Tensor, eps: float) -> dict[str, Found | None]:
     descents = block.descents(Z)
     for half, stated in block.objective.items():
         found = descents[half]
-        values = block.derived(half, Z, eps) if found is None else found
+        values = _derived(block, half, Z, eps) if found is None else found
         if stated.function is None or values is None:
             halves[half] = None
             continue
         before, after, guaranteed = (np.asarray(x.cpu().numpy(), dtype=np.float64) for x in values)
         halves[half] = (stated.function, found is not None, before, after, guaranteed)
     return halves
+
+
+def _derived(block: Any, half: str, Z: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The objective that a half is derived from, before and after it, where nothing is proved; None without one."""
+    import torch
+
+    from srr.nn.halves import RATE
+    from srr.nn.layers import ISTA, TORCH
+
+    moved = block.compress(Z)
+    if half == "compress" and block.objective[half].function == RATE:
+        rtol = 64 * torch.finfo(Z.dtype).eps
+        before, after = (bare_subspace_coding_rate(X, block.attention.U, eps, rtol, TORCH) for X in (Z, moved))
+    elif half == "sparsify" and isinstance(block.dictionary, ISTA):
+        coder, X = block.dictionary, block.dictionary_norm(moved)
+        before, after = (bare_lasso(A, X, coder.D, coder.lam, TORCH) for A in (X, coder.forward(X)))
+    else:
+        return None
+    return before, after, torch.zeros_like(before)

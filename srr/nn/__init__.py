@@ -5,10 +5,11 @@ from srr._array.extras import need
 need("torch", "safetensors", by="srr.nn")
 
 from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
-from srr.nn.blocks import BLOCKS, Block, HalfObjective, Variant, keep_orthonormal
+from srr.nn.blocks import BLOCKS, Block, Variant, keep_orthonormal
 from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbedding
 from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, NetworkConfig, PatchEmbedding, build_blocks, patchify
 from srr.nn.descent import Descent, EnergyAttention, FeasibleISTA, RateCompression
+from srr.nn.halves import HalfObjective
 from srr.nn.layers import ISTA, MSSA
 from srr.nn.losses import (
     cross_entropy,

@@ -5,35 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from srr.nn import halves
 from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.descent import Descending, Descent, EnergyAttention, FeasibleISTA, RateCompression
-from srr.nn.layers import ISTA, MSSA, TORCH
-from srr.ops.rates import bare_subspace_coding_rate
-from srr.ops.sparse import bare_lasso
+from srr.nn.halves import HalfObjective
+from srr.nn.layers import ISTA, MSSA, Heads
 
-__all__ = ["BLOCKS", "Block", "HalfObjective", "Variant", "keep_orthonormal"]
-
-
-class HalfObjective(NamedTuple):
-    """What one half of a layer does, and what it is a step on.
-
-    Args:
-        formula: the half in one line; LN is layer norm.
-        function: the function of the tokens that it is a step on, None when there is none.
-        note: what separates it from a step that descends, or what is proved.
-        descends: the condition under which it is proved not to raise that function, None when nothing is proved.
-    """
-
-    formula: str
-    function: str | None
-    note: str
-    descends: str | None = None
+__all__ = ["BLOCKS", "Block", "Variant", "keep_orthonormal"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,7 @@ class Variant:
             what is added to them.
     """
 
-    attention: Callable[..., MSSA | Descending]
+    attention: Callable[..., Heads]
     sparsifier: Callable[..., nn.Module] | None
     source: str
     compresses: HalfObjective
@@ -62,91 +44,35 @@ class Variant:
     moves: bool = False
 
 
-RATE, CODE = "R^c(Z; U)", "½‖Z − A Dᵀ‖² + λ‖A‖₁, A ≥ 0"
-FREE = HalfObjective(
-    "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Oᵀ + b, V = LN(Z) U",
-    RATE,
-    "the softmax stands in for the gradient, without (1 − κβ) in front of Z, and O is free",
-)
-TIED = HalfObjective(
-    "Z½ = Z + Σ softmax(p^-½ V Vᵀ) V Uᵀ",
-    RATE,
-    "the softmax stands in for the gradient; measured, R^c of raw tokens may rise, of unit tokens it falls",
-)
-NEGATED = HalfObjective(
-    "Z½ = Z − Σ softmax(p^-½ V Vᵀ) V Uᵀ",
-    RATE,
-    "the sign that lowers R^c of raw tokens, by measurement; with a free O it would be absorbed",
-)
-TRANSPOSED = HalfObjective(
-    "Z½ = Z + [softmax(p^-½ V Vᵀ) V]₁…ₖ [U₁ … Uₖ]", None, "the parameters of CRATE-C, off its direction"
-)
-STRICT = HalfObjective("Z½ = Z + Σ softmax(V Vᵀ) V Uᵀ", RATE, "(10) with κβ = 1 in front of attention, 1 of Z")
-DENOISE = HalfObjective(FREE.formula, None, "a step that denoises a mixture of subspaces; its theorem has a threshold")
-STATISTICS = HalfObjective(
-    "Z½ = Z + TSSA(LN Z)",
-    "the variational bound on R^c(Z | Π)",
-    "a gradient step of free length without 1/n; O and biases are free",
-)
-CONTRACT = HalfObjective("Z½ = Z + CBSA(LN Z)", "R^c of the representatives", "tokens take their share of its motion")
-SPARSE = HalfObjective(
-    "Z⁺ = ReLU(A + η (A − A Dᵀ) D − ηλ), A = LN Z½", CODE, "one proximal step, from A = Z, which need not be feasible"
-)
-MAJORIZE = HalfObjective(
-    "Z⁺ = ReLU((1 + 4/(9(1 + α))) LN(Z½) D − 4λ/(9α))",
-    "λ‖A‖₁ − R(A), A ≥ 0",
-    "a majorizer whose gradient is taken as if ZᵀZ = I",
-)
-TWO_STEPS = HalfObjective(
-    "Z⁺ = Z½ + A₂ D₁ᵀ", CODE, "two proximal steps of the codes from the feasible A = 0; D₁ decodes them", "η ≤ 1/‖D‖₂²"
-)
-PERCEPTRON = HalfObjective("Z⁺ = Z½ + MLP(LN Z½)", None, "an ordinary perceptron")
-COMPRESS = HalfObjective(
-    "Z½ = P(H − a/L ∇R^c(H; U)), H = LN Z",
-    "R^c(Z; U) with a learned ε per head",
-    "a < 1 and L = ‖Σ βₖ UₖUₖᵀ‖₂ bounds the curvature, whatever the weights",
-    "always, on the sphere of layer norm",
-)
-ATTEND = HalfObjective(
-    "Z½ = P(H − min(1, 1/L) ∇E(H; Y)), H = LN Z, yₖⱼ = rms(Wₖᵀ hⱼ)",
-    "E = Σ σₖ/sₖ log Σ exp(sₖ ⟨Uₖᵀz, yₖⱼ⟩), keys Y frozen",
-    "L = ‖Σ max(σₖ, 0) sₖ p UₖUₖᵀ‖₂; heads with σ ≤ 0 add attention and are concave",
-    "always, on the sphere of layer norm",
-)
-FEASIBLE = HalfObjective(
-    "Z⁺ = ReLU(A₀ − η ((A₀Dᵀ − X) D + λ)), A₀ = ReLU(X), X = LN Z½",
-    CODE,
-    "a proximal step of length η < 1/‖D‖₂² from a feasible point",
-    "always",
-)
-NOTHING = HalfObjective("Z⁺ = Z½", None, "there is no second half")
-
 tied, transposed, frozen = (partial(MSSA, **{how: True}) for how in ("tied", "transposed", "frozen"))
 
 BLOCKS: dict[str, Variant] = {
-    "crate": Variant(MSSA, ISTA, "[CRATE] (17)-(18)", FREE, SPARSE),
-    "crate_c": Variant(tied, ISTA, "CRATE-C of [INDEPTH]", TIED, SPARSE),
-    "crate_n": Variant(tied, ISTA, "CRATE-N of [INDEPTH]", NEGATED, SPARSE, sign=-1),
-    "crate_t": Variant(transposed, ISTA, "CRATE-T of [INDEPTH]", TRANSPOSED, SPARSE),
-    "crate_fix": Variant(frozen, ISTA, "CRATE-Fix of [INDEPTH]: U is never trained", FREE, SPARSE),
-    "crate_strict": Variant(partial(MSSA, tied=True, scale=1.0), ISTA, "[CRATE] (11)-(12) in (18)", STRICT, SPARSE),
-    "crate_prox_mm": Variant(MSSA, ProxMM, "[CRATE] appendix A.3, (92)", FREE, MAJORIZE),
-    "alpha": Variant(partial(MSSA, bias=False), OvercompleteISTA, "[ALPHA]", FREE, TWO_STEPS, residual=True),
-    "attention_only": Variant(MSSA, None, "[AOT]", DENOISE, NOTHING),
-    "tssa": Variant(TSSA, ISTA, "[TOST] for the first half, [CRATE] (17) for the second", STATISTICS, SPARSE),
-    "tost": Variant(TSSA, Perceptron, "[TOST]", STATISTICS, PERCEPTRON, residual=True),
+    "crate": Variant(MSSA, ISTA, "[CRATE] (17)-(18)", halves.FREE, halves.SPARSE),
+    "crate_c": Variant(tied, ISTA, "CRATE-C of [INDEPTH]", halves.TIED, halves.SPARSE),
+    "crate_n": Variant(tied, ISTA, "CRATE-N of [INDEPTH]", halves.NEGATED, halves.SPARSE, sign=-1),
+    "crate_t": Variant(transposed, ISTA, "CRATE-T of [INDEPTH]", halves.TRANSPOSED, halves.SPARSE),
+    "crate_fix": Variant(frozen, ISTA, "CRATE-Fix of [INDEPTH]: U is never trained", halves.FREE, halves.SPARSE),
+    "crate_strict": Variant(
+        partial(MSSA, tied=True, scale=1.0), ISTA, "[CRATE] (11)-(12) in (18)", halves.STRICT, halves.SPARSE
+    ),
+    "crate_prox_mm": Variant(MSSA, ProxMM, "[CRATE] appendix A.3, (92)", halves.FREE, halves.MAJORIZE),
+    "alpha": Variant(
+        partial(MSSA, bias=False), OvercompleteISTA, "[ALPHA]", halves.FREE, halves.TWO_STEPS, residual=True
+    ),
+    "attention_only": Variant(MSSA, None, "[AOT]", halves.DENOISE, halves.NOTHING),
+    "tssa": Variant(
+        TSSA, ISTA, "[TOST] for the first half, [CRATE] (17) for the second", halves.STATISTICS, halves.SPARSE
+    ),
+    "tost": Variant(TSSA, Perceptron, "[TOST]", halves.STATISTICS, halves.PERCEPTRON, residual=True),
     "crate_descent": Variant(
-        RateCompression, FeasibleISTA, "[CRATE] (9) and (17), exact", COMPRESS, FEASIBLE, moves=True
+        RateCompression, FeasibleISTA, "[CRATE] (9) and (17), exact", halves.COMPRESS, halves.FEASIBLE, moves=True
     ),
     "crate_energy": Variant(
-        EnergyAttention,
-        FeasibleISTA,
-        "[CRATE] (11) with frozen keys, (17)",
-        ATTEND,
-        FEASIBLE,
-        moves=True,
+        EnergyAttention, FeasibleISTA, "[CRATE] (11) with frozen keys, (17)", halves.ATTEND, halves.FEASIBLE, moves=True
     ),
-    "cbsa": Variant(CBSA, ISTA, "[CBSA] for the first half, [CRATE] (17) for the second", CONTRACT, SPARSE),
+    "cbsa": Variant(
+        CBSA, ISTA, "[CBSA] for the first half, [CRATE] (17) for the second", halves.CONTRACT, halves.SPARSE
+    ),
 }
 """Kinds of layers, by the name a config gives them."""
 
@@ -206,11 +132,11 @@ class Block(nn.Module):
             variant = BLOCKS[variant]
         self.variant = variant
         self.attention_norm = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=not variant.moves)
-        self.attention = self.variant.attention(dim, heads, head_dim, causal=causal)
+        self.attention = variant.attention(dim, heads, head_dim, causal=causal)
         self.dictionary: nn.Module | None = None
-        if self.variant.sparsifier is not None:
+        if variant.sparsifier is not None:
             self.dictionary_norm = nn.LayerNorm(dim, eps=norm_eps)
-            self.dictionary = self.variant.sparsifier(dim, step=step, lam=lam)
+            self.dictionary = variant.sparsifier(dim, step=step, lam=lam)
 
     @property
     def objective(self) -> dict[str, HalfObjective]:
@@ -248,26 +174,12 @@ class Block(nn.Module):
         Returns:
             ``compress`` and ``sparsify``, with one number an item of the batch.
         """
-        first, second = self.attention, self.dictionary
-        compressed = first.descent(self.attention_norm(Z), mask) if isinstance(first, Descending) else None
-        coded = None
-        if isinstance(second, FeasibleISTA):
-            coded = second.descent(self.dictionary_norm(self.compress(Z, mask)))
-        return {"compress": compressed, "sparsify": coded}
-
-    def derived(self, half: str, Z: Tensor, eps: float) -> Descent | None:
-        """The objective that a half is derived from, before and after it, where nothing is proved; None without one."""
-        moved = self.compress(Z)
-        if half == "compress" and self.variant.compresses.function == RATE:
-            tight = 64 * torch.finfo(Z.dtype).eps
-            rate, raised = (bare_subspace_coding_rate(X, self.attention.U, eps, tight, TORCH) for X in (Z, moved))
-            return Descent(rate, raised, torch.zeros_like(rate))
-        if half == "sparsify" and isinstance(self.dictionary, ISTA):
-            coder = self.dictionary
-            X: Tensor = self.dictionary_norm(moved)
-            before, after = (bare_lasso(A, X, coder.D, coder.lam, TORCH) for A in (X, coder.forward(X)))
-            return Descent(before, after, torch.zeros_like(before))
-        return None
+        found: dict[str, Descent | None] = {"compress": None, "sparsify": None}
+        if isinstance(self.attention, Descending):
+            found["compress"] = self.attention.descent(self.attention_norm(Z), mask)
+        if isinstance(self.dictionary, FeasibleISTA):
+            found["sparsify"] = self.dictionary.descent(self.dictionary_norm(self.compress(Z, mask)))
+        return found
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both halves for the newest tokens of a causal sequence, and all coordinates; see :meth:`MSSA.extend`."""

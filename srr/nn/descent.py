@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_nonnegative
-from srr.nn.layers import TORCH, uniform
+from srr.nn.layers import TORCH, Heads, uniform
+from srr.ops.attention import not_after, softmax_weights
 from srr.ops.energies import bare_centered_sphere, bare_softmax_energy_grad, bare_spectral_bound, softmax_energy
 from srr.ops.rates import bare_rate_scale, bare_subspace_coding_rate, bare_subspace_coding_rate_value_and_grad
 from srr.ops.sparse import bare_ista_step, bare_lasso
@@ -39,23 +40,15 @@ class Descent(NamedTuple):
     guaranteed: Tensor
 
 
-class Descending(nn.Module):
+class Descending(Heads):
     """Gradient step and projection back onto the spheres that the tokens came from."""
 
     def __init__(self, dim: int, heads: int, head_dim: int, *, causal: bool = False) -> None:
-        super().__init__()
-        for name, count in {"dim": dim, "heads": heads, "head_dim": head_dim}.items():
-            check_count(count, name)
+        super().__init__(dim, heads, head_dim, causal=causal)
         if dim < 2:
             raise ValueError(f"dim must be >= 2, a centered token of one coordinate is zero; got {dim}")
-        self.dim, self.heads, self.head_dim, self.causal = dim, heads, head_dim, causal
         self.projection = nn.Parameter(uniform(heads * head_dim, dim, fan_in=dim))
         self.share = nn.Parameter(torch.tensor(BEGIN))
-
-    @property
-    def U(self) -> Tensor:
-        """Bases of the subspaces, shape (K, d, p), as a view of the projection."""
-        return self.projection.view(self.heads, self.head_dim, self.dim).mT  # (K p, d) -> (K, d, p)
 
     def curvature(self, weights: Tensor) -> Tensor:
         """Upper bound of ‖Σ wₖ UₖUₖᵀ‖₂ for weights wₖ ≥ 0, (..., K) to (...); a weight of zero has no slope."""
@@ -72,14 +65,6 @@ class Descending(nn.Module):
     def descent(self, Z: Tensor, mask: Tensor | None = None) -> Descent:
         """The objective of the half before and after it."""
         raise NotImplementedError
-
-    def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Refused: a half that moves a token by all others cannot take the newest alone."""
-        raise ValueError(f"only a causal layer can be extended; {type(self).__name__} lets tokens see later ones")
-
-    def extra_repr(self) -> str:
-        """Sizes shown by ``print(layer)``."""
-        return f"dim={self.dim}, heads={self.heads}, head_dim={self.head_dim}, causal={self.causal}"
 
 
 class RateCompression(Descending):
@@ -215,12 +200,11 @@ class EnergyAttention(Descending):
         return self.curvature(self.sigma.clamp(min=0) * within(self.log_scale).exp() * self.head_dim)
 
     def _seen(self, Z: Tensor, mask: Tensor | None, rows: int | None) -> Tensor | None:
-        """What every token sees: (..., 1, rows, n), or None for everything."""
+        """What the first ``rows`` tokens see: (..., 1, rows, n), or None for everything."""
         seen = None if mask is None else mask[..., None, None, :]  # (..., n) -> (..., 1, 1, n)
         if not self.causal:
             return seen
-        n = Z.shape[-2]
-        below = torch.ones(n, n, dtype=torch.bool, device=Z.device).tril()[:rows]
+        below = not_after(0, Z.shape[-2] if rows is None else rows, Z, TORCH)
         return below if seen is None else below & seen
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -238,11 +222,11 @@ class EnergyAttention(Descending):
             ValueError: the layer is not causal.
         """
         if not self.causal:
-            raise ValueError("only a causal layer can be extended; this one lets tokens see later ones")
+            return super().extend(Z, past, mask)
         Y = self.coordinates(Z)
         Y = Y if past is None else torch.cat((past, Y), dim=-2)
-        n, count = Y.shape[-2], Z.shape[-2]
-        below = torch.ones(n, n, dtype=torch.bool, device=Z.device).tril()[n - count :]
+        n = Y.shape[-2]
+        below = not_after(n - Z.shape[-2], n, Y, TORCH)
         seen = None if mask is None else mask[..., None, None, :]
         return self._move(Z, Y, below if seen is None else below & seen), Y
 
@@ -258,10 +242,8 @@ class EnergyAttention(Descending):
 
     def attention_map(self, Z: Tensor) -> Tensor:
         """Weights that tokens give to the keys: (..., K, n, n)."""
-        V = bare_project(Z, self.U, TORCH)
-        scores = within(self.log_scale).exp()[:, None, None] * (V @ self.coordinates(Z).mT)
-        seen = self._seen(Z, None, None)
-        return (scores if seen is None else scores.masked_fill(~seen, -torch.inf)).softmax(-1)
+        V = bare_project(Z, self.U, TORCH) * within(self.log_scale).exp()[:, None, None]
+        return softmax_weights(V, self.coordinates(Z), 1.0, self._seen(Z, None, None), TORCH)
 
 
 class FeasibleISTA(nn.Module):

@@ -25,7 +25,36 @@ TORCH = namespace(torch.empty(0))
 """Namespace of every array here: layers call the bare formulas, which look up and check nothing."""
 
 
-class MSSA(nn.Module):
+class Heads(nn.Module):
+    """K subspaces of one projection, and whether tokens see later ones: what every compressing half has."""
+
+    projection: Tensor
+
+    def __init__(self, dim: int, heads: int, head_dim: int, *, causal: bool) -> None:
+        super().__init__()
+        for name, count in {"dim": dim, "heads": heads, "head_dim": head_dim}.items():
+            check_count(count, name)
+        self.dim, self.heads, self.head_dim, self.causal = dim, heads, head_dim, causal
+
+    @property
+    def U(self) -> Tensor:
+        """Bases of the subspaces, shape (K, d, p), as a view of the projection."""
+        return self.projection.view(self.heads, self.head_dim, self.dim).mT  # (K p, d) -> (K, d, p)
+
+    def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Refused: the tokens before would have to change with those that follow."""
+        raise ValueError("only a causal layer can be extended; this one lets tokens see later ones")
+
+    def attention_map(self, Z: Tensor) -> Tensor:
+        """Refused: there is no matrix of tokens by tokens."""
+        raise ValueError(f"{type(self).__name__} has no pairwise attention map: no token attends to another by itself")
+
+    def extra_repr(self) -> str:
+        """Sizes shown by ``print(layer)``."""
+        return f"dim={self.dim}, heads={self.heads}, head_dim={self.head_dim}, causal={self.causal}"
+
+
+class MSSA(Heads):
     r"""Multi-head subspace self-attention: the compressing half of a CRATE layer, without its residual.
 
     .. math::
@@ -64,7 +93,6 @@ class MSSA(nn.Module):
 
     always_lifted = False
     """Whether even one head of full width has an output map."""
-    projection: Tensor
 
     def __init__(
         self,
@@ -79,15 +107,12 @@ class MSSA(nn.Module):
         frozen: bool = False,
         scale: float | None = None,
     ) -> None:
-        super().__init__()
-        for name, count in {"dim": dim, "heads": heads, "head_dim": head_dim}.items():
-            check_count(count, name)
+        super().__init__(dim, heads, head_dim, causal=causal)
         if tied and transposed:
             raise ValueError("tied and transposed are two output maps; got both")
         if transposed and heads * head_dim != dim:
             raise ValueError(f"transposed needs heads * head_dim = dim; got {heads} * {head_dim} and {dim}")
-        self.dim, self.heads, self.head_dim = dim, heads, head_dim
-        self.causal, self.transposed = causal, transposed
+        self.transposed = transposed
         self.scale = head_dim**-0.5 if scale is None else check_nonnegative(scale, "scale")
         width = heads * head_dim
         if frozen:
@@ -99,11 +124,6 @@ class MSSA(nn.Module):
         free = own and self.lifted
         self.output = nn.Parameter(uniform(dim, width, fan_in=width)) if free else None
         self.bias = nn.Parameter(uniform(dim, fan_in=width)) if free and bias else None
-
-    @property
-    def U(self) -> Tensor:
-        """Bases of the subspaces, shape (K, d, p), as a view of the projection."""
-        return self.projection.view(self.heads, self.head_dim, self.dim).mT  # (K p, d) -> (K, d, p)
 
     @property
     def out(self) -> Tensor:
@@ -152,7 +172,7 @@ class MSSA(nn.Module):
             ValueError: the layer is not causal.
         """
         if not self.causal:
-            raise ValueError("only a causal layer can be extended; this one lets tokens see later ones")
+            return super().extend(Z, past, mask)
         V = self.coordinates(Z)  # (..., m, d) -> (..., K, m, p)
         V = V if past is None else torch.cat((past, V), dim=-2)  # (..., K, t + m, p)
         check_mask(mask, V.shape[-2])
@@ -165,10 +185,6 @@ class MSSA(nn.Module):
     def attention_map(self, Z: Tensor) -> Tensor:
         """What token i attends to, row i of (..., K, n, n)."""
         return attention_weights(self.coordinates(Z), scale=self.scale, causal=self.causal)
-
-    def extra_repr(self) -> str:
-        """Sizes shown by ``print(layer)``."""
-        return f"dim={self.dim}, heads={self.heads}, head_dim={self.head_dim}, causal={self.causal}"
 
 
 def check_mask(mask: Tensor | None, n: int) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from srr._array.checks import check_count
-from srr.nn.blocks import HalfObjective
 from srr.nn.crate import (
     NetworkConfig,
     Size,
@@ -25,6 +24,7 @@ from srr.nn.crate import (
     prepend,
     with_class_token,
 )
+from srr.nn.halves import HalfObjective
 from srr.nn.layers import MSSA
 from srr.nn.losses import reconstruction_loss, standardize_patches
 from srr.nn.pretrained import PretrainedModel

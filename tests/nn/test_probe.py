@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srr.nn import attention_maps, create_model, head_inputs, layer_states, layer_tokens
+from srr.nn import BLOCKS, attention_maps, create_model, head_inputs, layer_states, layer_tokens
 from srr.nn.probe import modules_entered
 
 
@@ -84,7 +84,7 @@ def test_the_module_that_runs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("block", "served"),
-    [("crate", True), ("crate_t", True), ("alpha", True), ("tssa", False), ("tost", False), ("cbsa", False)],
+    [(block, block not in {"tssa", "tost", "cbsa", "crate_descent"}) for block in sorted(BLOCKS)],
 )
 def test_a_block_has_attention_maps_or_says_in_one_sentence_why_not(block: str, served: bool) -> None:
     net = model(block=block)

@@ -14,9 +14,20 @@ import numpy as np
 
 from srr._array.checks import check_array, check_nonnegative
 from srr._array.namespace import Array, asarray_like, core_cast, device, epsilon, eye, is_concrete, namespace, to_numpy
+from srr.ops.energies import bare_centered_sphere
 from srr.ops.sparse import bare_relu_threshold, bare_soft_threshold, bare_unit_soft_threshold
 
-__all__ = ["Penalty", "SmoothPenalty", "UnitL1", "L1", "NonnegativeL1", "Ridge", "ClassSpheres", "RotatedPenalty"]
+__all__ = [
+    "Penalty",
+    "SmoothPenalty",
+    "UnitL1",
+    "L1",
+    "NonnegativeL1",
+    "Ridge",
+    "ClassSpheres",
+    "CenteredSpheres",
+    "RotatedPenalty",
+]
 
 Step = Array | float
 """A number, or an array that broadcasts against (..., n, d)."""
@@ -296,6 +307,56 @@ class ClassSpheres:
     def _per_token(self, x: Array) -> Array:
         """Each token's class value: (..., K) to (..., n, 1)."""
         return asarray_like(self._member, x) @ x[..., :, None]
+
+
+@dataclass(frozen=True, eq=False)
+class CenteredSpheres:
+    r"""Tokens of mean zero and given norms: the set that layer norm maps to, as a constraint.
+
+    A proximal gradient step on it is a gradient step followed by layer norm without scale and shift, and with a step
+    of at most 1/L it never raises f: all points of the set have one norm.
+
+    Args:
+        radius: r ≥ 0, a number or an array that broadcasts against (..., n, 1).
+
+    Raises:
+        ValueError: a number that is negative or not finite.
+
+    Source: the projection onto a sphere within a subspace through its center, :func:`srr.ops.centered_sphere`.
+
+    Example:
+        >>> import numpy as np
+        >>> CenteredSpheres(1.0).prox(np.asarray([[5.0, 1.0]]), step=1.0).round(4).tolist()
+        [[0.7071, -0.7071]]
+    """
+
+    radius: Step
+
+    def __post_init__(self) -> None:
+        if isinstance(self.radius, int | float):
+            check_nonnegative(self.radius, "radius")
+        else:
+            check_array(self.radius, "radius")
+
+    def value(self, Z: Array) -> Array:
+        """0 on the set, +inf where a token is off it by more than √machine epsilon, shape (...)."""
+        xp = namespace(Z)
+        total = xp.sum(xp.zeros_like(core_cast(Z[..., 0], None, xp)), axis=-1)
+        gap = xp.linalg.vector_norm(Z - self.prox(Z, step=0.0), axis=-1, keepdims=True)
+        off = gap > epsilon(Z.dtype, xp) ** 0.5 * self.radius
+        return xp.where(xp.any(off, axis=(-2, -1)), xp.full_like(total, float("inf")), total)
+
+    def prox(self, V: Array, *, step: Step) -> Array:
+        """Nearest point of the set, whatever the step."""
+        return bare_centered_sphere(V, self.radius, namespace(V))
+
+    def distance(self, Z: Array, grad: Array) -> Array:
+        """‖grad‖ with the mean of each token and the part along it removed: they are normal to the set."""
+        xp = namespace(Z, grad)
+        gap = grad - xp.mean(grad, axis=-1, keepdims=True)
+        size = xp.sum(Z * Z, axis=-1, keepdims=True)
+        along = xp.sum(Z * gap, axis=-1, keepdims=True) / xp.where(size > 0, size, xp.ones_like(size))
+        return frobenius_norm(gap - Z * along)
 
 
 def frobenius_norm(gap: Array) -> Array:

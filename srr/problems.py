@@ -1,7 +1,7 @@
 """What is solved: f(Z) + g(Z), a smooth part with its gradient and a penalty with its prox.
 
-Three problems: the sparse rate reduction that CRATE's layers unroll, maximal coding rate reduction with known
-classes, and sparse coding in a given dictionary.
+The sparse rate reduction that CRATE's layers unroll, maximal coding rate reduction with known classes, and what
+single halves of a layer are steps on: compression under subspaces, an energy of softmax attention, sparse coding.
 """
 
 from __future__ import annotations
@@ -29,12 +29,20 @@ from srr._array.namespace import (
     epsilon,
     eye,
     is_compiling,
+    is_concrete,
     is_differentiated,
     is_floating,
     namespace,
 )
 from srr.ops import rate_reduction_value_and_grad, rate_scale, subspace_coding_rate_smoothness
-from srr.ops.rates import bare_sparse_rate_reduction_value_and_grad, check_partition, core_tolerance
+from srr.ops.energies import bare_softmax_energy, bare_softmax_energy_grad
+from srr.ops.rates import (
+    bare_rate_scale,
+    bare_sparse_rate_reduction_value_and_grad,
+    bare_subspace_coding_rate_value_and_grad,
+    check_partition,
+    core_tolerance,
+)
 from srr.ops.subspaces import merge_heads
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
 
@@ -47,7 +55,14 @@ else:
 
     G_co = TypeVar("G_co", bound=Penalty, covariant=True)
 
-__all__ = ["Problem", "SparseRateReduction", "RateReduction", "SparseCoding"]
+__all__ = [
+    "Problem",
+    "SparseRateReduction",
+    "RateReduction",
+    "SparseCoding",
+    "SubspaceCompression",
+    "SoftmaxEnergy",
+]
 
 _RTOL = 1e-12  # relative error of a log-determinant above which the second moment is left for the tokens
 
@@ -360,3 +375,150 @@ class SparseCoding(Problem[G_co]):
         """‖D‖₂², the same for every A."""
         xp = namespace(A, self.D)
         return xp.linalg.svdvals(core_cast(self.D, None, xp))[..., 0] ** 2
+
+
+@dataclass(frozen=True, eq=False)
+class SubspaceCompression(Problem[G_co]):
+    r"""Minimize the coding rate of tokens under known subspaces, without the expansion.
+
+    .. math:: \min_Z \; R^c(Z; U) + g(Z)
+
+    Without a constraint on the tokens' size the solution is zero: with :class:`srr.penalties.CenteredSpheres` this is
+    what the compressing half of ``block="crate_descent"`` is a step on.
+
+    Args:
+        U: bases of shape (K, d, p).
+        eps: distortion ε > 0, a number or one for each head, (K,).
+        penalty: g.
+        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+
+    Raises:
+        TypeError: U is not a real floating array.
+        ValueError: U does not have three axes, an eps is not positive.
+
+    Source: [CRATE] (8)-(10), the compressing half of the objective.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> U = np.eye(4).reshape(4, 2, 2).swapaxes(0, 1)
+        >>> problem = srr.problems.SubspaceCompression(U, 0.5, srr.penalties.CenteredSpheres(1.0))
+        >>> Z = problem.start(np.eye(4))
+        >>> found = srr.minimize(problem, Z, srr.ProximalGradient(srr.FixedStep()), max_steps=9)
+        >>> bool(problem.objective(found.Z) < problem.objective(Z))
+        True
+    """
+
+    U: Array
+    eps: Array | float
+    penalty: G_co
+    core_dtype: DType = None
+
+    def __post_init__(self) -> None:
+        check_bases(self.U)
+        if isinstance(self.eps, int | float) or self.eps.ndim == 0:
+            check_positive(self.eps, "eps")
+            return
+        check_array(self.eps, "eps", ndim=1)
+        if self.eps.shape[-1] != self.U.shape[-3]:
+            raise ValueError(f"eps must have one number for each of {self.U.shape[-3]} heads; got {self.eps.shape}")
+        if is_concrete(self.eps) and not bool(namespace(self.eps).all(self.eps > 0)):
+            raise ValueError("eps must be > 0 for every head")
+
+    @property
+    def regularizer(self) -> G_co:
+        """The penalty."""
+        return self.penalty
+
+    def check(self, Z: Array) -> None:
+        """Refuse tokens that are not real, finite and of the bases' dimension."""
+        check_tokens(Z)
+        check_bases(self.U, Z.shape[-1])
+
+    def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
+        """R^c and its gradient."""
+        xp = namespace(Z, self.U)
+        A, U = (core_cast(X, self.core_dtype, xp) for X in (Z, self.U))
+        eps = self._distortion(xp)
+        value, grad = bare_subspace_coding_rate_value_and_grad(A, U, eps, core_tolerance(Z, A, xp), xp)
+        return value, xp.astype(grad, Z.dtype, copy=False)
+
+    def smoothness(self, Z: Array) -> Array:
+        """‖Σ β_k U_kU_kᵀ‖₂ with β_k = p/(n ε_k²), the same for every Z of one shape."""
+        xp = namespace(Z, self.U)
+        scale = bare_rate_scale(Z.shape[-2], self.U.shape[-1], self._distortion(xp))
+        return _weighted_norm(core_cast(self.U, self.core_dtype, xp), scale, xp)
+
+    def _distortion(self, xp: Namespace) -> Array | float:
+        eps = self.eps
+        return eps if isinstance(eps, int | float) else core_cast(eps, self.core_dtype, xp)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxEnergy(Problem[G_co]):
+    r"""Minimize an energy whose gradient is softmax attention over given keys.
+
+    .. math:: \min_Z \; \sum_k \frac{\sigma_k}{s_k} \sum_i \log \sum_j \exp(s_k \langle U_k^\top z_i, y_{kj} \rangle)
+              + g(Z)
+
+    What the compressing half of ``block="crate_energy"`` is a step on, with the keys of its input.
+
+    Args:
+        U: bases of shape (K, d, p).
+        Y: keys of every head, shape (..., K, m, p).
+        weights: σ of either sign, shape (K,).
+        scales: s > 0, shape (K,).
+        penalty: g.
+        mask: boolean, broadcasts against (..., K, n, m), True where a token sees a key.
+
+    Raises:
+        TypeError: U or Y is not a real floating array.
+        ValueError: shapes that do not fit, a scale that is not positive.
+
+    Source: :func:`srr.ops.softmax_energy`.
+    """
+
+    U: Array
+    Y: Array
+    weights: Array
+    scales: Array
+    penalty: G_co
+    mask: Array | None = None
+
+    def __post_init__(self) -> None:
+        check_bases(self.U)
+        check_array(self.Y, "Y", ndim=3)
+        check_same_dtype(U=self.U, Y=self.Y, weights=self.weights, scales=self.scales)
+        if tuple(self.weights.shape) != tuple(self.scales.shape) or self.weights.shape[-1] != self.U.shape[-3]:
+            raise ValueError(f"weights and scales must have shape ({self.U.shape[-3]},), one number for each head")
+        if is_concrete(self.scales) and not bool(namespace(self.scales).all(self.scales > 0)):
+            raise ValueError("scales must be > 0 for every head")
+
+    @property
+    def regularizer(self) -> G_co:
+        """The penalty."""
+        return self.penalty
+
+    def check(self, Z: Array) -> None:
+        """Refuse tokens that are not real, finite and of the bases' dimension."""
+        check_tokens(Z)
+        check_bases(self.U, Z.shape[-1])
+
+    def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
+        """The energy, shape (...), and Σ σ_k softmax(s_k V_k Y_kᵀ) Y_k U_kᵀ."""
+        xp = namespace(Z, self.U)
+        given = (Z, self.U, self.Y, self.weights, self.scales, self.mask)
+        return core_cast(bare_softmax_energy(*given, xp), None, xp), bare_softmax_energy_grad(*given, xp)
+
+    def smoothness(self, Z: Array) -> Array:
+        """‖Σ |σ_k| s_k r_k² U_kU_kᵀ‖₂ with r_k the largest norm of a key: no softmax has a covariance above r_k²."""
+        xp = namespace(Z, self.U)
+        reach = xp.max(xp.sum(self.Y * self.Y, axis=-1), axis=-1)  # (..., K)
+        return _weighted_norm(self.U, xp.abs(self.weights) * self.scales * reach, xp)
+
+
+def _weighted_norm(U: Array, weights: Array | float, xp: Namespace) -> Array:
+    """‖Σ w_k U_kU_kᵀ‖₂ for weights w_k ≥ 0, a number or of shape (..., K)."""
+    if not isinstance(weights, int | float) and weights.ndim:
+        weights = weights[..., None, None]
+    total = xp.sum(weights * (U @ U.mT), axis=-3)
+    return xp.max(xp.linalg.eigvalsh(total), axis=-1)

@@ -29,6 +29,7 @@ from srr.nn.presets import PRESETS, create_model, load_model
 from srr.nn.pretrained import PretrainedModel, interpolate_positions
 from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens
 from srr.nn.released import load_released, released_names, to_released
+from srr.nn.steps import HalfProblem
 from srr.nn.unrolled import Equilibrium, Unrolled
 
 # In the order of use: make a model, look into it, its parts from the whole to the single layer, files.
@@ -64,6 +65,7 @@ __all__ = [
     "BLOCKS",
     "Variant",
     "HalfObjective",
+    "HalfProblem",
     "Block",
     "DecoderBlock",
     "build_blocks",

@@ -14,6 +14,7 @@ from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.descent import Descending, Descent, EnergyAttention, FeasibleISTA, RateCompression
 from srr.nn.halves import HalfObjective
 from srr.nn.layers import ISTA, MSSA, Heads
+from srr.nn.steps import HalfProblem, half_problem, half_step
 
 __all__ = ["BLOCKS", "Block", "Variant", "keep_orthonormal"]
 
@@ -180,6 +181,23 @@ class Block(nn.Module):
         if isinstance(self.dictionary, FeasibleISTA):
             found["sparsify"] = self.dictionary.descent(self.dictionary_norm(self.compress(Z, mask)))
         return found
+
+    def problem(self, Z: Tensor, half: str = "compress", *, eps: float = 0.5) -> HalfProblem:
+        """The problem and the solver whose steps a half of this layer takes, with its weights as they are.
+
+        Args:
+            Z: tokens (..., n, d) that enter the half: Z^ℓ for ``compress``, Z^{ℓ+1/2} for ``sparsify``.
+            half: ``compress`` or ``sparsify``.
+            eps: distortion ε of the compression rate, for layers that have none of their own.
+
+        Raises:
+            ValueError: the half is a step on no objective, or one that no solver of srr takes.
+        """
+        return half_problem(self, Z, half, eps)
+
+    def step(self, Z: Tensor, half: str = "compress") -> Tensor:
+        """A half of this layer taken by the solver of :meth:`problem`, up to rounding; same arguments."""
+        return half_step(self, Z, half)
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both halves for the newest tokens of a causal sequence, and all coordinates; see :meth:`MSSA.extend`."""

@@ -62,6 +62,10 @@ class Descending(Heads):
         radius = torch.linalg.vector_norm(Z, dim=-1, keepdim=True)
         return bare_centered_sphere(Y, radius, TORCH)
 
+    def length(self, Z: Tensor) -> Tensor:
+        """Length of the gradient step."""
+        raise NotImplementedError
+
     def descent(self, Z: Tensor, mask: Tensor | None = None) -> Descent:
         """The objective of the half before and after it."""
         raise NotImplementedError
@@ -115,14 +119,14 @@ class RateCompression(Descending):
 
     def _step(self, Z: Tensor, mask: Tensor | None, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens after the half, its step κ = a/L and L, (...)."""
-        eps = self._distortion(Z, mask)
+        eps = self.distortion(Z, mask)
         bound = self.curvature(bare_rate_scale(Z.shape[-2], self.head_dim, eps))
         step = within(self.share).sigmoid() / bound.clamp(min=torch.finfo(bound.dtype).tiny)
         _, grad = bare_subspace_coding_rate_value_and_grad(masked(Z, mask), self.U, eps, LOOSE, TORCH)
         Z = Z[..., :rows, :]
         return self.onto_spheres(Z - step[..., None, None] * grad[..., :rows, :], Z), step, bound
 
-    def _distortion(self, Z: Tensor, mask: Tensor | None) -> Tensor:
+    def distortion(self, Z: Tensor, mask: Tensor | None) -> Tensor:
         """ε of every head, (K,); with a mask (..., K), scaled so that p/(n ε²) counts the real tokens only."""
         eps = within(self.log_eps).exp()
         if mask is None:
@@ -130,10 +134,14 @@ class RateCompression(Descending):
         share = mask.sum(-1, keepdim=True).clamp(min=1) / Z.shape[-2]
         return eps * share.sqrt()
 
+    def length(self, Z: Tensor) -> Tensor:
+        """Length a/L of the step."""
+        return self._step(Z, None, None)[1]
+
     def descent(self, Z: Tensor, mask: Tensor | None = None) -> Descent:
         """R^c(·; U) before and after the half, and the decrease (1/κ − L)/2 ‖ΔZ‖² that is guaranteed."""
         after, step, bound = self._step(Z, mask, None)
-        eps, rounding = self._distortion(Z, mask), 64 * torch.finfo(Z.dtype).eps
+        eps, rounding = self.distortion(Z, mask), 64 * torch.finfo(Z.dtype).eps
         moved = (after - Z).square().sum((-2, -1))
         rate, fallen = (bare_subspace_coding_rate(masked(X, mask), self.U, eps, rounding, TORCH) for X in (Z, after))
         return Descent(rate, fallen, (1 / step - bound) / 2 * moved)
@@ -185,7 +193,7 @@ class EnergyAttention(Descending):
 
     def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """Tokens after the half, only the first ``rows`` where that is a number."""
-        return self._move(Z[..., :rows, :], self.coordinates(Z), self._seen(Z, mask, rows))
+        return self._move(Z[..., :rows, :], self.coordinates(Z), self.seen(Z, mask, rows))
 
     def coordinates(self, Z: Tensor) -> Tensor:
         """Keys of every head, each of norm at most √p: (..., n, d) to (..., K, n, p)."""
@@ -196,10 +204,14 @@ class EnergyAttention(Descending):
         grad = bare_softmax_energy_grad(Z, self.U, Y, self.sigma, within(self.log_scale).exp(), seen, TORCH)
         return self.onto_spheres(Z - grad / self._bound().clamp(min=1), Z)
 
+    def length(self, Z: Tensor) -> Tensor:
+        """Length min(1, 1/L) of the step."""
+        return 1 / self._bound().clamp(min=1)
+
     def _bound(self) -> Tensor:
         return self.curvature(self.sigma.clamp(min=0) * within(self.log_scale).exp() * self.head_dim)
 
-    def _seen(self, Z: Tensor, mask: Tensor | None, rows: int | None) -> Tensor | None:
+    def seen(self, Z: Tensor, mask: Tensor | None, rows: int | None) -> Tensor | None:
         """What the first ``rows`` tokens see: (..., 1, rows, n), or None for everything."""
         seen = None if mask is None else mask[..., None, None, :]  # (..., n) -> (..., 1, 1, n)
         if not self.causal:
@@ -232,7 +244,7 @@ class EnergyAttention(Descending):
 
     def descent(self, Z: Tensor, mask: Tensor | None = None) -> Descent:
         """E(·; Y) before and after the half, and the decrease (1 − κL)/(2κ) ‖ΔZ‖² that is guaranteed."""
-        Y, seen = self.coordinates(Z), self._seen(Z, mask, None)
+        Y, seen = self.coordinates(Z), self.seen(Z, mask, None)
         after, bound = self._move(Z, Y, seen), self._bound()
         seen = None if seen is None else seen.squeeze(-3) if seen.ndim > 2 else seen
         scales = within(self.log_scale).exp()
@@ -243,7 +255,7 @@ class EnergyAttention(Descending):
     def attention_map(self, Z: Tensor) -> Tensor:
         """Weights that tokens give to the keys: (..., K, n, n)."""
         V = bare_project(Z, self.U, TORCH) * within(self.log_scale).exp()[:, None, None]
-        return softmax_weights(V, self.coordinates(Z), 1.0, self._seen(Z, None, None), TORCH)
+        return softmax_weights(V, self.coordinates(Z), 1.0, self.seen(Z, None, None), TORCH)
 
 
 class FeasibleISTA(nn.Module):
@@ -287,11 +299,14 @@ class FeasibleISTA(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Sparse codes of the tokens."""
-        step = within(self.share).sigmoid() / self._bound()
-        A = X.relu()
+        step, A = self.length(), X.relu()
         for _ in range(self.steps):
             A = bare_ista_step(A, X, self.D, step, self.lam, True, TORCH)
         return A
+
+    def length(self) -> Tensor:
+        """Length η = a/‖D‖₂² of a step."""
+        return within(self.share).sigmoid() / self._bound()
 
     def _bound(self) -> Tensor:
         """Upper bound of ‖D‖₂², at least the smallest positive number."""

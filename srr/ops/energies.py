@@ -180,8 +180,18 @@ def softmax_energy(
     Source: the log-sum-exp whose gradient is the softmax of [CRATE] (11), with keys held fixed.
     """
     xp, mask = _check_energy(Z, U, Y, weights, scales, causal, mask, xp)
-    V = bare_project(widen(Z, xp), widen(U, xp), xp)  # (..., K, n, p)
-    scores = (V @ widen(Y, xp).mT) * widen(scales, xp)[:, None, None]  # (..., K, n, m)
+    found = bare_softmax_energy(
+        widen(Z, xp), widen(U, xp), widen(Y, xp), widen(weights, xp), widen(scales, xp), mask, xp
+    )
+    return cast_like(found, Z, xp)
+
+
+def bare_softmax_energy(
+    Z: ArrayT, U: ArrayT, Y: ArrayT, weights: ArrayT, scales: ArrayT, mask: ArrayT | None, xp: Namespace
+) -> ArrayT:
+    """Formula of :func:`softmax_energy`; the mask has an axis for the heads where it has one for the batch."""
+    V = bare_project(Z, U, xp)  # (..., K, n, p)
+    scores = (V @ Y.mT) * scales[:, None, None]  # (..., K, n, m)
     if mask is not None:
         scores = xp.where(mask, scores, xp.full_like(scores, -float("inf")))
     top = xp.max(scores, axis=-1, keepdims=True)
@@ -189,7 +199,7 @@ def softmax_energy(
     mass = xp.sum(xp.exp(scores - xp.where(blind, xp.zeros_like(top), top)), axis=-1, keepdims=True)
     each = xp.where(blind, xp.zeros_like(top), top + xp.log(xp.where(blind, xp.ones_like(mass), mass)))
     heads = xp.sum(each[..., 0], axis=-1)  # (..., K)
-    return cast_like(xp.sum(widen(weights, xp) / widen(scales, xp) * heads, axis=-1), Z, xp)
+    return xp.sum(weights / scales * heads, axis=-1)
 
 
 def softmax_energy_grad(

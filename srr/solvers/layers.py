@@ -20,7 +20,7 @@ from srr.ops.rates import (
 )
 from srr.ops.sparse import bare_ista_step, bare_prox_mm_step
 from srr.penalties import Penalty
-from srr.problems import SparseRateReduction
+from srr.problems import SparseRateReduction, SubspaceCompression
 from srr.solvers.proximal import as_factor, check_step
 
 TokenMap = Callable[[Array], Array]
@@ -142,7 +142,7 @@ class ResidualAttention:
     def __post_init__(self) -> None:
         check_nonnegative(self.scale, "scale")
 
-    def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
+    def __call__(self, problem: SparseRateReduction[Penalty] | SubspaceCompression[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         X = Z if self.norm is None else self.norm(Z)
         return Z + bare_mssa(X, problem.U, self.out, self.bias, self.scale, False, None, None, namespace(Z))

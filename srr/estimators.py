@@ -23,6 +23,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from srr._array.linalg import value_factor
 from srr._array.namespace import softmax
 from srr.fits.coding_length import CodingLengthSegmentation
 from srr.fits.mixture import SubspaceMixture, candidates, expectation
@@ -208,8 +209,8 @@ def _ascent(Z: Matrix, U: Matrix, eps: float) -> Matrix:
     """Matrix G with ∇R - ∇R^c = Z G: expansion of everything, compression in every subspace."""
     V = Z @ U  # (K, n, p)
     beta = rate_scale(*V.shape[-2:], eps=eps)
-    inner = np.eye(V.shape[-1], dtype=Z.dtype) + beta * V.swapaxes(-1, -2) @ V
-    compression = beta * np.sum(U @ np.linalg.solve(inner, U.swapaxes(-1, -2)), axis=0)
+    inverse = value_factor(V, None, beta, 64 * np.finfo(V.dtype).eps, np).inverse()  # of I + β VᵀV
+    compression = beta * np.sum(U @ inverse @ U.mT, axis=0)
     return np.asarray(expansion_operator(Z, eps=eps) - compression)
 
 

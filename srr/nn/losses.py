@@ -564,7 +564,7 @@ class _FusedRate(torch.autograd.Function):
 
 def _rate(Z: Tensor, value: Callable[[Tensor], Tensor], pair: Pair) -> Tensor:
     """The rate of tokens in at least float32, fused with its gradient when one will be asked for."""
-    Z = Z if Z.dtype in (torch.float32, torch.float64) else Z.float()
+    Z = at_least_single(Z)
     with torch.autocast(Z.device.type, enabled=False):
         if torch.is_grad_enabled() and Z.requires_grad:
             fused: Callable[[Tensor, Pair], Tensor] = _FusedRate.apply

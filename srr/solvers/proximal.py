@@ -228,9 +228,8 @@ class ProximalGradient:
         Raises:
             ValueError: the rule searches, which depends on values.
         """
-        return move(problem, Z, problem.value_and_grad(Z)[1], fixed_length(self.rule, problem, Z), namespace(Z))[
-            0
-        ], None
+        length, grad = fixed_length(self.rule, problem, Z), problem.value_and_grad(Z)[1]
+        return move(problem, Z, grad, length, namespace(Z))[0], None
 
     def _as_proposed(self, problem: Problem[Penalty], Z: Array, state: ProximalState, xp: Namespace) -> Trial:
         return (*_trial(problem, Z, state.grad, state.proposal, xp), state.proposal, state.proposal)

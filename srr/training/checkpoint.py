@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -76,18 +77,17 @@ def _cause(error: BaseException) -> str:
 
 def _keep_as_previous(path: Path) -> None:
     """Give the file its second name by a hard link, so that ``path`` exists at every moment."""
+    previous = path.with_name(PREVIOUS)
+    source = path
     if path.is_dir():
-        remove(path.with_name(PREVIOUS))
-        os.replace(path, path.with_name(PREVIOUS))
-        return
-    link = draft_of(path.with_name(PREVIOUS))
-    remove(link)
-    try:
-        os.link(path, link)
-    except OSError:  # a file system without hard links
-        os.replace(path, path.with_name(PREVIOUS))
-        return
-    os.replace(link, path.with_name(PREVIOUS))
+        remove(previous)
+    else:
+        link = draft_of(previous)
+        remove(link)
+        with contextlib.suppress(OSError):  # a file system without hard links
+            os.link(path, link)
+            source = link
+    put_in_place(source, previous)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

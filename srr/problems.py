@@ -190,7 +190,7 @@ class SparseRateReduction(Problem[G_co]):
         """The point of the domain of g nearest to Z; warns where solutions leave the subspaces."""
         nearest = super().start(Z)
         K, d, p = self.U.shape[-3:]
-        if self.outside == 0 and K * p < d:
+        if self.outside == 0 and K * p < d and not is_compiling(Z):
             warnings.warn(
                 f"Solutions leave the subspaces, since K*p={K * p} is less than d={d} and energy outside is free: "
                 "give SparseRateReduction outside=1.",

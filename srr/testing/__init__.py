@@ -4,8 +4,9 @@ Each check returns a `Report` when what it checks holds, and raises AssertionErr
 where it fails and how, when it does not (``throw=False`` returns it either way). Arrays may be of any backend.
 """
 
-from srr.testing.claims import check_identity, check_order
+from srr.testing.claims import check_identity, check_inequality, check_order
 from srr.testing.gradient import check_gradient
+from srr.testing.objects import check_hessian, check_penalty, check_problem, check_solver
 from srr.testing.report import Report, assert_close
 from srr.testing.steps import check_descent, check_prox
 
@@ -14,7 +15,12 @@ __all__ = [
     "assert_close",
     "check_descent",
     "check_gradient",
+    "check_hessian",
     "check_identity",
+    "check_inequality",
     "check_order",
+    "check_penalty",
+    "check_problem",
     "check_prox",
+    "check_solver",
 ]

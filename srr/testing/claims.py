@@ -103,6 +103,56 @@ def check_identity(
     return finish(Report("check_identity", bool(worst <= rtol), worst, rtol, message), throw)
 
 
+def check_inequality(
+    left: Callable[[Any], Any],
+    right: Callable[[Any], Any],
+    draw: Callable[[np.random.Generator], Any],
+    *,
+    samples: int = 200,
+    rtol: float = 1e-12,
+    seed: int = 0,
+    throw: bool = True,
+) -> Report:
+    """Require left ≤ right, entry by entry, over random problems.
+
+    Args:
+        left: the smaller side, a function of a problem to a number or an array (one entry for each item of a batch).
+        right: the larger side.
+        draw: draws a problem from a NumPy generator, inside the assumptions.
+        samples: problems drawn.
+        rtol: excess that is put down to rounding, relative to the larger of both sides.
+        seed: seed of the generator.
+        throw: raise when it fails.
+
+    Returns:
+        The `Report`; measured is the largest excess, relative, negative where the inequality is strict everywhere.
+
+    Raises:
+        AssertionError: if ``throw`` is set and a problem breaks the inequality.
+        ValueError: if samples is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from srr.testing import check_inequality
+        >>> check_inequality(lambda x: np.log1p(x), lambda x: x, lambda rng: rng.exponential(size=3)).passed
+        True
+    """
+    check_positive(samples, "samples")
+    rng, worst, message = np.random.default_rng(seed), -np.inf, ""
+    for count in range(samples):
+        problem = draw(rng)
+        a, b = np.broadcast_arrays(np.atleast_1d(host(left(problem))), np.atleast_1d(host(right(problem))))
+        size = np.maximum(np.maximum(np.abs(a), np.abs(b)), np.finfo(float).tiny)
+        gap = (a - b) / size
+        index = worst_index(gap)
+        if not gap[index] <= worst:
+            worst = float(gap[index])
+            message = (
+                f"tightest at problem {count}, entry {index}: {a[index]:.10g} on the left, {b[index]:.10g} on the right"
+            )
+    return finish(Report("check_inequality", bool(worst <= rtol), worst, rtol, message), throw)
+
+
 def _two_sides(a: Matrix, b: Matrix) -> str:
     if a.shape != b.shape:
         return f"shapes {a.shape} and {b.shape}"

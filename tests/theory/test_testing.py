@@ -1,5 +1,7 @@
 """The public checks: they pass what is right and say what is wrong."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -150,3 +152,101 @@ def test_layer_norm_is_torchs():
     want = torch.nn.functional.layer_norm(X, (3,))
     assert_close(srr.ops.layer_norm(X), want, rtol=1e-14)
     assert_close(srr.ops.layer_norm(np.ones((2, 3))), np.zeros((2, 3)))
+
+
+# --- Power, precision, and checks of inequalities, Hessians, penalties, problems and solvers
+
+
+@pytest.mark.parametrize("shape", [(10, 6), (200, 64)])
+@pytest.mark.parametrize("penalty", [srr.UnitL1(1.0), srr.L1(1.0)], ids=["sphere", "plain"])
+def test_prox_with_a_threshold_off_by_a_hundredth_is_found_out(shape, penalty):
+    V = np.random.default_rng(0).standard_normal(shape)
+    verdicts = [
+        srr.testing.check_prox(
+            lambda A, t=0.3 * factor: penalty.prox(A, step=t), penalty.value, V, step=0.3, samples=100, throw=False
+        ).passed
+        for factor in (1.0, 1.01, 0.99)
+    ]
+    assert verdicts == [True, False, False]
+
+
+def single(f):
+    """A function computed in float32, as JAX does unless told otherwise."""
+    return lambda Z: np.asarray(f(np.asarray(Z, dtype=np.float32)), dtype=np.float32)
+
+
+def test_gradient_in_single_precision_holds_and_says_what_it_could_see():
+    Z = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    report = check_gradient(single(lambda Z: np.sum(Z**4)), single(lambda Z: 4 * Z**3), Z)
+    assert report.passed
+    assert "differences in float32" in report.message
+    wrong = check_gradient(single(lambda Z: np.sum(Z**4)), single(lambda Z: 4.4 * Z**3), Z, throw=False)
+    assert not wrong.passed
+
+
+def test_gradient_of_a_batch_of_values():
+    Z = np.random.default_rng(0).standard_normal((2, 3, 4))
+    assert check_gradient(lambda Z: np.sum(Z**2, axis=(-2, -1)), lambda Z: 2 * Z, Z).passed
+
+
+def test_errors_by_row_and_column_are_named():
+    Z = np.random.default_rng(0).standard_normal((4, 6))
+    by_row = np.array([[1.0], [2.0], [3.0], [4.0]])
+    one_column = np.where(np.arange(6) == 2, 1.5, 1.0)
+    for factor, sentence in ((by_row, "every row has a factor of its own"), (one_column, "are in column 2")):
+        report = check_gradient(lambda Z: np.sum(Z**2), lambda Z, factor=factor: 2 * Z * factor, Z, throw=False)
+        assert not report.passed
+        assert sentence in report.message
+
+
+def test_inequality():
+    def draw(rng):
+        return rng.exponential(size=3)
+
+    assert srr.testing.check_inequality(np.log1p, lambda x: x, draw).passed
+    broken = srr.testing.check_inequality(lambda x: x, np.log1p, draw, throw=False)
+    assert not broken.passed
+    assert "problem" in broken.message
+
+
+def test_hessian():
+    Z = np.random.default_rng(0).standard_normal((4, 3))
+    assert srr.testing.check_hessian(np.sin, lambda Z, V: np.cos(Z) * V, Z).passed
+    assert not srr.testing.check_hessian(np.sin, lambda Z, V: np.cos(Z) * V * 1.001, Z, throw=False).passed
+    assert not srr.testing.check_hessian(np.sin, lambda Z, V: np.roll(V, 1) * np.cos(Z), Z, throw=False).passed
+
+
+class HalfThreshold(srr.L1):
+    def prox(self, V, *, step):
+        return super().prox(V, step=step / 2)
+
+
+class WrongDistance(srr.L1):
+    def distance(self, Z, grad):
+        return super().distance(Z, 2 * grad)
+
+
+class TooSmooth(srr.SparseRateReduction):
+    def smoothness(self, Z):
+        return super().smoothness(Z) / 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Lying(srr.ProximalGradient):
+    def init(self, problem, Z):
+        return super().init(problem, Z)._replace(residual=np.asarray(0.0))
+
+
+def test_penalties_problems_and_solvers():
+    Z = np.random.default_rng(0).standard_normal((8, 4))
+    U = np.stack([np.eye(4)[:, :2], np.eye(4)[:, 2:]])
+    assert srr.testing.check_penalty(srr.UnitL1(0.3), Z).passed
+    assert not srr.testing.check_penalty(HalfThreshold(0.3), Z, throw=False).passed
+    assert not srr.testing.check_penalty(WrongDistance(0.3), Z, throw=False).passed
+    problem = srr.SparseRateReduction(U, 0.5, srr.UnitL1(0.01))
+    assert srr.testing.check_problem(problem, Z).passed
+    assert "curvature" in srr.testing.check_problem(TooSmooth(U, 0.5), Z, throw=False).message
+    assert not srr.testing.check_problem(TooSmooth(U, 0.5), Z, throw=False).passed
+    assert srr.testing.check_solver(srr.ProximalGradient(), problem, Z).passed
+    lied = srr.testing.check_solver(Lying(), problem, Z, throw=False)
+    assert "not the problem's" in lied.message

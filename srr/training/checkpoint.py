@@ -11,14 +11,23 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
@@ -171,16 +180,38 @@ _DESCRIPTION = frozenset(
     ]
 )
 """Every class a description of shards is made of; torch pickles it, so nothing else may be named in it."""
+_BUILT = (
+    _StorageInfo,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 
-class _DescriptionUnpickler(pickle.Unpickler):
-    """Reads sizes, types and places of shards; any other name in the pickle is refused before it is looked up."""
+class _DescriptionUnpickler(pickle._Unpickler):
+    """Reads sizes, types and places of shards; any other name in the pickle is refused before it is looked up.
+
+    Only what describes shards may be given attributes. A pickle that could set them on a class or a function could
+    leave behind what it reads the next time, and so say one thing here and another to torch, which reads it again.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if (module, name) not in _DESCRIPTION and not dtype:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which describes no shard")
         return super().find_class(module, name)
+
+    def load_build(self) -> None:
+        built = cast("Any", self).stack[-2]
+        if type(built) not in _BUILT:
+            raise pickle.UnpicklingError(f"it sets attributes of {built!r}, which describes no shard")
+        cast("Any", super()).load_build()
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
 def check_sharded(folder: str | Path) -> None:
@@ -203,11 +234,18 @@ def check_sharded(folder: str | Path) -> None:
         found = _DescriptionUnpickler(io.BytesIO((folder / METADATA).read_bytes())).load()
         if not isinstance(found, Metadata):
             raise pickle.UnpicklingError("it describes no shards")
+        if not type(found.storage_data) is type(found.state_dict_metadata) is dict:
+            raise pickle.UnpicklingError("it describes no shards")
         for index, place in found.storage_data.items():
+            if (type(index), type(place)) != (MetadataIndex, _StorageInfo):
+                raise pickle.UnpicklingError("it describes no shards")
             if PurePath(place.relative_path).name != place.relative_path or place.transform_descriptors:
                 raise pickle.UnpicklingError(f"it points to {place.relative_path!r}")
+            shard = folder / place.relative_path
+            if shard.is_symlink() or not 0 <= place.offset <= place.offset + place.length <= shard.stat().st_size:
+                raise pickle.UnpicklingError(f"it points outside {place.relative_path!r}")
             if isinstance(found.state_dict_metadata[index.fqn], BytesStorageMetadata):
-                with open(folder / place.relative_path, "rb") as file:
+                with open(shard, "rb") as file:
                     file.seek(place.offset)
                     torch.load(io.BytesIO(file.read(place.length)), weights_only=True)
     except Exception as error:

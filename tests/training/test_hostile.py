@@ -55,6 +55,56 @@ def test_a_pickle_in_place_of_the_description_of_shards_is_not_run(shards, tmp_p
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_description_that_changes_when_it_is_read_again_is_not_run(shards, tmp_path):
+    """Ours reads it with a limit and torch reads it again without one.
+
+    It keeps names in the table of ``torch.serialization._get_layout``: allowed ones on the first reading, and those of
+    a command on the second, which it tells apart by what the first left there.
+    """
+    table = b"ctorch.serialization\n_get_layout\n"
+
+    def text(value):
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    def keep(*pairs):  # BUILD: sets the attribute ``cache`` of the function
+        return table + b"}" + text("cache") + b"}" + b"".join(k + v + b"s" for k, v in pairs) + b"sb0"
+
+    def choose(first, second):
+        return keep((text("K"), first), (b"h\x01", second)) + table + text("K") + b"\x85R"
+
+    mark = tmp_path / "executed"
+    code = b"\x80\x04" + table + text("torch.strided") + b"\x85Rq\x010"
+    code += choose(text("torch.distributed.checkpoint.metadata"), text("posix")) + b"q\x020"
+    code += choose(text("BytesStorageMetadata"), text("system")) + b"q\x030"
+    code += choose(b")", text(f"touch {mark}") + b"\x85") + b"q\x040"
+    code += keep((text("torch.strided"), text("K"))) + b"h\x02h\x03\x93h\x04R0"
+    with (shards / ".metadata").open("rb") as file:
+        code += pickle.dumps(pickle.load(file), protocol=2)[2:]
+    (shards / ".metadata").write_bytes(code)
+    before = torch.serialization._get_layout.cache
+    try:
+        with pytest.raises(ValueError, match="sets attributes of"):
+            load_sharded(create_model("crate_micro", depth=1), shards)
+    finally:
+        torch.serialization._get_layout.cache = before
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("what", ["length", "link"])
+def test_a_shard_is_an_ordinary_file_and_as_long_as_its_description_says(shards, tmp_path, what):
+    with (shards / ".metadata").open("rb") as file:
+        description = pickle.load(file)
+    (place,) = (v for k, v in description.storage_data.items() if k.fqn == "optimizer_0.lr")
+    if what == "length":
+        place.length = 2**50
+    else:
+        os.symlink("/dev/zero", shards / "zero.distcp")
+        place.relative_path = "zero.distcp"
+    (shards / ".metadata").write_bytes(pickle.dumps(description))
+    with pytest.raises(ValueError, match="points outside"):
+        check_sharded(shards)
+
+
 def test_a_pickle_in_place_of_a_plain_value_is_not_run(shards, tmp_path):
     """Values that are no tensors lie in the shard itself; torch would unpickle them without a limit."""
     with (shards / ".metadata").open("rb") as file:

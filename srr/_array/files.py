@@ -22,7 +22,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     draft = draft_of(path)
     try:
-        with draft.open("wb") as file:
+        remove(draft)
+        with draft.open("xb") as file:  # a link in its place would be followed
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,8 +107,7 @@ def trace(
 
     Under the layer's own bases U, R^c compares the places of that layer; under those of layer 0, all of them.
     """
-    import csv
-
+    from srr._array.files import write_atomically
     from srr.plots.traces import plot_layer_trace
     from srr.training.report import open_run, trace_run
 
@@ -115,15 +115,27 @@ def trace(
     folder = Path(out or run)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"model": name, **row} for name, found in traces.items() for row in found.rows()]
-    with open(folder / "trace.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    plot_layer_trace(traces).savefig(folder / "trace.png", dpi=150)
+    _write_table(folder / "trace.csv", rows)
+    figure = plot_layer_trace(traces)
+    write_atomically(folder / "trace.png", lambda file: figure.savefig(file, format="png", dpi=150))
     console = Console()
     for name, found in traces.items():
         console.print(_trace_table(name, found, eps))
     console.print(Text(printable(f"written: {folder / 'trace.csv'}, {folder / 'trace.png'}")))
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a CSV file; a link in its place is replaced, never followed out of a stranger's run."""
+    import csv
+    import io
+
+    from srr._array.files import write_atomically
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _trace_table(name: str, found: LayerTrace, eps: float) -> Table:
@@ -149,8 +161,6 @@ def certify(
 
     The exit status is 1 where a half that is proved to descend did not.
     """
-    import csv
-
     from srr.certificates import certify as certify_model
     from srr.training.report import held_out, open_run
 
@@ -160,10 +170,7 @@ def certify(
     file = Path(out or run) / "certificate.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     if rows := found.rows():
-        with file.open("w", newline="", encoding="utf-8") as text:
-            writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        _write_table(file, rows)
         typer.echo(printable(f"written: {file}"))
     if found.violations:
         raise typer.Exit(1)

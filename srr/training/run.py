@@ -207,7 +207,11 @@ def _locked(run: Path) -> Iterator[None]:
     except ModuleNotFoundError:  # Windows has no such lock
         yield
         return
-    with open(run / LOCK, "a+", encoding="utf-8") as file:
+    try:
+        handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link is not followed
+    except OSError as error:
+        raise OSError(f"run folder {run} cannot be locked: {LOCK} is no ordinary file of its own") from error
+    with open(handle, "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -141,6 +141,19 @@ def test_resuming_the_run_of_a_stranger_executes_nothing(tiny, shards, tmp_path,
         assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("name", [".lock", "trace.csv", "trace.png", "certificate.csv", "report.html"])
+def test_a_link_in_the_run_of_a_stranger_leads_to_no_file_of_ours(tiny, tmp_path, name):
+    train(tiny("trainer.max_epochs=1"))
+    run, ours = tmp_path / "run", tmp_path / "ours"
+    ours.write_text("precious")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(ours)
+    command = {".lock": ["train", "--resume", "--out"], "certificate.csv": ["certify"], "report.html": ["report"]}
+    status = main([*command.get(name, ["trace"]), str(run)])
+    assert status == (1 if name == ".lock" else 0)
+    assert ours.read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

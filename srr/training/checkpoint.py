@@ -119,6 +119,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as content:
+            for record in content.infolist():  # torch does not read a record that says it is a folder, and unpacks any
+                if record.external_attr or record.compress_type != zipfile.ZIP_STORED:
+                    raise zipfile.BadZipFile(f"{record.filename} is not stored as torch stores it")
             if (bad := content.testzip()) is not None:
                 raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
         found = torch.load(path, map_location="cpu", weights_only=True)

@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
@@ -146,6 +147,22 @@ def test_a_flipped_bit_is_found_before_anything_is_used(tiny, tmp_path, capsys):
     assert path.name == "previous.ckpt"
     assert "checksum" in notes[0]
     assert "falling back" in notes[0]
+
+
+def test_a_record_that_turns_into_a_folder_or_unpacks_is_refused(tmp_path):
+    """One bit in the table of contents makes torch leave a tensor as the memory was; a packed record may be a bomb."""
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"w": torch.arange(9.0)}}, path)
+    with zipfile.ZipFile(path) as content, zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
+        for record in content.infolist():
+            packed.writestr(record, content.read(record), zipfile.ZIP_DEFLATED)
+    text = bytearray(path.read_bytes())
+    entry = text.rindex(b"PK\x01\x02", 0, text.rindex(b"data/0"))
+    text[entry + 38] ^= 0x10
+    (tmp_path / "folder").write_bytes(text)
+    for name in ("packed", "folder"):
+        with pytest.raises(ValueError, match="not stored as torch stores it"):
+            read_checkpoint(tmp_path / name)
 
 
 def test_two_damaged_checkpoints_are_refused(tiny, tmp_path):

@@ -237,10 +237,11 @@ def check_sharded(folder: str | Path) -> None:
         found = _DescriptionUnpickler(io.BytesIO((folder / METADATA).read_bytes())).load()
         if not isinstance(found, Metadata):
             raise pickle.UnpicklingError("it describes no shards")
-        if not type(found.storage_data) is type(found.state_dict_metadata) is dict:
+        places: Any = found.storage_data
+        if not isinstance(places, dict) or not isinstance(found.state_dict_metadata, dict):
             raise pickle.UnpicklingError("it describes no shards")
-        for index, place in found.storage_data.items():
-            if (type(index), type(place)) != (MetadataIndex, _StorageInfo):
+        for index, place in places.items():
+            if not isinstance(index, MetadataIndex) or not isinstance(place, _StorageInfo):
                 raise pickle.UnpicklingError("it describes no shards")
             if PurePath(place.relative_path).name != place.relative_path or place.transform_descriptors:
                 raise pickle.UnpicklingError(f"it points to {place.relative_path!r}")

@@ -20,7 +20,7 @@ from srr._array.checks import (
     check_same_dtype,
     check_tokens,
 )
-from srr._array.linalg import bare_gram, inverse_of_factor, logdet_of_factor, shifted, trusted_cholesky
+from srr._array.linalg import bare_gram, inverse_of_factor, shifted, trusted_cholesky
 from srr._array.namespace import (
     Array,
     DType,
@@ -245,11 +245,11 @@ def _from_moment(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tupl
     G = bare_gram(A, xp)
     whole = trusted_cholesky(shifted(G, alpha, xp), rtol, xp)
     heads = None if whole is None else trusted_cholesky(shifted(U.mT @ (G[..., None, :, :] @ U), beta, xp), rtol, xp)
-    if heads is None:
+    if whole is None or heads is None:
         return None
-    compress = beta * xp.sum(U @ (inverse_of_factor(heads, xp) @ U.mT), axis=-3)
-    value = 0.5 * (xp.sum(logdet_of_factor(heads, xp), axis=-1) - logdet_of_factor(whole, xp))
-    return value, A @ (compress - alpha * inverse_of_factor(whole, xp))
+    compress = beta * xp.sum(U @ (inverse_of_factor(heads[0], xp) @ U.mT), axis=-3)
+    value = 0.5 * (xp.sum(heads[1], axis=-1) - whole[1])
+    return value, A @ (compress - alpha * inverse_of_factor(whole[0], xp))
 
 
 @dataclass(frozen=True, eq=False)

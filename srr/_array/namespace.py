@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, Self, TypeAlias, TypeGuard, TypeVar
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 
 DType: TypeAlias = Any
@@ -105,19 +106,18 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
     """
     if xp is not None:
         return xp
-    torch = sys.modules.get("torch")
-    if torch is not None and arrays and arrays[0] is not None:
-        for a in arrays:
-            if a is not None and not isinstance(a, torch.Tensor):
-                break
-        else:
-            return _torch_namespace()
     given = [a for a in arrays if a is not None]
+    kinds = {type(a) for a in given}
+    if kinds == {np.ndarray}:
+        return array_api_compat.numpy
+    torch = sys.modules.get("torch")
+    if torch is not None and kinds and all(issubclass(kind, torch.Tensor) for kind in kinds):
+        return _torch_namespace()
     try:
         return array_api_compat.array_namespace(*given)
     except TypeError as error:
-        kinds = ", ".join(sorted({f"{type(a).__module__}.{type(a).__name__}" for a in given}))
-        raise TypeError(f"arguments must be arrays of one library; got {kinds}") from error
+        names = ", ".join(sorted(f"{kind.__module__}.{kind.__name__}" for kind in kinds))
+        raise TypeError(f"arguments must be arrays of one library; got {names}") from error
 
 
 def _torch_namespace() -> Namespace:
@@ -206,7 +206,7 @@ def is_free_of_nan(x: Array) -> bool:
 
 def any_true(flags: Array, xp: Namespace) -> bool:
     """Whether an entry is known to be true; a trace that captures a constant makes even its flags unknown."""
-    found = xp.any(flags)
+    found = flags.any() if is_torch(flags) or isinstance(flags, np.ndarray) else xp.any(flags)
     if is_jax(found) and isinstance(found, sys.modules["jax"].core.Tracer):
         return False
     return bool(found)
@@ -216,6 +216,8 @@ def is_floating(x: Array, xp: Namespace) -> bool:
     """Whether the dtype is a real floating type, the low-precision ones of each library included."""
     if is_torch(x):
         return bool(x.dtype.is_floating_point)
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind == "f"
     return bool(xp.isdtype(x.dtype, "real floating"))
 
 
@@ -227,6 +229,8 @@ def asarray_like(values: Any, like: ArrayT, *, dtype: DType = None, xp: Namespac
 
 def eye(n: int, like: ArrayT, xp: Namespace) -> ArrayT:
     """Identity of size n with the dtype and device of ``like``."""
+    if is_torch(like):
+        return sys.modules["torch"].eye(n, dtype=like.dtype, device=like.device)
     return xp.eye(n, dtype=like.dtype, device=device(like))
 
 

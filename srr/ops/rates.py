@@ -34,7 +34,6 @@ from srr._array.linalg import (
     as_column,
     bare_gram,
     inverse_of_factor,
-    logdet_of_factor,
     shifted,
     trusted_cholesky,
 )
@@ -298,7 +297,7 @@ def bare_coding_rate_value_and_grad(A: Any, weights: Any, eps: float, rtol: floa
 def _factor(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
     """Factor of I + α ZᵀWZ, and α."""
     n, d = A.shape[-2:]
-    scale = rate_scale(n if weights is None else xp.sum(weights, axis=-1), d, eps=eps)
+    scale = bare_rate_scale(n if weights is None else xp.sum(weights, axis=-1), d, eps)
     return gram_factor(A, scale, weights=weights, rtol=rtol, xp=xp), scale
 
 
@@ -497,6 +496,25 @@ def labels_on_host(labels: Array) -> Index:
     raise TypeError("Pi as labels needs concrete values; under jit or vmap pass a membership matrix")
 
 
+def checked_labels(labels: Array, batch: tuple[int, ...], n: int, classes: int | None = None) -> tuple[Index, int]:
+    """Labels of tokens (..., n, d) as integers (items, n), and the number of classes; see `Segments.of`."""
+    host = labels_on_host(labels)
+    if host.ndim > len(batch) + 1 or any(
+        a not in (1, b) for a, b in zip(host.shape[-2::-1], batch[::-1], strict=False)
+    ):
+        raise ValueError(f"Pi as labels must broadcast to {(*batch, n)}; got shape {host.shape}")
+    largest = int(host.max(initial=0))
+    if host.min(initial=0) < 0:
+        raise ValueError(f"Pi as labels must be >= 0; got {host.min()}")
+    if classes is not None and largest >= classes:
+        raise ValueError(f"Pi must have labels below K={classes}; got {largest}")
+    host = (host if host.shape == (*batch, n) else np.broadcast_to(host, (*batch, n))).reshape(-1, n)
+    if classes is None and largest >= host.size > 0:
+        host = np.unique(host, return_inverse=True)[1].reshape(host.shape)
+        largest = int(host.max())
+    return host.astype(np.int64), largest + 1 if classes is None else classes
+
+
 @dataclass(frozen=True)
 class Segments:
     """Where the tokens of every class lie, for all batch items at once.
@@ -527,21 +545,7 @@ class Segments:
             ValueError: a negative label, one of at least ``classes``, or a shape that does not broadcast to the tokens.
         """
         batch, n = tuple(Z.shape[:-2]), Z.shape[-2]
-        host = labels_on_host(labels)
-        if host.ndim > len(batch) + 1 or any(
-            a not in (1, b) for a, b in zip(host.shape[-2::-1], batch[::-1], strict=False)
-        ):
-            raise ValueError(f"Pi as labels must broadcast to {(*batch, n)}; got shape {host.shape}")
-        largest = int(host.max(initial=0))
-        if host.min(initial=0) < 0:
-            raise ValueError(f"Pi as labels must be >= 0; got {host.min()}")
-        if classes is not None and largest >= classes:
-            raise ValueError(f"Pi must have labels below K={classes}; got {largest}")
-        host = np.broadcast_to(host, (*batch, n)).reshape(-1, n)
-        if classes is None and largest >= host.size > 0:
-            host = np.unique(host, return_inverse=True)[1].reshape(host.shape)
-        host = host.astype(np.int64)
-        K = int(host.max(initial=0)) + 1 if classes is None else classes
+        host, K = checked_labels(labels, batch, n, classes)
         return cls._sorted((host + K * np.arange(len(host))[:, None]).ravel(), batch, len(host), K)
 
     @classmethod
@@ -683,18 +687,55 @@ def check_partition(Pi: Array, Z: Array, xp: Namespace, classes: int | None = No
 
 
 def _core_with_parts(Z: ArrayT, Pi: Array, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, Any, float]:
-    """Tokens in the dtype of the core, their classes as `Segments` or memberships, and the error a rate may carry."""
+    """Tokens in the dtype of the core, their classes, and the error a rate may carry."""
     check_tokens(Z, xp=xp)
     labeled = check_partition(Pi, Z, xp)
     A = core_cast(Z, core_dtype, xp)
-    parts = Segments.of(Pi, A) if labeled else xp.astype(Pi, A.dtype, copy=False)
+    parts = parts_of(Pi, A, xp) if labeled else xp.astype(Pi, A.dtype, copy=False)
     return A, parts, core_tolerance(Z, A, xp)
 
 
+_FEW = 1 << 14  # numbers in all copies of the tokens up to which masks beat segments
+
+
+class Masks(NamedTuple):
+    """Labels of few tokens, where calls cost more than arithmetic: one copy of all tokens, then one for each class.
+
+    Zero rows leave logdet(I + s·AᵀA) unchanged, so a copy of a class is all tokens with the others set to zero.
+    """
+
+    mask: Any  # (1 + K, n, 1) of zeros and ones
+    count: Any  # (1 + K,)
+
+    def factor(self, A: Any, eps: float, rtol: float, xp: Namespace, *, whole: bool) -> tuple[GramFactor, Any, float]:
+        """Factors of I + α_k Z_kᵀZ_k, the shares n_k/n, and α, the product of α_k and the share of every class."""
+        mask, count = self if whole else (self.mask[1:, ...], self.count[1:])
+        n, d = A.shape
+        alpha = bare_rate_scale(n, d, eps)
+        share = count / n
+        return gram_factor(mask * A, alpha / share, rtol=rtol, xp=xp), share, alpha
+
+
+def parts_of(labels: Array, A: Array, xp: Namespace) -> Masks | Segments:
+    """Classes of core tokens from their labels, in the form that is the faster for as many."""
+    n, d = A.shape[-2:]
+    if A.ndim == 2 and 2 * n * d <= _FEW:
+        host, _ = checked_labels(labels, (), n)
+        present = np.flatnonzero(np.bincount(host[0]))
+        if (1 + len(present)) * n * d <= _FEW:
+            mask = np.ones((1 + len(present), n))
+            mask[1:] = host == present[:, None]
+            return Masks(asarray_like(mask[..., None], A, xp=xp), asarray_like(mask.sum(axis=-1), A, xp=xp))
+    return Segments.of(labels, A)
+
+
 def bare_partition_coding_rate(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
-    """R^c(·|Π) of core tokens, from `Segments` or memberships (..., n, K)."""
+    """R^c(·|Π) of core tokens, from `Segments`, `Masks` or memberships (..., n, K)."""
+    if isinstance(parts, Masks):
+        factor, share, _ = parts.factor(A, eps, rtol, xp, whole=False)
+        return 0.5 * xp.sum(share * factor.logdet())
     if not isinstance(parts, Segments):
-        factor, _, share, _ = _membership_factor(A, parts, eps, rtol, xp)
+        factor, _, share = _membership_factor(A, parts.mT, eps, rtol, xp)
         return 0.5 * xp.sum(share * factor.logdet(), axis=-1)
     logdets = [count / A.shape[-2] * factor.logdet() for factor, count in _segment_factors(A, parts, eps, rtol, xp)]
     return 0.5 * parts.sum_by_item(logdets, xp) if logdets else xp.sum(A, axis=(-2, -1))
@@ -705,9 +746,12 @@ def bare_partition_coding_rate_value_and_grad(
 ) -> tuple[Any, Any]:
     """R^c(·|Π) of core tokens, and its gradient; share · α_k = α for every class."""
     n, d = A.shape[-2:]
+    if isinstance(parts, Masks):
+        factor, share, alpha = parts.factor(A, eps, rtol, xp, whole=False)
+        return 0.5 * xp.sum(share * factor.logdet()), alpha * xp.sum(factor.resolvent(), axis=0)
     if not isinstance(parts, Segments):
-        factor, total, share, _ = _membership_factor(A, parts, eps, rtol, xp)
-        grad = _column(rate_scale(total, d, eps=eps)) * xp.sum(factor.resolvent(), axis=-3)
+        factor, total, share = _membership_factor(A, parts.mT, eps, rtol, xp)
+        grad = _column(bare_rate_scale(total, d, eps)) * xp.sum(factor.resolvent(), axis=-3)
         return 0.5 * xp.sum(share * factor.logdet(), axis=-1), grad
     if not parts.members:  # a batch of no token sets
         return xp.sum(A, axis=(-2, -1)), A
@@ -715,17 +759,24 @@ def bare_partition_coding_rate_value_and_grad(
     for factor, count in _segment_factors(A, parts, eps, rtol, xp):
         logdets.append(count / n * factor.logdet())
         rows.append(factor.resolvent())
-    return 0.5 * parts.sum_by_item(logdets, xp), rate_scale(n, d, eps=eps) * parts.restore(rows, xp)
+    return 0.5 * parts.sum_by_item(logdets, xp), bare_rate_scale(n, d, eps) * parts.restore(rows, xp)
 
 
-def _membership_factor(A: Any, Pi: Any, eps: float, rtol: float, xp: Namespace) -> tuple[GramFactor, Any, Any, Any]:
-    """Factors of I + α_k ZᵀΠ_kZ for every class, Σ tr Π_k, the shares of the classes, and the weights (..., K, n)."""
-    weights = Pi.mT
+def _membership_factor(
+    A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, whole: bool = False
+) -> tuple[GramFactor, Any, Any]:
+    """Factors of I + α_k ZᵀΠ_kZ for weights (..., K, n), Σ tr Π_k, and the shares of the classes.
+
+    With ``whole`` the total weights come first, as a class of share one.
+    """
     count = xp.sum(weights, axis=-1)  # (..., K)
-    total = xp.sum(count, axis=-1)
-    share = count / xp.where(total > 0, total, xp.ones_like(total))[..., None]
-    scale = rate_scale(count, A.shape[-1], eps=eps)
-    return gram_factor(A[..., None, :, :], scale, weights=weights, rtol=rtol, xp=xp), total, share, weights
+    total = xp.sum(count, axis=-1, keepdims=True)
+    if whole:
+        weights = xp.concat([xp.sum(weights, axis=-2, keepdims=True), weights], axis=-2)
+        count = xp.concat([total, count], axis=-1)
+    scale = bare_rate_scale(count, A.shape[-1], eps)
+    share = count / xp.where(total > 0, total, xp.ones_like(total))
+    return gram_factor(A[..., None, :, :], scale, weights=weights, rtol=rtol, xp=xp), total[..., 0], share
 
 
 def _segment_factors(
@@ -733,7 +784,7 @@ def _segment_factors(
 ) -> Iterator[tuple[GramFactor, Any]]:
     """Factors of I + α_k Z_kᵀZ_k and token counts, for classes of similar size at once."""
     for tokens, count in segments.buckets(A, xp):
-        yield gram_factor(tokens, rate_scale(count, A.shape[-1], eps=eps), rtol=rtol, xp=xp), count
+        yield gram_factor(tokens, bare_rate_scale(count, A.shape[-1], eps), rtol=rtol, xp=xp), count
 
 
 # Rate reduction, the objective of MCR²: the rate of the whole less the rate of its parts
@@ -805,24 +856,39 @@ def rate_reduction_value_and_grad(
 
 
 def bare_rate_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
-    """ΔR of core tokens, from `Segments` or memberships (..., n, K)."""
-    whole = bare_coding_rate(A, _token_weights(parts, xp), eps, rtol, xp)
-    return whole - bare_partition_coding_rate(A, parts, eps, rtol, xp)
+    """ΔR of core tokens, from `Segments`, `Masks` or memberships (..., n, K)."""
+    if isinstance(parts, Masks):
+        factor, share, _ = parts.factor(A, eps, rtol, xp, whole=True)
+        logdet = factor.logdet()
+        return logdet[0] - 0.5 * xp.sum(share * logdet)
+    if not isinstance(parts, Segments):
+        factor, _, share = _membership_factor(A, parts.mT, eps, rtol, xp, whole=True)
+        return 0.5 * _first_less_others(share * factor.logdet(), -1, xp)
+    return bare_coding_rate(A, None, eps, rtol, xp) - bare_partition_coding_rate(A, parts, eps, rtol, xp)
 
 
 def bare_rate_reduction_value_and_grad(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any]:
     """ΔR of core tokens, and its gradient."""
+    if isinstance(parts, Masks):
+        factor, share, alpha = parts.factor(A, eps, rtol, xp, whole=True)
+        logdet, rows = factor.logdet(), factor.resolvent()
+        return logdet[0] - 0.5 * xp.sum(share * logdet), alpha * (rows[0, ...] - xp.sum(rows[1:, ...], axis=0))
+    if not isinstance(parts, Segments):
+        factor, total, share = _membership_factor(A, parts.mT, eps, rtol, xp, whole=True)
+        grad = _column(bare_rate_scale(total, A.shape[-1], eps)) * _first_less_others(factor.resolvent(), -3, xp)
+        return 0.5 * _first_less_others(share * factor.logdet(), -1, xp), grad
     shared = shared_reduction(A, parts, eps, rtol, xp)
     if shared is not None:
         return shared
     compressed, compress = bare_partition_coding_rate_value_and_grad(A, parts, eps, rtol, xp)
-    expanded, expand = bare_coding_rate_value_and_grad(A, _token_weights(parts, xp), eps, rtol, xp)
+    expanded, expand = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp)
     return expanded - compressed, expand - compress
 
 
-def _token_weights(parts: Any, xp: Namespace) -> Any:
-    """Total membership of every token; None for labels, where it is one."""
-    return None if isinstance(parts, Segments) else xp.sum(parts, axis=-1)
+def _first_less_others(x: Any, axis: int, xp: Namespace) -> Any:
+    """The first entry along an axis less the sum of the others."""
+    rest = (slice(None),) * (-axis - 1)
+    return x[(..., 0, *rest)] - xp.sum(x[(..., slice(1, None), *rest)], axis=axis)
 
 
 # Rate reduction of large classes: the parts give the Gram matrix of the whole, and one product serves both gradients.
@@ -840,11 +906,12 @@ _LEAST = 0.75  # tokens a class for every dimension from which sharing won, meas
 
 
 class _Part(NamedTuple):
-    """Classes of similar size: padded tokens (S, m, d), counts (S,), factors of I + α_k Z_kᵀZ_k (S, d, d)."""
+    """Classes of similar size: padded tokens (S, m, d), counts (S,), factors of I + α_k Z_kᵀZ_k, log-determinants."""
 
     tokens: Any
     count: Any
     L: Any
+    logdet: Any
 
 
 def shared_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any] | None:
@@ -861,18 +928,19 @@ def shared_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace)
     whole: Any = 0.0
     made = []
     for tokens, count in parts.buckets(A, xp):
-        M = shifted(bare_gram(tokens, xp), as_column(rate_scale(count, d, eps=eps), tokens, xp), xp)
-        L = trusted_cholesky(M, rtol, xp)
-        if L is None:
+        M = shifted(bare_gram(tokens, xp), as_column(bare_rate_scale(count, d, eps), tokens, xp), xp)
+        found = trusted_cholesky(M, rtol, xp)
+        if found is None:
             return None
         whole = whole + xp.tensordot(count / n, M, axes=1)
-        made.append(_Part(tokens, count, L))
-    L = trusted_cholesky(whole, rtol, xp)
-    if L is None:
+        made.append(_Part(tokens, count, *found))
+    found = trusted_cholesky(whole, rtol, xp)
+    if found is None:
         return None
-    compressed = xp.sum(xp.concat([part.count / n * logdet_of_factor(part.L, xp) for part in made]))
-    value = 0.5 * (logdet_of_factor(L, xp) - compressed)
-    return value, parts.restore(_slopes(L, made, rate_scale(n, d, eps=eps), xp), xp)
+    L, logdet = found
+    compressed = xp.sum(xp.concat([part.count / n * part.logdet for part in made]))
+    slopes = _slopes(L, made, bare_rate_scale(n, d, eps), xp)
+    return 0.5 * (logdet - compressed), parts.restore(slopes, xp)
 
 
 def _slopes(L: Any, parts: list[_Part], alpha: float, xp: Namespace) -> list[Any]:

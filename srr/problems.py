@@ -34,14 +34,17 @@ from srr._array.namespace import (
     is_floating,
     namespace,
 )
-from srr.ops import rate_reduction_value_and_grad, rate_scale, subspace_coding_rate_smoothness
 from srr.ops.energies import bare_softmax_energy, bare_softmax_energy_grad
 from srr.ops.rates import (
+    bare_rate_reduction_value_and_grad,
     bare_rate_scale,
     bare_sparse_rate_reduction_value_and_grad,
+    bare_subspace_coding_rate_smoothness,
     bare_subspace_coding_rate_value_and_grad,
+    check_distortion,
     check_partition,
     core_tolerance,
+    parts_of,
 )
 from srr.ops.subspaces import merge_heads
 from srr.penalties import Penalty, RotatedPenalty, UnitL1
@@ -171,7 +174,7 @@ class SparseRateReduction(Problem[G_co]):
 
     def __post_init__(self) -> None:
         check_bases(self.U)
-        check_positive(self.eps, "eps")
+        object.__setattr__(self, "eps", check_distortion(self.eps))
         check_nonnegative(self.outside, "outside")
         measured = self.penalty if self.D is None else RotatedPenalty(self.penalty, self.D)
         object.__setattr__(self, "_measured", measured)  # in a frame it keeps value, prox and distance, not a gradient
@@ -209,7 +212,7 @@ class SparseRateReduction(Problem[G_co]):
             found = -value, -grad
         value, grad = found
         if self.outside > 0:
-            weight = self.outside * rate_scale(*A.shape[-2:], eps=self.eps)
+            weight = self.outside * bare_rate_scale(A.shape[-2], A.shape[-1], self.eps)
             off = _outside(A, U, xp)
             value, grad = value + 0.5 * weight * xp.sum(off * off, axis=(-2, -1)), grad + weight * off
         return value, xp.astype(grad, Z.dtype, copy=False)
@@ -217,8 +220,9 @@ class SparseRateReduction(Problem[G_co]):
     def smoothness(self, Z: Array) -> Array:
         """L_c + α/8 + μα with L_c = β‖Σ U_kU_kᵀ‖₂."""
         xp = namespace(Z, self.U)
-        alpha = rate_scale(*Z.shape[-2:], eps=self.eps)
-        return subspace_coding_rate_smoothness(Z, self.U, eps=self.eps, xp=xp) + (0.125 + self.outside) * alpha
+        alpha = bare_rate_scale(Z.shape[-2], Z.shape[-1], self.eps)
+        compressed = bare_subspace_coding_rate_smoothness(Z.shape[-2], self.U, self.eps, xp)
+        return compressed + (0.125 + self.outside) * alpha
 
 
 def _outside(A: Any, U: Any, xp: Namespace) -> Any:
@@ -241,7 +245,7 @@ def _from_moment(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tupl
     if is_differentiated(A, U) and not is_compiling(A):
         return None
     n, d = A.shape[-2:]
-    alpha, beta = (rate_scale(n, p, eps=eps) for p in (d, U.shape[-1]))
+    alpha, beta = (bare_rate_scale(n, p, eps) for p in (d, U.shape[-1]))
     G = bare_gram(A, xp)
     whole = trusted_cholesky(shifted(G, alpha, xp), rtol, xp)
     heads = None if whole is None else trusted_cholesky(shifted(U.mT @ (G[..., None, :, :] @ U), beta, xp), rtol, xp)
@@ -284,9 +288,10 @@ class RateReduction(Problem[G_co]):
     eps: float
     penalty: G_co
     core_dtype: DType = None
+    _parts: dict[tuple[int, ...], Any] = field(init=False, repr=False, default_factory=dict)  # by the shape of tokens
 
     def __post_init__(self) -> None:
-        check_positive(self.eps, "eps")
+        object.__setattr__(self, "eps", check_distortion(self.eps))
 
     @property
     def regularizer(self) -> G_co:
@@ -302,9 +307,18 @@ class RateReduction(Problem[G_co]):
         """R^c - R and its gradient."""
         xp = namespace(Z)
         A = core_cast(Z, self.core_dtype, xp)
-        Pi = core_cast(self.Pi, self.core_dtype, xp) if is_floating(self.Pi, namespace(self.Pi)) else self.Pi
-        value, grad = rate_reduction_value_and_grad(A, Pi, eps=self.eps, core_dtype=self.core_dtype, xp=xp)
+        rtol = core_tolerance(A, A, xp)
+        value, grad = bare_rate_reduction_value_and_grad(A, self._parts_of(A, xp), self.eps, rtol, xp)
         return -value, xp.astype(-grad, Z.dtype, copy=False)
+
+    def _parts_of(self, A: Array, xp: Namespace) -> Any:
+        """Memberships in the dtype of the core, or the labels, which are sorted once."""
+        if is_floating(self.Pi, namespace(self.Pi)):
+            return xp.astype(self.Pi, A.dtype, copy=False)
+        shape = tuple(A.shape)
+        if shape not in self._parts:
+            self._parts[shape] = parts_of(self.Pi, A)
+        return self._parts[shape]
 
     def smoothness(self, Z: Array) -> Array:
         """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""
@@ -312,7 +326,7 @@ class RateReduction(Problem[G_co]):
         return (
             9.0
             / 8.0
-            * rate_scale(*Z.shape[-2:], eps=self.eps)
+            * bare_rate_scale(Z.shape[-2], Z.shape[-1], self.eps)
             * xp.ones_like(core_cast(Z[..., 0, 0], self.core_dtype, xp))
         )
 

@@ -224,6 +224,8 @@ def is_floating(x: Array, xp: Namespace) -> bool:
 def asarray_like(values: Any, like: ArrayT, *, dtype: DType = None, xp: Namespace = None) -> ArrayT:
     """Bring host values to the library, device and (unless given) dtype of ``like``."""
     xp = namespace(like, xp=xp)
+    if is_torch(values) and is_torch(like):  # torch.asarray keeps the graph or cuts it, by the version
+        return values.to(dtype=like.dtype if dtype is None else dtype, device=like.device)
     return xp.asarray(values, dtype=like.dtype if dtype is None else dtype, device=device(like))
 
 

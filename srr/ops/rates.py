@@ -691,7 +691,7 @@ def _core_with_parts(Z: ArrayT, Pi: Array, core_dtype: DType, xp: Namespace) -> 
     check_tokens(Z, xp=xp)
     labeled = check_partition(Pi, Z, xp)
     A = core_cast(Z, core_dtype, xp)
-    parts = parts_of(Pi, A, xp) if labeled else xp.astype(Pi, A.dtype, copy=False)
+    parts = parts_of(Pi, A) if labeled else xp.astype(Pi, A.dtype, copy=False)
     return A, parts, core_tolerance(Z, A, xp)
 
 
@@ -704,20 +704,18 @@ class Masks(NamedTuple):
     Zero rows leave logdet(I + s·AᵀA) unchanged, so a copy of a class is all tokens with the others set to zero.
     """
 
-    mask: Any  # (1 + K, n, 1) of zeros and ones
-    count: Any  # (1 + K,)
+    mask: np.ndarray[Any, np.dtype[np.float64]]  # (1 + K, n) of zeros and ones
 
     def factor(self, A: Any, eps: float, rtol: float, xp: Namespace, *, whole: bool) -> tuple[GramFactor, Any, float]:
         """Factors of I + α_k Z_kᵀZ_k, the shares n_k/n, and α, the product of α_k and the share of every class."""
-        mask, count = self if whole else (self.mask[1:, ...], self.count[1:])
-        n, d = A.shape
-        alpha = bare_rate_scale(n, d, eps)
-        share = count / n
-        return gram_factor(mask * A, alpha / share, rtol=rtol, xp=xp), share, alpha
+        mask = self.mask if whole else self.mask[1:]
+        alpha = bare_rate_scale(A.shape[-2], A.shape[-1], eps)
+        share = asarray_like(mask.mean(axis=-1), A, xp=xp)
+        return gram_factor(asarray_like(mask[..., None], A, xp=xp) * A, alpha / share, rtol=rtol, xp=xp), share, alpha
 
 
-def parts_of(labels: Array, A: Array, xp: Namespace) -> Masks | Segments:
-    """Classes of core tokens from their labels, in the form that is the faster for as many."""
+def parts_of(labels: Array, A: Array) -> Masks | Segments:
+    """Classes of tokens from their labels, in the form that is the faster for as many; only the shape of A matters."""
     n, d = A.shape[-2:]
     if A.ndim == 2 and 2 * n * d <= _FEW:
         host, _ = checked_labels(labels, (), n)
@@ -725,7 +723,7 @@ def parts_of(labels: Array, A: Array, xp: Namespace) -> Masks | Segments:
         if (1 + len(present)) * n * d <= _FEW:
             mask = np.ones((1 + len(present), n))
             mask[1:] = host == present[:, None]
-            return Masks(asarray_like(mask[..., None], A, xp=xp), asarray_like(mask.sum(axis=-1), A, xp=xp))
+            return Masks(mask)
     return Segments.of(labels, A)
 
 
@@ -1005,8 +1003,13 @@ def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Nam
     xp = namespace(Z, U, xp=xp)
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
+    return bare_subspace_coding_rate_smoothness(Z.shape[-2], U, check_distortion(eps), xp)
+
+
+def bare_subspace_coding_rate_smoothness(n: int, U: ArrayT, eps: Any, xp: Namespace) -> ArrayT:
+    """Formula of :func:`subspace_coding_rate_smoothness` for n tokens."""
     wide = merge_heads(U, xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
-    beta = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
+    beta = bare_rate_scale(n, U.shape[-1], eps)
     return cast_like(beta * xp.linalg.svdvals(widen(wide, xp))[..., 0] ** 2, U, xp)
 
 

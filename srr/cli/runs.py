@@ -1,4 +1,4 @@
-"""`srr train`, `srr trace` and `srr report`: training runs, made and looked at."""
+"""`srr train`, `srr trace`, `srr probe` and `srr report`: training runs, made and looked at."""
 
 from __future__ import annotations
 
@@ -174,6 +174,38 @@ def certify(
         typer.echo(printable(f"written: {file}"))
     if found.violations:
         raise typer.Exit(1)
+
+
+def probe(
+    run: RunFolder,
+    samples: Annotated[
+        int, typer.Option(help="Most training samples, and most held-out ones, evenly spaced.", min=30)
+    ] = 10_000,
+    out: Annotated[str | None, typer.Option(help="The JSON file; probe.json in the run by default.")] = None,
+) -> None:
+    """Read classes from frozen features by 20 neighbors, logistic regression and nearest subspace, beside pixels."""
+    import json
+
+    from srr._array.files import write_atomically
+    from srr.training.features import probe as probe_features
+    from srr.training.module import TrainingModule
+    from srr.training.report import open_run
+
+    opened = open_run(run)
+    module = TrainingModule(opened.model, opened.source.spec, opened.config)
+    models = {"untrained": opened.untrained, "trained": opened.model}
+    found = probe_features(module, opened.source, models, count=samples)
+    table = Table(title="held-out accuracy of frozen features")
+    for title in ("features", "20 neighbors", "linear", "nearest subspace"):
+        table.add_column(title, justify="left" if title == "features" else "right")
+    for name, accuracies in found.items():
+        table.add_row(name, *(f"{value:.4f}" for value in accuracies.values()))
+    console = Console()
+    console.print(table)
+    path = Path(out or Path(run) / "probe.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write((json.dumps(found, indent=1) + "\n").encode()))
+    console.print(Text(printable(f"written: {path}")))
 
 
 def report(

@@ -38,13 +38,16 @@ def nearest_subspace(source: Source) -> Baseline | None:
     shape = source.spec.shape
     if source.spec.kind != "image" or int(np.prod(shape)) > LARGEST or not hasattr(source.train, "x"):
         return None
-    x, y = pixels(source, train=True)
-    x_val, y_val = pixels(source, train=False)
-    K, tenth = source.spec.num_classes, max(1, len(y) // 10)
-    inner = subspaces(x[tenth:], y[tenth:], K)
+    return choose_subspaces(*pixels(source, train=True), *pixels(source, train=False), classes=source.spec.num_classes)
+
+
+def choose_subspaces(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, classes: int) -> Baseline:
+    """One subspace a class of rows (N, d); the rank is chosen on the first tenth, which that fit does not see."""
+    tenth = max(1, len(y) // 10)
+    inner = subspaces(x[tenth:], y[tenth:], classes)
     ranks = [r for r in RANKS if r < x.shape[1]] or [1]
     rank = max(ranks, key=lambda r: score(x[:tenth], y[:tenth], inner, r))
-    return Baseline(score(x_val, y_val, subspaces(x, y, K), rank), rank)
+    return Baseline(score(x_val, y_val, subspaces(x, y, classes), rank), rank)
 
 
 def pixels(source: Source, *, train: bool) -> tuple[Tensor, Tensor]:

@@ -68,14 +68,18 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimized: ``cross_entropy``, ``mcr2``, ``masked`` or ``next_token``, plus λ·SRR on chosen layers.
+    """What is minimized: ``cross_entropy``, ``mcr2``, ``views``, ``masked`` or ``next_token``, plus λ·SRR on layers.
 
+    ``views`` is the number of views of an image, ``views_weight`` the weight of their rate (null: from the batch,
+    the width and ε).
     ``srr_scope`` is ``image`` (the tokens of one image form one set) or ``batch`` (one set across all ranks).
     """
 
-    name: Literal["cross_entropy", "mcr2", "masked", "next_token"] = "cross_entropy"
+    name: Literal["cross_entropy", "mcr2", "views", "masked", "next_token"] = "cross_entropy"
     label_smoothing: BelowOne = 0.0
     eps: Positive = 0.5
+    views: Annotated[int, Meta(ge=2, le=256)] = 2
+    views_weight: NonNegative | None = None
     srr_weight: NonNegative = 0.0
     srr_layers: tuple[Annotated[int, Meta(ge=-1024, le=1023)], ...] = (-1,)
     srr_scope: Literal["image", "batch"] = "image"
@@ -453,6 +457,14 @@ def _check_together(config: RunConfig) -> None:
         raise ValueError(f"config data.classes must be in [2, token_dim={data.token_dim}]; got {data.classes}")
     if data.name == "mixture" and data.samples * data.tokens * data.token_dim > 2**29:
         raise ValueError("config data.samples × tokens × token_dim must be at most 2^29 numbers")
+    if config.objective.name == "views":
+        change = config.augment
+        if data.name.partition(":")[0] in {"mixture", "text"}:
+            raise ValueError(f"config objective.name=views needs images; got data.name={data.name}")
+        if change.mixup or change.cutmix:
+            raise ValueError("config objective.name=views has no labels to mix; set augment.mixup and cutmix to 0")
+        if not (change.crop_scale or change.shift or change.flip or change.randaugment_ops or change.erasing):
+            raise ValueError("config objective.name=views needs changes that make views; got none in augment")
 
 
 def _closest(key: str, names: set[str]) -> str:

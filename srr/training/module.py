@@ -65,7 +65,12 @@ class TrainingModule(pl.LightningModule):
         """Objective on a batch as it comes from the loader."""
         x, y = self.prepare(batch["x"]), batch["y"]
         change = self.config.augment
-        if augment and self.spec.kind == "image":
+        if self.config.objective.name == "views":
+            with torch.random.fork_rng(enabled=not augment):
+                if not augment:  # the same views after each epoch
+                    torch.manual_seed(self.config.seed)
+                x = torch.cat([augment_images(x, change) for _ in range(self.config.objective.views)])
+        elif augment and self.spec.kind == "image":
             x = augment_images(x, change)
             if change.mixup or change.cutmix:
                 x, y = mix_images(x, y, change, self.spec.num_classes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from srr.nn.losses import IGNORE, cross_entropy, mcr2_loss, srr_regularizer
+from srr.nn.losses import IGNORE, cross_entropy, mcr2_loss, srr_regularizer, views_loss
 from srr.nn.probe import blocks_of, head_inputs
 from srr.training.config import ObjectiveConfig
 
@@ -98,6 +98,28 @@ class MCR2:
 
 
 @dataclass(frozen=True)
+class Views:
+    r"""Agreement of the views of an image, and the rate that keeps features apart; no label reaches the layers.
+
+    As for :class:`MCR2`, the head learns from detached features, so that an accuracy can be read.
+
+    Source: [EMPSSL], [SIMDINO]; see :func:`srr.nn.views_loss`.
+    """
+
+    count: int
+    eps: float
+    weight: float | None
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
+        """Loss of the views, which x holds one after the other, + head loss as ``loss``; the first as ``views``."""
+        with head_inputs(model, detach=True) as pooled:
+            read = CrossEntropy()(model, x, y.repeat(self.count))
+        Z = pooled[0].reshape(self.count, len(y), -1)[:, y != IGNORE]  # (V B, d) -> (V, real, d)
+        apart = views_loss(Z, eps=self.eps, weight=self.weight)
+        return {**read, "loss": read["loss"] + apart, "views": apart.detach()}
+
+
+@dataclass(frozen=True)
 class MaskedAutoencoding:
     """Mean squared error of hidden patches, drawn from torch's stream in training and from a fixed one otherwise."""
 
@@ -127,6 +149,7 @@ def build_objective(config: ObjectiveConfig) -> Objective:
     known: dict[str, Objective] = {
         "cross_entropy": CrossEntropy(config.label_smoothing),
         "mcr2": MCR2(config.eps),
+        "views": Views(config.views, config.eps, config.views_weight),
         "masked": MaskedAutoencoding(),
         "next_token": NextToken(CrossEntropy(config.label_smoothing)),
     }
@@ -144,7 +167,8 @@ def check_objective(config: ObjectiveConfig, model: nn.Module) -> None:
     Raises:
         ValueError: the model has no such output, or not so many layers.
     """
-    needs = {"cross_entropy": "pool", "mcr2": "pool", "masked": "draw_mask", "next_token": "head"}[config.name]
+    named = {"masked": "draw_mask", "next_token": "head"}
+    needs = named.get(config.name, "pool")
     if not hasattr(model, needs) or (config.name == "next_token" and hasattr(model, "pool")):
         raise ValueError(f"objective {config.name!r} does not go with a {type(model).__name__}")
     depth = len(blocks_of(model))

@@ -26,6 +26,7 @@ from srr.plots.traces import plot_layer_trace
 from srr.training.callbacks import curve, read_table
 from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, read_checkpoint
 from srr.training.config import RunConfig, dump_config
+from srr.training.features import feature_spread, features_of
 from srr.training.module import TrainingModule
 from srr.training.run import METRICS, MODEL, initial_model, load_run_config, load_weights
 from srr.training.sources import EvalOrder, Source, load_data
@@ -159,6 +160,7 @@ def write_report(runs: Sequence[str | Path], path: str | Path, *, eps: float = 0
         "Result": _result,
         "Config": lambda run: f"<pre>{_escape(dump_config(run.config))}</pre>",
         "Curves": _curves,
+        "Spread of the features": lambda run: _spread(run, count),
         "Confusion matrix": _confusion,
         "Layer trace, trained against untrained": lambda run: _picture(
             plot_layer_trace(trace_run(run, eps=eps, count=count)), f"layer trace of {run.folder.name}"
@@ -221,6 +223,23 @@ def _curves(run: TrainedRun) -> str:
     if not pictures:
         raise Missing("the run has logged nothing yet")
     return "".join(pictures)
+
+
+def _spread(run: TrainedRun, count: int) -> str:
+    x, eps = held_out(run, count)[0], run.config.objective.eps
+    models = {"untrained": run.untrained, "trained": run.model}
+    found = {name: feature_spread(features_of(model, x).float(), eps=eps) for name, model in models.items()}
+    rows = {
+        f"effective rank, of {found['trained'].width}": [f"{s.effective_rank:.2f}" for s in found.values()],
+        f"rate, nats a dimension at ε = {eps:g}": [f"{s.rate:.3f}" for s in found.values()],
+        "share of dead features": [f"{s.dead:.3f}" for s in found.values()],
+    }
+    cells = {"": list(found), **rows}
+    table = "".join(
+        f"<tr><td>{name}</td>{''.join(f'<td>{value}</td>' for value in values)}</tr>" for name, values in cells.items()
+    )
+    warning = found["trained"].warning
+    return f"<table>{table}</table>" + (f"<p>{_escape(warning.capitalize())}.</p>" if warning else "")
 
 
 def _classified(run: TrainedRun) -> None:

@@ -48,6 +48,7 @@ from srr.training.config import (
     resolve,
     to_dict,
 )
+from srr.training.features import WatchFeatures
 from srr.training.module import TrainingModule
 from srr.training.objectives import check_objective
 from srr.training.optim import WeightAverage
@@ -236,13 +237,16 @@ def _callbacks(config: RunConfig, run: Path, console: Console) -> tuple[Parts, l
         if config.trainer.trace_every
         else None
     )
-    optional = [average, tracer, watcher(config.trainer.progress, console)]
+    watch = WatchFeatures(console, eps=config.objective.eps, neighbors=config.objective.name == "views")
+    optional = [average, tracer, watch, watcher(config.trainer.progress, console)]
     chosen = [c for c in optional if c is not None]
     return parts, [*chosen, parts.throughput, StopOnSignal(checkpoints), checkpoints]
 
 
 def headline(config: RunConfig) -> tuple[str, bool]:
     """The held-out metric that says how good a run is, and whether larger is better."""
+    if config.objective.name == "views":
+        return "val_knn", True
     accuracy = config.objective.name in {"cross_entropy", "mcr2"}
     return ("val_accuracy", True) if accuracy else ("val_loss", False)
 
@@ -255,7 +259,7 @@ def _finish(
     if not trainer.is_global_zero:
         return {}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "val_" in name}
-    baseline = nearest_subspace(source) if config.objective.name in {"cross_entropy", "mcr2"} else None
+    baseline = nearest_subspace(source) if config.objective.name in {"cross_entropy", "mcr2", "views"} else None
     result = {
         **metrics,
         f"best_{parts.checkpoints.metric}": parts.checkpoints.best,

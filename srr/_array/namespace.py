@@ -229,6 +229,12 @@ def asarray_like(values: Any, like: ArrayT, *, dtype: DType = None, xp: Namespac
     return xp.asarray(values, dtype=like.dtype if dtype is None else dtype, device=device(like))
 
 
+def index_like(values: Any, like: Array, xp: Namespace) -> Any:
+    """Bring host indices to the library and device of ``like``: 64 bits, or what JAX has without them."""
+    integer = xp.int64 if not is_jax(like) or sys.modules["jax"].config.jax_enable_x64 else xp.int32
+    return asarray_like(values, like, dtype=integer, xp=xp)
+
+
 def eye(n: int, like: ArrayT, xp: Namespace) -> ArrayT:
     """Identity of size n with the dtype and device of ``like``."""
     if is_torch(like):

@@ -47,6 +47,7 @@ from srr._array.namespace import (
     cast_like,
     core_cast,
     epsilon,
+    index_like,
     is_compiling,
     is_concrete,
     is_differentiated,
@@ -574,7 +575,7 @@ class Segments:
         """Padded tokens (S, m, d) and token counts (S,) of each batch of classes of similar size."""
         flat = xp.reshape(A, (-1, A.shape[-1]))
         for index, size in zip(self.members, self.counts, strict=True):
-            tokens = xp.take(flat, asarray_like(index.ravel(), A, dtype=xp.int64, xp=xp), axis=0)
+            tokens = xp.take(flat, index_like(index.ravel(), A, xp), axis=0)
             tokens = xp.reshape(tokens, (*index.shape, A.shape[-1]))
             if (size < index.shape[1]).any():
                 valid = np.arange(index.shape[1]) < size[:, None]
@@ -585,14 +586,14 @@ class Segments:
     def sum_by_item(self, terms: list[Array], xp: Namespace) -> Array:
         """Add per-segment terms, one array (S,) per bucket, into one number per batch item."""
         flat = xp.concat([*terms, xp.zeros_like(terms[0][:1])])
-        chosen = xp.take(flat, asarray_like(self.table.ravel(), flat, dtype=xp.int64, xp=xp), axis=0)
+        chosen = xp.take(flat, index_like(self.table.ravel(), flat, xp), axis=0)
         return xp.reshape(xp.sum(xp.reshape(chosen, self.table.shape), axis=-1), self.batch)
 
     def restore(self, rows: list[Array], xp: Namespace) -> Array:
         """Bring padded rows, one array (S, m, d) per bucket, back to the order of the tokens."""
         d = rows[0].shape[-1]
         flat = xp.concat([xp.reshape(r, (-1, d)) for r in rows], axis=0)
-        tokens = xp.take(flat, asarray_like(self.positions, flat, dtype=xp.int64, xp=xp), axis=0)
+        tokens = xp.take(flat, index_like(self.positions, flat, xp), axis=0)
         return xp.reshape(tokens, (*self.batch, -1, d))
 
 

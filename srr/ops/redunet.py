@@ -31,6 +31,7 @@ from srr._array.namespace import (
     any_true,
     asarray_like,
     core_cast,
+    index_like,
     is_differentiated,
     is_floating,
     namespace,
@@ -258,7 +259,7 @@ def _from_rows(V: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> An
 
 def _spread(segments: Segments, V: Any, made: list[Any], xp: Namespace) -> Any:
     """What was made of the segments, bucket by bucket, as (..., F, K, ...) with zeros for empty classes."""
-    table = asarray_like(segments.table.ravel(), V, dtype=xp.int64, xp=xp)
+    table = index_like(segments.table.ravel(), V, xp)
     flat = xp.concat([*made, xp.zeros_like(made[0][:1, ...])])
     return xp.reshape(xp.take(flat, table, axis=0), (*V.shape[:-2], segments.table.shape[-1], *flat.shape[1:]))
 
@@ -437,7 +438,7 @@ def _compress_labeled(V: Any, C: Any, proportions: Any, labels: Any, xp: Namespa
     scaled = xp.reshape(xp.broadcast_to(scaled, (*V.shape[:-2], K, d, d)), (-1, d, d))
     order, rows, first = np.argsort(segments.table.ravel(), kind="stable"), [], 0
     for tokens, count in segments.buckets(V, xp):
-        chosen = asarray_like(order[first : first + count.shape[0]], V, dtype=xp.int64, xp=xp)
+        chosen = index_like(order[first : first + count.shape[0]], V, xp)
         rows.append(tokens @ xp.take(scaled, chosen, axis=0))
         first += count.shape[0]
     return segments.restore(rows, xp)

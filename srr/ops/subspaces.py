@@ -17,10 +17,10 @@ from srr._array.namespace import (
     Array,
     ArrayT,
     Namespace,
-    asarray_like,
     cast_like,
     device,
     eye,
+    index_like,
     namespace,
     softmax,
     to_numpy,
@@ -171,7 +171,7 @@ def principal_bases(Z: ArrayT, labels: Array, *, rank: int, xp: Namespace = None
     if short := [k for k, index in enumerate(members) if len(index) < rank]:
         raise ValueError(f"every class must have at least rank={rank} tokens; classes {short[:9]} have fewer")
     A = widen(Z, xp)
-    classes = (xp.take(A, asarray_like(i, Z, dtype=xp.int64, xp=xp), axis=0) for i in members)
+    classes = (xp.take(A, index_like(i, Z, xp), axis=0) for i in members)
     return cast_like(xp.stack([xp.linalg.svd(C, full_matrices=False)[2][:rank, :].mT for C in classes]), Z, xp)
 
 

@@ -90,7 +90,6 @@ def test_attention_of_large_tokens(half) -> None:
     assert np.isfinite(widened(srr.ops.tssa_heads(make(V[None]), make(np.ones((1, 1)))))).all()
 
 
-@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 def test_sixteen_bits_of_jax_without_float64() -> None:
     """JAX has no float64 unless asked for: the core is float32 then, never the half type itself."""
     jax.config.update("jax_enable_x64", False)

@@ -86,6 +86,27 @@ def test_bad_input_is_one_sentence(words, named, tmp_path, capsys):
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_two_run_folders_are_refused(resume, tmp_path, capsys):
+    words = ["--out", str(tmp_path / "a"), f"out={tmp_path / 'b'}"]
+    assert app.main(["train", *resume, *words]) == 1
+    assert "name two folders" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_resume_finds_its_folder_among_the_overrides(tmp_path, capsys):
+    assert app.main(["train", "--resume", f"out={tmp_path / 'none'}"]) == 1
+    assert "none is not a training run" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_utf_8_cannot_write_is_refused_before_it_is_made(tmp_path):
+    words = [sys.executable, "-m", "srr", "train", "--data", "digits", "--out"]
+    run = subprocess.run([*map(os.fsencode, words), b"runs/\xff"], cwd=tmp_path, capture_output=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.decode().strip() == r"config out must be Unicode text (a path in UTF-8); got 'runs/\udcff'"
+    assert not any(tmp_path.iterdir())
+
+
 def test_debug_shows_the_traceback(tmp_path):
     run = srr("--debug", "solve", "--eps", "0", "--out", str(tmp_path / "run"))
     assert run.returncode != 0

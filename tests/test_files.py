@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from srr._array.files import made_atomically, write_atomically
+from srr._array.files import made_atomically, printable, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -52,3 +52,8 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
         (draft / "one").write_text("1")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine"]
     assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_name_moves_no_cursor_and_turns_no_line():
+    assert printable("\x1b[31mred\r\nb\udcff\u202eabc\u2028") == r"\x1b[31mred\r\nb\udcff\u202eabc\u2028"
+    assert printable("$x^$ [/bold] ε 中 é") == "$x^$ [/bold] ε 中 é"

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: made beside their place, synced, renamed into it."""
+"""Files and folders that are whole or not there: made beside their place, synced, renamed into it; and their names."""
 
 from __future__ import annotations
 
@@ -78,3 +78,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+    """One line that any terminal takes: what is no letter, sign or space in it is shown as an escape.
+
+    A name of a file may hold ends of lines, the escape that colors a terminal, marks that turn the direction of
+    writing, or bytes that are no UTF-8.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

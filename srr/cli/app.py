@@ -14,6 +14,7 @@ from rich.text import Text
 
 from srr import __version__
 from srr._array.extras import sentence
+from srr._array.files import printable
 from srr.cli.demo import demo
 from srr.cli.images import attention, predict
 from srr.cli.runs import certify, probe, report, trace, train
@@ -61,7 +62,7 @@ def _sentence(error: Exception) -> str:
 
 def _report(text: str) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text(text.encode("utf-8", "backslashreplace").decode(), style="bold red"))
+    console.print(Text(printable(text), style="bold red"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

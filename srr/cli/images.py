@@ -54,6 +54,7 @@ def predict(
     from rich.text import Text
 
     from srr._array.checks import check_count
+    from srr._array.files import printable
     from srr.nn import CRATE
 
     check_count(top, "--top")
@@ -71,7 +72,7 @@ def predict(
         return
     table = Table("class", "name", "probability")
     for i, name, p in rows:
-        table.add_row(str(i), Text(name), f"{p:.4f}")
+        table.add_row(str(i), Text(printable(name)), f"{p:.4f}")
     Console().print(table)
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from srr._array.files import printable
+
 if TYPE_CHECKING:
     from srr.diagnostics import LayerTrace
 
@@ -56,7 +58,11 @@ def train(
         "seed": seed,
         "out": out,
     }
-    changes = merge(parse_overrides(overrides or ()), _given(flags))
+    words = parse_overrides(overrides or ())
+    changes = merge(words, _given(flags))
+    if words.get("out") not in (None, changes.get("out")):
+        raise ValueError(f"--out {out} and out={words['out']} name two folders; leave one out")
+    out = changes.get("out")
     console = Console(stderr=True)
     if resume:
         if out is None:
@@ -221,8 +227,3 @@ def report(
     runs = [run] if other is None else [run, other]
     path = write_report(runs, out or Path(run) / "report.html", eps=eps, count=samples)
     Console().print(Text(printable(f"written: {path}")))
-
-
-def printable(text: str) -> str:
-    """Text that any terminal and any page takes: bytes of a file name that are no UTF-8 are shown as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -226,8 +226,8 @@ _NAMES: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a nu
 class _Loader(yaml.SafeLoader):
     """YAML as plain data, and only as much of YAML as a config needs.
 
-    No anchors, so a small file cannot stand for a large one; no mapping that says a key twice; no deep nesting; and
-    1e-4 is a number, as in YAML 1.2.
+    No anchors, so a small file cannot stand for a large one; no mapping that says a key twice, nor one that is merged
+    into another; no deep nesting; and 1e-4 is a number, as in YAML 1.2.
     """
 
     level = 0
@@ -243,6 +243,8 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError(f"a config has no merge keys; got '<<' at line {node.start_mark.line + 1} or below")
         names = [key.value for key, _ in node.value]
         twice = sorted({name for name in names if isinstance(name, str) and names.count(name) > 1})
         if twice:
@@ -388,7 +390,8 @@ def resolve(values: Mapping[str, Any]) -> RunConfig:
         The config, defaults where nothing is named.
 
     Raises:
-        ValueError: an unknown key, a value of the wrong type or outside its range, named with its section.
+        ValueError: an unknown key, an option of the model said twice, a value of the wrong type or outside its range,
+            named with its section.
     """
     plain = dict(values)
     model = plain.get("model")
@@ -397,6 +400,9 @@ def resolve(values: Mapping[str, Any]) -> RunConfig:
         given = model.get("overrides", {})
         extra = {name: value for name, value in model.items() if name not in own}
         named = {name: model[name] for name in own & model.keys()}
+        twice = [name for name in given if name in own or name in extra] if isinstance(given, Mapping) else []
+        if twice:
+            raise ValueError(f"config says 'model.{twice[0]}' and 'model.overrides.{twice[0]}'; only one can hold")
         plain["model"] = {**named, "overrides": {**given, **extra} if isinstance(given, Mapping) else given}
     precision = plain.get("trainer", {}).get("precision") if isinstance(plain.get("trainer"), Mapping) else None
     if isinstance(precision, int) and not isinstance(precision, bool):  # YAML reads 32 as a number
@@ -437,6 +443,8 @@ def _check(key: str, value: Any) -> None:
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise ValueError(f"config {key} must be a mapping; got {value!r}")
         return
+    if isinstance(value, str) and not _is_unicode(value):
+        raise ValueError(f"config {key} must be Unicode text (a path in UTF-8); got {value!r}")
     kind = keys()[key][0]
     try:
         msgspec.convert(value, kind)
@@ -444,6 +452,11 @@ def _check(key: str, value: Any) -> None:
         wanted = allowed(kind)
         join = "be one of " if get_origin(kind) is Literal else "be a " if wanted.startswith("list") else "be "
         raise ValueError(f"config {key} must {join}{wanted}; got {value!r}") from error
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can write the text; Python stands in for the other bytes of a path with halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _check_together(config: RunConfig) -> None:

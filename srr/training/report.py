@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from srr._array.files import write_atomically
+from srr._array.files import printable, write_atomically
 from srr.diagnostics import LayerTrace, layer_trace
 from srr.nn import attention_maps, layer_tokens
 from srr.nn.losses import IGNORE
@@ -254,7 +254,7 @@ def _confusion(run: TrainedRun) -> str:
     predicted = scores(run.model, x).argmax(-1)
     counts = torch.bincount(y * K + predicted, minlength=K * K).view(K, K)
     return _picture(
-        plot_confusion(counts, tuple(name.replace("$", r"\$") for name in run.source.spec.classes)),
+        plot_confusion(counts, tuple(printable(name).replace("$", r"\$") for name in run.source.spec.classes)),
         f"confusion matrix of {run.folder.name}",
     )
 

@@ -57,6 +57,10 @@ def test_words_win_over_the_file_and_the_file_over_the_recipe():
         ({"trainer": 3}, "section 'trainer' must be a mapping"),
         ({"augment": {"flip": 1}}, "augment.flip must be true or false"),
         ({"augment": {"crop_scale": 0.5}}, "must be a list"),
+        ({"model": {"lam": 0.1, "overrides": {"lam": 0.2}}}, "'model.lam' and 'model.overrides.lam'"),
+        ({"model": {"overrides": {"preset": "crate_tiny"}}}, "'model.preset' and 'model.overrides.preset'"),
+        ({"out": "runs/\udcff"}, "out must be Unicode text"),
+        ({"data": {"name": "folder:\udcff"}}, "data.name must be Unicode text"),
     ],
 )
 def test_what_is_wrong_is_named(values, words):

@@ -160,6 +160,7 @@ def test_a_link_in_the_run_of_a_stranger_leads_to_no_file_of_ours(tiny, tmp_path
         ("a: &x [1, 1]\nb: *x\n", "no anchors and aliases"),
         ("seed: 1\noptim: {lr: 0.1}\nseed: 2\n", "says 'seed' twice"),
         ("optim:\n  lr: 0.1\n  lr: 0.2\n", "says 'lr' twice"),
+        ("optim: {<<: {lr: 0.1}, lr: 0.2}\n", "no merge keys; got '<<' at line 1"),
         ("a: " + "[" * 50 + "]" * 50, "nested more than 8 deep"),
         ("a: " + "[" * 100_000, "does not parse"),
         ("seed: " + "9" * 10_000, "does not parse"),

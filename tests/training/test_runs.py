@@ -290,7 +290,7 @@ def test_an_image_folder_whose_name_holds_a_sign_of_yaml(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
+def test_ctrl_c_saves_says_how_to_go_on_exits_130_and_goes_on(tmp_path):
     words = "data.samples=3000 data.name=mixture data.tokens=6 data.token_dim=8 model.depth=1 trainer.max_epochs=999"
     command = [sys.executable, "-m", "srr", "train", "--out", str(tmp_path / "run"), *words.split()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -303,7 +303,10 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
     assert "Traceback" not in out + err
     assert "stopped by SIGINT at step" in " ".join(err.split())
     assert "continue with: srr train --resume --out" in " ".join(err.split())
-    assert last(tmp_path / "run")["global_step"] > 0
+    step = last(tmp_path / "run")["global_step"]
+    assert step > 0
+    assert main(["train", "--resume", f"out={tmp_path / 'run'}", f"trainer.max_steps={step + 1}"]) == 0
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == step + 1
 
 
 def test_a_report_of_names_that_look_like_formulas_and_markup(tmp_path, capsys):
@@ -311,7 +314,7 @@ def test_a_report_of_names_that_look_like_formulas_and_markup(tmp_path, capsys):
     made_up_images(images)
     for part in ("train", "val"):
         (images / part / "ant").rename(images / part / "$x^$")
-        os.rename(os.fsencode(images / part / "bee"), os.fsencode(images / part) + b"/[red]\xff$")
+        os.rename(os.fsencode(images / part / "bee"), os.fsencode(images / part) + b"/\x1b[red]\xff\n$")
     run = tmp_path / "[" / "bold]" / "$y_$"
     run.parent.mkdir(parents=True)
     words = "trainer.max_steps=1 data.image_size=16 data.batch_size=2 model.depth=1 trainer.progress=none".split()
@@ -319,7 +322,10 @@ def test_a_report_of_names_that_look_like_formulas_and_markup(tmp_path, capsys):
     assert main(["report", str(run), "--samples", "4"]) == 0
     assert main(["trace", str(run), "--samples", "4"]) == 0
     assert main(["predict", str(run), str(images / "val" / "$x^$" / "0.png")]) == 0
-    assert "$x^$" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "$x^$" in shown
+    assert r"\x1b[red]\udcff\n$" in shown
+    assert "\x1b[red]" not in shown
 
 
 def test_a_report_says_what_has_no_attention_maps(tiny, tmp_path):

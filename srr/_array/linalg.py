@@ -113,17 +113,20 @@ def _keeps(M: Any, L: Any, logdet: Any, rtol: float, xp: Namespace) -> Any:
     return lost <= (rtol / epsilon(pivots.dtype, xp)) * logdet
 
 
-def trusted_cholesky(M: Any, rtol: float, xp: Namespace) -> tuple[Any, Any] | None:
+def trusted_cholesky(M: Any, rtol: float, xp: Namespace, scale: Any = None) -> tuple[Any, Any] | None:
     """Cholesky factor of M and its log-determinant, or None where it does not exist or its pivots lost digits.
 
-    While a program is traced no value can be asked, and the factor is what the library gives.
+    While a program is traced no value can be asked, and the factor is what the library gives. Where the scale s of
+    shape (..., 1, 1) in M = I + s·G is zero, as for a class without tokens, nothing can be lost.
     """
     L = cholesky(M, xp)
     if L is None:
         return None
     logdet = logdet_of_factor(L, xp)
-    if is_readable(M) and any_true(~_keeps(_detached(M), _detached(L), _detached(logdet), rtol, xp), xp):
-        return None
+    if is_readable(M):
+        lost = ~_keeps(_detached(M), _detached(L), _detached(logdet), rtol, xp)
+        if any_true(lost, xp) and (scale is None or any_true(lost & (scale[..., 0, 0] != 0.0), xp)):
+            return None
     return L, logdet
 
 
@@ -434,8 +437,9 @@ def value_factor(
     if is_jax(A) and not is_readable(M):
         L = cholesky(M, xp)
         safe = SpectralFactor(A, column, xp, low)
-        return ChosenFactor(xp.all(pivots_keep(M, L, rtol, xp)), CholeskyFactor(A, column, L, xp), safe)
-    found = trusted_cholesky(M, rtol, xp)
+        kept = xp.all(pivots_keep(M, L, rtol, xp) | (column[..., 0, 0] == 0.0))
+        return ChosenFactor(kept, CholeskyFactor(A, column, L, xp), safe)
+    found = trusted_cholesky(M, rtol, xp, column)
     return SpectralFactor(A, column, xp, low) if found is None else CholeskyFactor(A, column, found[0], xp, found[1])
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import srr
+from srr._array.linalg import SpectralFactor
 from tests import references as ref
 from tests.backends import NUMPY, Backend, to_numpy
 
@@ -75,6 +76,23 @@ def test_empty_membership_columns_count_zero(rng: np.random.Generator) -> None:
     value, grad = srr.ops.partition_coding_rate_value_and_grad(Z, Pi, eps=EPS)
     NUMPY.close(value, np.asarray(ref.naive_partition_coding_rate(Z, Pi[:, :3], EPS)))
     assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_an_empty_class_sends_no_other_to_the_singular_values(
+    rng: np.random.Generator, function: str, library: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log-determinant of a class without tokens is zero, and its pivots have lost nothing of it."""
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("singular values")
+
+    for name in ("logdet", "resolvent"):
+        monkeypatch.setattr(SpectralFactor, name, refuse)
+    Z, labels = rng.standard_normal((40, 5)), rng.integers(0, 3, size=40)
+    Pi = ref.one_hot(labels, 4)
+    value, _ = getattr(srr.ops, f"{function}_value_and_grad")(library.asarray(Z), library.asarray(Pi), eps=EPS)
+    library.close(value, getattr(ref, f"naive_{function}")(Z, Pi[:, :3], EPS))
 
 
 def test_batches_with_different_class_sizes(rng: np.random.Generator, backend: Backend) -> None:

@@ -20,8 +20,7 @@ def check_array(x: Array, name: str, *, ndim: int = 2, finite: bool = True, xp: 
     """
     if xp is None:
         xp = namespace(x)
-    floating = getattr(x.dtype, "is_floating_point", None)  # torch says so itself
-    if not (is_floating(x, xp) if floating is None else floating):
+    if not is_floating(x, xp):
         raise TypeError(f"{name} must have a real floating dtype; got {x.dtype}")
     if x.ndim < ndim:
         raise ValueError(f"{name} must have at least {ndim} axes; got shape {tuple(x.shape)}")

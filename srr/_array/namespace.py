@@ -71,6 +71,7 @@ class Array(Protocol):  # noqa: PLW1641
 
 
 ArrayT = TypeVar("ArrayT", bound=Array)
+_NUMPY = {np.ndarray}
 
 is_numpy = array_api_compat.is_numpy_array
 
@@ -106,15 +107,14 @@ def namespace(*arrays: Array | None, xp: Namespace = None) -> Namespace:
     """
     if xp is not None:
         return xp
-    given = [a for a in arrays if a is not None]
-    kinds = {type(a) for a in given}
-    if kinds == {np.ndarray}:
+    kinds = {type(a) for a in arrays if a is not None}
+    if kinds == _NUMPY:
         return array_api_compat.numpy
     torch = sys.modules.get("torch")
-    if torch is not None and kinds and all(issubclass(kind, torch.Tensor) for kind in kinds):
+    if torch is not None and kinds and (kinds == {torch.Tensor} or all(issubclass(k, torch.Tensor) for k in kinds)):
         return _torch_namespace()
     try:
-        return array_api_compat.array_namespace(*given)
+        return array_api_compat.array_namespace(*[a for a in arrays if a is not None])
     except TypeError as error:
         names = ", ".join(sorted(f"{kind.__module__}.{kind.__name__}" for kind in kinds))
         raise TypeError(f"arguments must be arrays of one library; got {names}") from error
@@ -160,7 +160,7 @@ def is_readable(x: Array) -> bool:
     """
     if is_torch(x):
         torch = sys.modules["torch"]
-        if is_compiling(x):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
         return x.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     if is_jax(x):
@@ -187,7 +187,7 @@ def is_compiling(x: Array) -> bool:
 
 def is_differentiated(*arrays: Array | None) -> bool:
     """Whether a derivative of what is computed from the arrays may be taken, by torch or by JAX."""
-    return any(_is_differentiated(a) for a in arrays if a is not None)
+    return any(a is not None and _is_differentiated(a) for a in arrays)
 
 
 def _is_differentiated(x: Array) -> bool:
@@ -214,10 +214,11 @@ def any_true(flags: Array, xp: Namespace) -> bool:
 
 def is_floating(x: Array, xp: Namespace) -> bool:
     """Whether the dtype is a real floating type, the low-precision ones of each library included."""
-    if is_torch(x):
-        return bool(x.dtype.is_floating_point)
     if isinstance(x, np.ndarray):
         return x.dtype.kind == "f"
+    floating = getattr(x.dtype, "is_floating_point", None)  # torch says so itself
+    if floating is not None:
+        return bool(floating)
     return bool(xp.isdtype(x.dtype, "real floating"))
 
 
@@ -319,6 +320,12 @@ def softmax(scores: ArrayT, *, axis: int, xp: Namespace) -> ArrayT:
 
 
 def scaled_dot_product_attention(Q: ArrayT, V: ArrayT, *, scale: float, causal: bool, mask: ArrayT | None) -> ArrayT:
-    """Softmax attention of torch with key = value = V, on whichever fused kernel torch has for the case."""
-    functional = sys.modules["torch.nn.functional"]
-    return functional.scaled_dot_product_attention(Q, V, V, attn_mask=mask, is_causal=causal, scale=scale)
+    """Softmax attention of torch with key = value = V, on whichever fused kernel torch has for the case.
+
+    Those kernels want four axes, and take no second and no forward derivative; three axes keep these.
+    """
+    attention = sys.modules["torch.nn.functional"].scaled_dot_product_attention
+    if V.ndim == 3 and mask is None and not _is_differentiated(V):
+        keys = V[None]
+        return attention(keys if Q is V else Q[None], keys, keys, is_causal=causal, scale=scale)[0]
+    return attention(Q, V, V, attn_mask=mask, is_causal=causal, scale=scale)

@@ -172,3 +172,12 @@ def test_rows_outside_the_tokens_are_refused(rows: int) -> None:
         srr.ops.ssa(np.ones((7, 3)), rows=rows)
     with pytest.raises(ValueError, match="rows"):
         srr.mssa(np.ones((7, 4)), np.ones((2, 4, 3)), rows=rows)
+
+
+def test_one_sequence_takes_the_fused_kernel_and_keeps_second_derivatives(rng: np.random.Generator) -> None:
+    """The fused kernels of torch want four axes and have no second derivative; a single sequence has three."""
+    Z, U = torch.asarray(rng.standard_normal((5, 8))), torch.asarray(rng.standard_normal((2, 8, 4)))
+    with torch.profiler.profile() as seen:
+        srr.mssa(Z, U)
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in {event.name for event in seen.events()}
+    assert torch.autograd.gradgradcheck(lambda X: srr.mssa(X, U), Z.requires_grad_())

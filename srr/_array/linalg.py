@@ -124,14 +124,11 @@ def trusted_cholesky(M: Any, rtol: float, xp: Namespace, scale: Any = None) -> t
         return None
     logdet = logdet_of_factor(L, xp)
     if is_readable(M):
-        lost = ~_keeps(_detached(M), _detached(L), _detached(logdet), rtol, xp)
+        asked = (M.detach(), L.detach(), logdet.detach()) if is_torch(M) else (M, L, logdet)
+        lost = ~_keeps(*asked, rtol, xp)
         if any_true(lost, xp) and (scale is None or any_true(lost & (scale[..., 0, 0] != 0.0), xp)):
             return None
     return L, logdet
-
-
-def _detached(M: Any) -> Any:
-    return M.detach() if is_torch(M) else M
 
 
 def _real_diagonal(M: Any, xp: Namespace) -> Any:

@@ -98,6 +98,7 @@ def test_hooks_are_registered_in_one_file():
         assert not found or path == PACKAGE / "nn" / "probe.py", f"{path.name} has hooks: {found}"
 
 
+READING_PATH = ("crate.py", "blocks.py", "layers.py")
 FACTORIZATIONS = {"cholesky", "cholesky_ex", "cholesky_inverse", "cholesky_solve", "cho_factor", "cho_solve", "slogdet"}
 
 
@@ -122,6 +123,12 @@ def test_one_file_factorizes():
         }
         found = [(n.lineno, _named(n)) for n in ast.walk(tree) if _named(n) in FACTORIZATIONS and n not in ours]
         assert not found, f"{path.relative_to(PACKAGE)} factorizes on its own: {found}"
+
+
+def test_the_reading_path_of_crate_stays_short():
+    """Who reads CRATE from images to scores reads three files, in one sitting."""
+    lines = {name: (PACKAGE / "nn" / name).read_text(encoding="utf-8").count("\n") for name in READING_PATH}
+    assert sum(lines.values()) <= 900, lines
 
 
 def test_import_srr_loads_nothing_optional():

@@ -14,7 +14,7 @@ from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.descent import Descending, Descent, EnergyAttention, FeasibleISTA, RateCompression
 from srr.nn.halves import HalfObjective
 from srr.nn.layers import ISTA, MSSA, Heads
-from srr.nn.steps import HalfProblem, half_problem, half_step
+from srr.nn.steps import half_problem, half_step
 
 __all__ = ["BLOCKS", "Block", "Variant", "keep_orthonormal"]
 
@@ -166,14 +166,11 @@ class Block(nn.Module):
         return Z + codes if self.variant.residual else codes
 
     def descents(self, Z: Tensor, mask: Tensor | None = None) -> dict[str, Descent | None]:
-        """What each half did to the objective it provably descends; None where nothing is proved.
+        """What ``compress`` and ``sparsify`` did to the objective each provably descends; None where nothing is proved.
 
         Args:
-            Z: tokens (..., n, d) before the layer.
+            Z: tokens (..., n, d) before the layer; every item of the batch gives one number.
             mask: (..., n), True at real tokens.
-
-        Returns:
-            ``compress`` and ``sparsify``, with one number an item of the batch.
         """
         found: dict[str, Descent | None] = {"compress": None, "sparsify": None}
         if isinstance(self.attention, Descending):
@@ -182,22 +179,7 @@ class Block(nn.Module):
             found["sparsify"] = self.dictionary.descent(self.dictionary_norm(self.compress(Z, mask)))
         return found
 
-    def problem(self, Z: Tensor, half: str = "compress", *, eps: float = 0.5) -> HalfProblem:
-        """The problem and the solver whose steps a half of this layer takes, with its weights as they are.
-
-        Args:
-            Z: tokens (..., n, d) that enter the half: Z^ℓ for ``compress``, Z^{ℓ+1/2} for ``sparsify``.
-            half: ``compress`` or ``sparsify``.
-            eps: distortion ε of the compression rate, for layers that have none of their own.
-
-        Raises:
-            ValueError: the half is a step on no objective, or one that no solver of srr takes.
-        """
-        return half_problem(self, Z, half, eps)
-
-    def step(self, Z: Tensor, half: str = "compress") -> Tensor:
-        """A half of this layer taken by the solver of :meth:`problem`, up to rounding; same arguments."""
-        return half_step(self, Z, half)
+    problem, step = half_problem, half_step
 
     def extend(self, Z: Tensor, past: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both halves for the newest tokens of a causal sequence, and all coordinates; see :meth:`MSSA.extend`."""

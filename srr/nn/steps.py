@@ -49,8 +49,18 @@ class HalfProblem(NamedTuple):
         return Z
 
 
-def half_problem(block: Block, Z: Tensor, half: str, eps: float) -> HalfProblem:
-    """See :meth:`srr.nn.Block.problem`."""
+def half_problem(block: Block, Z: Tensor, half: str = "compress", *, eps: float = 0.5) -> HalfProblem:
+    """The problem and the solver whose steps a half of a layer takes, with its weights as they are.
+
+    Args:
+        block: the layer.
+        Z: tokens (..., n, d) that enter the half: Z^ℓ for ``compress``, Z^{ℓ+1/2} for ``sparsify``.
+        half: ``compress`` or ``sparsify``.
+        eps: distortion ε of the compression rate, for layers that have none of their own.
+
+    Raises:
+        ValueError: the half is a step on no objective, or one that no solver of srr takes.
+    """
     if half not in block.objective:
         raise ValueError(f"half must be one of {sorted(block.objective)}; got {half!r}")
     check_positive(eps, "eps")
@@ -67,8 +77,11 @@ def half_problem(block: Block, Z: Tensor, half: str, eps: float) -> HalfProblem:
 
 
 @torch.no_grad()
-def half_step(block: Block, Z: Tensor, half: str) -> Tensor:
-    """See :meth:`srr.nn.Block.step`: the solver's iterate, decoded and added where the layer does."""
+def half_step(block: Block, Z: Tensor, half: str = "compress") -> Tensor:
+    """A half of a layer taken by the solver of :func:`half_problem`, decoded and added where the layer does.
+
+    The same as the layer's own half up to rounding; same arguments.
+    """
     found = half_problem(block, Z, half, eps=1.0).run()  # no step depends on the ε that the problem is measured with
     if half == "compress":
         return found

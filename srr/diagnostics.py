@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from srr._array.checks import check_positive, check_tokens
-from srr._array.namespace import Array, is_torch, namespace, to_numpy
+from srr._array.namespace import Array, DType, is_torch, namespace, to_numpy
 from srr.ops.rates import coding_rate, subspace_coding_rate
 from srr.ops.subspaces import orthonormalize, project, snr
 
@@ -103,14 +103,14 @@ def layer_trace(
     eps: float = 0.1,
     U: Array | Sequence[Array] | None = None,
     labels: Array | None = None,
-    core_dtype: Any = None,
+    core_dtype: DType = None,
     measure: Literal["layers"] = "layers",
 ) -> LayerTrace: ...
 
 
 @overload
 def layer_trace(
-    model: Any, inputs: Array, *, eps: float = 0.1, core_dtype: Any = None, measure: Literal["released"]
+    model: Any, inputs: Array, *, eps: float = 0.1, core_dtype: DType = None, measure: Literal["released"]
 ) -> ReleasedTrace: ...
 
 
@@ -121,7 +121,7 @@ def layer_trace(
     eps: float = 0.1,
     U: Array | Sequence[Array] | None = None,
     labels: Array | None = None,
-    core_dtype: Any = None,
+    core_dtype: DType = None,
     measure: Literal["layers", "released"] = "layers",
 ) -> LayerTrace | ReleasedTrace:
     r"""Coding rates, sparsity and signal-to-noise ratio at :math:`Z^\ell, Z^{\ell+1/2}, Z^{\ell+1}` of every layer.
@@ -202,7 +202,7 @@ def _places(block: Any, Z: Array, after: Array) -> _Places:
     return _Places((Z, block.compress(Z), after), block.attention.U.detach(), None if D is None else D.detach())
 
 
-def _released(model: Any, inputs: Array, eps: float, core_dtype: Any) -> ReleasedTrace:
+def _released(model: Any, inputs: Array, eps: float, core_dtype: DType) -> ReleasedTrace:
     from srr.nn.probe import evaluating, layer_states
 
     columns = []
@@ -222,7 +222,7 @@ def _deviation(values: Numbers) -> float:
     return float(np.std(values, ddof=1)) if np.size(values) > 1 else 0.0
 
 
-def _measure(layer: _Places, common: Array, eps: float, labels: Array | None, core_dtype: Any) -> tuple[Any, ...]:
+def _measure(layer: _Places, common: Array, eps: float, labels: Array | None, core_dtype: DType) -> tuple[Any, ...]:
     bases, columns = orthonormalize(layer.U), []
     for Z in layer.tokens:
         unit = _unit(Z)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -74,7 +74,11 @@ def check_distortion(eps: Any) -> Any:
     return eps
 
 
-def rate_scale(n: Any, p: int, *, eps: float) -> Any:
+@overload
+def rate_scale(n: float, p: int, *, eps: float) -> float: ...
+@overload
+def rate_scale(n: ArrayT, p: int, *, eps: float) -> ArrayT: ...
+def rate_scale(n: ArrayT | float, p: int, *, eps: float) -> ArrayT | float:
     r"""Scale :math:`p / (n \varepsilon^2)` of a rate: the one place that squares ε.
 
     Args:
@@ -95,7 +99,8 @@ def rate_scale(n: Any, p: int, *, eps: float) -> Any:
         >>> srr.ops.rate_scale(10, 5, eps=0.5)
         2.0
     """
-    return bare_rate_scale(n, p, check_distortion(eps))
+    scale: ArrayT | float = bare_rate_scale(n, p, check_distortion(eps))
+    return scale
 
 
 def bare_rate_scale(n: Any, p: int, eps: Any) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_attention", "token_colors"]
 
 
-def token_colors(tokens: Array) -> Any:
+def token_colors(tokens: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Colors of tokens: their first three principal components, each stretched to [0, 1].
 
     The sign of a component is the one in which its largest coordinate is positive, so that pictures repeat.

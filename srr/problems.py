@@ -524,7 +524,7 @@ class SoftmaxEnergy(Problem[G_co]):
         return core_cast(bare_softmax_energy(*given, xp), None, xp), bare_softmax_energy_grad(*given, xp)
 
     def smoothness(self, Z: Array) -> Array:
-        """‖Σ |σ_k| s_k r_k² U_kU_kᵀ‖₂ with r_k the largest norm of a key: no softmax has a covariance above r_k²."""
+        """‖Σ abs(σ_k) s_k r_k² U_kU_kᵀ‖₂ with r_k the largest norm of a key: no softmax has a covariance above r_k²."""
         xp = namespace(Z, self.U)
         reach = xp.max(xp.sum(self.Y * self.Y, axis=-1), axis=-1)  # (..., K)
         return _weighted_norm(self.U, xp.abs(self.weights) * self.scales * reach, xp)

@@ -141,21 +141,17 @@ def test_errors_become_a_sentence_and_a_status(monkeypatch, capsys, error, statu
 
 
 def test_interrupt_is_clean(tmp_path):
-    """Ctrl-C in the middle of work: no traceback, status 130."""
-    command = [
-        sys.executable,
-        "-m",
-        "srr",
-        "solve",
-        "--n",
-        "4000",
-        "--d",
-        "64",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    """Ctrl-C in the middle of work: no traceback, status 130. What work needs is loaded before the clock starts."""
+    program = (
+        "import sys, srr.plots.solutions, srr.cli.solve; from srr.cli.app import main;"
+        "print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["solve", "--n", "4000", "--d", "64", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-c", program, *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.5)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in out + err

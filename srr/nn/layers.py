@@ -62,7 +62,7 @@ class MSSA(Heads):
         \mathrm{MSSA}(Z) = \sum_k \mathrm{softmax}(s\, V_k V_k^\top)\, V_k O_k^\top + b, \qquad V_k = Z U_k
 
     The projection is stored as one ``(heads * head_dim, dim)`` matrix, so that all heads cost one product;
-    :attr:`U` is a view of it. The output map O is free; it is left out when there is one head of full width, as in the
+    ``U`` is a view of it. The output map O is free; it is left out when there is one head of full width, as in the
     released network.
 
     Args:

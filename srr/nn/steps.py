@@ -78,7 +78,7 @@ def half_problem(block: Block, Z: Tensor, half: str = "compress", *, eps: float 
 
 @torch.no_grad()
 def half_step(block: Block, Z: Tensor, half: str = "compress") -> Tensor:
-    """A half of a layer taken by the solver of :func:`half_problem`, decoded and added where the layer does.
+    """A half of a layer taken by the solver of its problem, decoded and added where the layer does.
 
     The same as the layer's own half up to rounding; same arguments.
     """

@@ -128,7 +128,7 @@ def leaves_subspaces(lab: Lab, p: Sample) -> Refutation:
     $$\mathrm{argmax}_{\Vert z_i\Vert = 1} \; R(Z) - R^c(Z; U) - \lambda\Vert Z\Vert_1 \;
     \mathrm{lies\;on\;the\;subspaces}$$
     Corrected: $$\mathrm{argmax}_{\Vert z_i\Vert = 1} \; R(Z) - R^c(Z; U) - \lambda\Vert Z\Vert_1
-    - \tfrac{\alpha}{2}\Vert Z(I - P)\Vert^2$$
+    - \frac{\alpha}{2}\Vert Z(I - P)\Vert^2$$
 
     Assumes: n = 400, d = 32, K = p = 4, so that K·p < d; noise 0.1, ε = 0.5, λ = 0.005.
     Measured: share of the energy outside the span of the subspaces, 0.06 in the data (corrected form: the same).
@@ -156,7 +156,7 @@ def _any_span(rng: np.random.Generator) -> Sample:
 def rate_outside(lab: Lab, p: Sample) -> float:
     r"""What tokens gain in rate outside a subspace is at most α/2 of their energy there.
 
-    $$R(Z) \leq R(ZP) + \tfrac{\alpha}{2}\Vert Z(I - P)\Vert_F^2, \quad \alpha = d/(n\varepsilon^2)$$
+    $$R(Z) \leq R(ZP) + \frac{\alpha}{2}\Vert Z(I - P)\Vert_F^2, \quad \alpha = d/(n\varepsilon^2)$$
 
     Assumes: P an orthogonal projector, any Z.
     Measured: largest excess over the right side, relative.

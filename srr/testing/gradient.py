@@ -13,7 +13,7 @@ from srr.testing.report import Matrix, Report, finish, host
 
 
 def check_gradient(
-    f: Callable[[Array], Any],
+    f: Callable[[Array], Array | float],
     grad: Callable[[Array], Array],
     Z: Array,
     *,
@@ -83,7 +83,7 @@ def coarser(*values: Any) -> tuple[str, float]:
 
 
 def _quotients(
-    f: Callable[[Array], Any], Z: Array, point: Matrix, flat: Matrix, precision: float
+    f: Callable[[Array], Array | float], Z: Array, point: Matrix, flat: Matrix, precision: float
 ) -> tuple[Matrix, float]:
     """Five-point difference quotients of f along entries, and the rounding error they carry."""
     found, noise = [], 0.0

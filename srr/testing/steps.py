@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from srr.testing.report import Matrix, Report, finish, host
 
 def check_prox(
     prox: Callable[[Array], Array],
-    g: Callable[[Array], Any],
+    g: Callable[[Array], Array | float],
     V: Array,
     *,
     step: float,
@@ -118,7 +117,7 @@ def _rescaled(y: Matrix, x: Matrix) -> Matrix:
 
 
 def check_descent(
-    f: Callable[[Array], Any],
+    f: Callable[[Array], Array | float],
     step: Callable[[Array], Array],
     Z: Array,
     *,

@@ -23,7 +23,7 @@ import importlib.util
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 import numpy as np
 from scipy import stats
 
+from srr._array.namespace import Array
 from srr.theory import truth
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ class Series(NamedTuple):
         inside: true where the assumptions hold; read by approximations only.
     """
 
-    x: Any
-    y: Any
+    x: Array | Sequence[float]
+    y: Array | Sequence[float]
     inside: Any = None
 
 

@@ -101,7 +101,7 @@ class RateCompression(Descending):
 
     Example:
         >>> layer = RateCompression(dim=8, heads=2, head_dim=4)
-        >>> Z = functional.layer_norm(torch.randn(3, 5, 8), (8,))
+        >>> Z = nn.functional.layer_norm(torch.randn(3, 5, 8), (8,))
         >>> found = layer.descent(Z)
         >>> bool((found.after <= found.before).all())
         True
@@ -178,7 +178,7 @@ class EnergyAttention(Descending):
 
     Example:
         >>> layer = EnergyAttention(dim=8, heads=2, head_dim=4)
-        >>> Z = functional.layer_norm(torch.randn(3, 5, 8), (8,))
+        >>> Z = nn.functional.layer_norm(torch.randn(3, 5, 8), (8,))
         >>> found = layer.descent(Z)
         >>> bool((found.after <= found.before).all())
         True

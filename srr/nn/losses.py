@@ -31,7 +31,11 @@ __all__ = [
     "mcr2_loss",
     "srr_regularizer",
     "total_coding_rate_regularizer",
+    "manifold_loss",
     "views_loss",
+    "patch_loss",
+    "nmce_loss",
+    "ctrl_loss",
     "expansion_weight",
     "rate_gradient_bound",
     "fused_coding_rate",
@@ -159,16 +163,24 @@ def mcr2_loss(
     Pi: Tensor,
     *,
     eps: float = 0.5,
+    gamma1: float = 1.0,
+    gamma2: float = 1.0,
     normalize: bool = True,
     core_dtype: torch.dtype | None = None,
     group: Group = None,
 ) -> Tensor:
-    r"""Maximal coding rate reduction as a loss, :math:`-\Delta R(Z \mid \Pi)`, in nats.
+    r"""Maximal coding rate reduction as a loss, in nats; :math:`-\Delta R(Z \mid \Pi)` where both γ are 1.
+
+    .. math:: R^c(Z \mid \Pi; \varepsilon) - \gamma_2\, R(Z; \varepsilon / \sqrt{\gamma_1}), \qquad
+        R(Z; \varepsilon / \sqrt{\gamma_1}) = \tfrac12 \log\det\bigl(I + \gamma_1 \alpha Z^\top Z\bigr)
 
     Args:
         Z: features (..., n, d), one row a sample; the n of all ranks are one set.
         Pi: integer labels (..., n) or membership weights (..., n, K).
         eps: distortion ε > 0.
+        gamma1: γ₁ > 0, the factor inside the log-determinant of the expansion (``gam1`` of the released code).
+        gamma2: γ₂ ≥ 0, the weight of the expansion (``gam2`` of the released code). With many small classes
+            γ₁ = 1/γ₂ near the number of classes that a batch has; both are 1 in the supervised form.
         normalize: put every feature on the unit sphere first; without a constraint on the scale the loss has no
             minimum.
         core_dtype: dtype of the Gram matrices and their factors, float64 by default.
@@ -179,20 +191,83 @@ def mcr2_loss(
 
     Raises:
         TypeError: Z is not a floating tensor.
-        ValueError: as :func:`srr.nn.fused_rate_reduction`.
+        ValueError: as :func:`srr.nn.fused_rate_reduction`; γ₁ not positive, γ₂ negative.
 
-    Source: [MCR2] (11).
+    Source: [MCR2] (11), and its self-supervised form for the γ.
 
     Example:
         >>> round(float(mcr2_loss(3.0 * torch.eye(2), torch.tensor([0, 1]))), 4)
         -0.5108
     """
+    check_positive(eps, "eps")
+    check_positive(gamma1, "gamma1")
+    check_nonnegative(gamma2, "gamma2")
+    _refuse_gradient(Pi, "Pi")
     Z = unit_rows(Z) if normalize else at_least_single(Z)
+    wide = eps / math.sqrt(gamma1)
+
+    def of_moment(moment: ops.SecondMoment) -> Array:
+        return moment.partition_coding_rate(eps=eps) - gamma2 * moment.coding_rate(eps=wide)
+
     if world_size(group) > 1:
-        return -_moment_of_all(Z, Pi, core_dtype, group, lambda moment: moment.rate_reduction(eps=eps))
+        return _moment_of_all(Z, Pi, core_dtype, group, of_moment)
     if not Z.numel():
         return Z.sum()
-    return -fused_rate_reduction(Z, Pi, eps=eps, core_dtype=core_dtype).mean()
+    gain = fused_rate_reduction(Z, Pi, eps=eps, core_dtype=core_dtype).mean()
+    if gamma1 == gamma2 == 1:
+        return -gain
+    rate = partial(fused_coding_rate, Z, core_dtype=core_dtype)
+    return rate(eps=eps).mean() - gain - gamma2 * rate(eps=wide).mean()  # R − ΔR = R^c
+
+
+def manifold_loss(
+    views: Tensor,
+    *,
+    eps: float = 0.5,
+    gamma1: float = 1.0,
+    gamma2: float = 1.0,
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""MCR² without labels: the views of one image are a class of their own, in nats.
+
+    .. math:: \frac1n \sum_i R(Z_i; \varepsilon) - \gamma_2\, R(Z; \varepsilon / \sqrt{\gamma_1})
+
+    :math:`Z_i`, (V, d), holds the unit features of image i and Z, (V n, d), those of all: :func:`srr.nn.mcr2_loss`
+    with the number of the image as label, factored on the side of V.
+
+    Args:
+        views: features (V, n, d) of V ≥ 2 views of n images; the n of all ranks are one batch.
+        eps: distortion ε > 0.
+        gamma1: γ₁ > 0, the factor inside the log-determinant of the expansion.
+        gamma2: γ₂ ≥ 0, the weight of the expansion.
+        core_dtype: dtype of the Gram matrices and their factors, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        One number; zero for no sample at all.
+
+    Raises:
+        TypeError: views are no floating tensor.
+        ValueError: fewer than two views, NaN or infinity, eps or γ₁ not positive, γ₂ negative.
+
+    Source: [MCR2], its self-supervised form (section 3, "MCR²-CTRL").
+
+    Example:
+        >>> apart, together = torch.eye(4).expand(3, 4, 4), torch.ones(3, 4, 4)
+        >>> bool(manifold_loss(apart) < manifold_loss(together))
+        True
+    """
+    _check_views(views)
+    check_positive(eps, "eps")
+    check_positive(gamma1, "gamma1")
+    check_nonnegative(gamma2, "gamma2")
+    Z = unit_rows(views)
+    if not _count_of_all(Z.shape[1], Z, group):
+        return Z.sum()
+    inside = fused_coding_rate(Z.transpose(0, 1), eps=eps, core_dtype=core_dtype)  # (V, n, d) -> (n, V, d) -> (n,)
+    spread = partial(total_coding_rate_regularizer, normalize=False, core_dtype=core_dtype, group=group)
+    return _mean_over_ranks(inside, len(inside), group) + gamma2 * spread(Z.flatten(0, 1), eps=eps / math.sqrt(gamma1))
 
 
 def total_coding_rate_regularizer(
@@ -339,15 +414,14 @@ def views_loss(
         >>> bool(views_loss(apart) < 0 < views_loss(apart, teacher=apart.flip(1))), round(float(views_loss(apart)), 4)
         (True, -0.8047)
     """
-    if views.ndim != 3 or len(views) < 2:
-        raise ValueError(f"views must have shape (V, n, d) with V >= 2; got {tuple(views.shape)}")
+    _check_views(views)
     V, n, d = views.shape
     if teacher is not None and (teacher.ndim != 3 or teacher.shape[1:] != (n, d) or not 1 <= len(teacher) <= V):
         raise ValueError(f"teacher must have shape (W, {n}, {d}) with 1 <= W <= {V}; got {tuple(teacher.shape)}")
     check_positive(eps, "eps")
     if weight is not None:
         check_nonnegative(weight, "weight")
-    total = n if world_size(group) == 1 else int(sum_over_ranks(torch.tensor(n, device=views.device), group))
+    total = _count_of_all(n, views, group)
     weight = expansion_weight(total, d, eps=eps) if weight is None else weight
     Z = unit_rows(views)
     if total == 0:
@@ -360,6 +434,198 @@ def views_loss(
     student, target = other.nonzero().unbind(-1)  # pairs of different views
     distance = (Z[student] - unit_rows(teacher.detach())[target]).square().sum(-1)  # (pairs, n)
     return _mean_over_ranks(distance / 2, distance.numel(), group) + weight * spread
+
+
+def patch_loss(
+    tokens: Tensor,
+    teacher: Tensor,
+    hidden: Tensor,
+    *,
+    eps: float = 0.5,
+    weight: float = 0.0,
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""Patches that the student did not see agree with what its teacher makes of them: the second level of views.
+
+    .. math:: \tfrac1m \sum_{i \in H} \tfrac12 \lVert \hat z_i - t_i \rVert^2 - \gamma R(\hat Z_H)
+
+    Args:
+        tokens: the student's tokens (B, n, d) of images with hidden patches.
+        teacher: the averaged network's tokens (B, n, d) of the whole images, constants.
+        hidden: boolean (B, n), True at the m patches H that were hidden; those of all ranks are one set.
+        eps: distortion ε > 0.
+        weight: γ ≥ 0 of the rate of the hidden patches; zero leaves it to the first level, :func:`srr.nn.views_loss`.
+        core_dtype: dtype of the Gram matrix and its factor, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        One number; zero when no patch is hidden.
+
+    Raises:
+        TypeError: tokens are no floating tensor.
+        ValueError: another shape, NaN or infinity, eps not positive, weight negative.
+
+    Source: [SIMDINO], SimDINOv2: its patch term, which has weight 0.
+
+    Example:
+        >>> Z, hidden = torch.eye(4)[None], torch.tensor([[True, False, True, False]])
+        >>> patch_loss(Z, Z, hidden), patch_loss(Z, -Z, hidden)
+        (tensor(0.), tensor(2.))
+    """
+    if tokens.ndim != 3 or teacher.shape != tokens.shape or hidden.shape != tokens.shape[:2]:
+        raise ValueError(
+            "tokens and teacher must have shape (B, n, d) and hidden (B, n); "
+            f"got {tuple(tokens.shape)}, {tuple(teacher.shape)} and {tuple(hidden.shape)}"
+        )
+    check_positive(eps, "eps")
+    check_nonnegative(weight, "weight")
+    Z, target = unit_rows(tokens[hidden]), unit_rows(teacher.detach()[hidden])  # (B, n, d) -> (m, d)
+    if not _count_of_all(len(Z), Z, group):
+        return Z.sum()
+    agreement = _mean_over_ranks((Z - target).square().sum(-1) / 2, len(Z), group)
+    if not weight:
+        return agreement
+    spread = total_coding_rate_regularizer(Z, eps=eps, normalize=False, core_dtype=core_dtype, group=group)
+    return agreement + weight * spread
+
+
+def nmce_loss(
+    views: Tensor,
+    memberships: Tensor,
+    *,
+    eps: float = 0.5,
+    weight: float | None = None,
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""Clusters by rates: views agree while the rate grows and the rate inside the clusters falls, without a label.
+
+    .. math::
+
+        \frac1V \sum_v \Bigl( \tfrac1n \sum_i \tfrac12 \lVert \hat z_i^v - \bar z_i \rVert^2
+            - \gamma\, \bigl(R(\hat Z^v) - R^c(\hat Z^v \mid \Pi)\bigr) \Bigr)
+
+    Gradients reach the features and the memberships Π. The rate reduction is zero where all samples are in one cluster
+    and positive elsewhere, so no term has to balance the clusters; R^c is concave in Π, so memberships become hard.
+
+    Args:
+        views: features (V, n, d) of V ≥ 2 views of n images; the n of all ranks are one batch.
+        memberships: Π ≥ 0 of the images, (n, K), rows that sum to one.
+        eps: distortion ε > 0.
+        weight: γ ≥ 0; :func:`expansion_weight` of the batch of all ranks by default.
+        core_dtype: dtype of the Gram matrices and their factors, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        One number; zero for no sample at all.
+
+    Raises:
+        TypeError: views or memberships are no floating tensor.
+        ValueError: fewer than two views, memberships of another shape or negative, NaN or infinity, eps not positive,
+            weight negative.
+
+    Source: [NMCE], its objective with soft memberships and ½‖z − t‖² for 1 − cosine.
+
+    Example:
+        >>> Z, Pi = torch.eye(4).expand(2, 4, 4), torch.eye(2).repeat_interleave(2, 0)
+        >>> bool(nmce_loss(Z, Pi) < nmce_loss(Z, torch.full((4, 2), 0.5)))
+        True
+    """
+    _check_views(views)
+    V, n, d = views.shape
+    if memberships.ndim != 2 or len(memberships) != n or not memberships.is_floating_point():
+        raise ValueError(
+            f"memberships must be floating numbers ({n}, K); got {memberships.dtype} {tuple(memberships.shape)}"
+        )
+    total = _count_of_all(n, views, group)
+    weight = expansion_weight(total, d, eps=eps) if weight is None else weight
+    apart = views_loss(views, eps=eps, weight=weight, core_dtype=core_dtype, group=group)
+    if not total:
+        return apart + 0 * memberships.sum()
+    Z = unit_rows(views)
+    Pi = memberships.to(Z.dtype).expand(V, -1, -1)  # (n, K) -> (V, n, K)
+    if world_size(group) > 1:
+        inside = _moment_of_all(Z, Pi, core_dtype, group, lambda moment: moment.partition_coding_rate(eps=eps))
+    else:
+        with torch.autocast(Z.device.type, enabled=False):
+            inside = ops.partition_coding_rate(Z, Pi, eps=eps, core_dtype=core_dtype).mean()
+    return apart + weight * inside
+
+
+def ctrl_loss(
+    Z: Tensor,
+    decoded: Tensor,
+    labels: Tensor | None = None,
+    *,
+    eps: float = 0.5,
+    core_dtype: torch.dtype | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""Closed-loop transcription: minus the utility that an encoder f raises and a decoder g lowers, in nats.
+
+    .. math::
+
+        -\Delta R(Z, \hat Z) \quad\text{without labels, else}\quad
+        -\Delta R(Z \mid \Pi) - \Delta R(\hat Z \mid \Pi) - \sum_j \Delta R(Z_j, \hat Z_j),
+
+    .. math::
+
+        Z = f(X),\quad \hat Z = f(g(Z)), \qquad
+        \Delta R(A, B) = R\begin{pmatrix} A \\ B \end{pmatrix} - \tfrac12 R(A) - \tfrac12 R(B)
+
+    All features are on the unit sphere. The distance ΔR(A, B) of two sets is zero where their second moments are equal.
+    The encoder descends this loss and the decoder climbs it, so that only codes of what was decoded faithfully meet
+    the codes of the images.
+
+    Args:
+        Z: codes (n, d) of the images; the n of all ranks are one set.
+        decoded: codes (n, d) of what was decoded from Z.
+        labels: class numbers (n,) for the form with classes (LDR-multi); none for the one without (LDR-binary).
+        eps: distortion ε > 0.
+        core_dtype: dtype of the Gram matrices and their factors, float64 by default.
+        group: processes whose batches make one batch, all of them by default.
+
+    Returns:
+        One number, at most zero; zero for no sample at all.
+
+    Raises:
+        TypeError: Z or decoded is no floating tensor.
+        ValueError: another shape, NaN or infinity, eps not positive.
+
+    Source: [CTRL], its objectives for binary and multi-class transcription.
+
+    Example:
+        >>> Z = torch.eye(4)
+        >>> bool(ctrl_loss(Z, Z) == 0), bool(ctrl_loss(Z, Z.flip(0).abs() + 1) < 0)
+        (True, True)
+    """
+    if Z.ndim != 2 or decoded.shape != Z.shape:
+        raise ValueError(f"Z and decoded must have one shape (n, d); got {tuple(Z.shape)} and {tuple(decoded.shape)}")
+    options: dict[str, Any] = {"eps": eps, "normalize": False, "core_dtype": core_dtype, "group": group}
+    Z, decoded = unit_rows(Z), unit_rows(decoded)
+
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        """Minus ΔR of two sets of equal size: the rate reduction of both together, two classes."""
+        sides = torch.arange(2, device=Z.device).repeat_interleave(len(one))
+        return mcr2_loss(torch.cat((one, other)), sides, **options)
+
+    if labels is None:
+        return distance(Z, decoded)
+    if labels.shape != Z.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be class numbers ({len(Z)},); got {labels.dtype} {tuple(labels.shape)}")
+    pairs = [distance(Z[labels == j], decoded[labels == j]) for j in range(_classes(labels, group))]
+    return mcr2_loss(Z, labels, **options) + mcr2_loss(decoded, labels, **options) + torch.stack(pairs).sum()
+
+
+def _check_views(views: Tensor) -> None:
+    if views.ndim != 3 or len(views) < 2:
+        raise ValueError(f"views must have shape (V, n, d) with V >= 2; got {tuple(views.shape)}")
+
+
+def _count_of_all(n: int, like: Tensor, group: Group) -> int:
+    """Number of samples of all ranks."""
+    return n if world_size(group) == 1 else int(sum_over_ranks(torch.tensor(n, device=like.device), group))
 
 
 def unit_rows(Z: Tensor) -> Tensor:
@@ -382,7 +648,6 @@ def _moment_of_all(
     """Mean over the batch axes of a rate of the tokens (..., n, d) of all ranks."""
     classes = None
     if Pi is not None:
-        _refuse_gradient(Pi, "Pi")
         classes = Pi.shape[-1] if Pi.is_floating_point() else _classes(Pi, group)
         Pi = Pi.expand(*Z.shape[:-1], classes) if Pi.is_floating_point() else Pi.expand(Z.shape[:-1])
     count = math.prod(Z.shape[:-2])

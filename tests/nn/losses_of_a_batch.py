@@ -1,13 +1,24 @@
 """Every loss on a batch, or on the part of it that a rank has; the parts are uneven, and one rank may have nothing."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from srr.nn import create_model
-from srr.nn.losses import cross_entropy, mcr2_loss, srr_regularizer, total_coding_rate_regularizer, views_loss
+from srr.nn.losses import (
+    cross_entropy,
+    ctrl_loss,
+    manifold_loss,
+    mcr2_loss,
+    nmce_loss,
+    patch_loss,
+    srr_regularizer,
+    total_coding_rate_regularizer,
+    views_loss,
+)
 
 N = 14
 PARTS = {0: slice(0, 4), 1: slice(4, N), None: slice(0, N)}
@@ -64,6 +75,18 @@ def of_some(model: nn.Module, wrapped: nn.Module, part: slice) -> Tensor:
     return mcr2_loss(wrapped(INPUTS[part])[keep], LABELS[part][keep], eps=0.5)
 
 
+def closed_loop(model: nn.Module, wrapped: nn.Module, part: slice, *, labeled: bool) -> Tensor:
+    """Codes, and codes of what a fixed map makes of them."""
+    Z = wrapped(torch.stack((INPUTS[part], INPUTS[part].roll(1, -1))))
+    return ctrl_loss(*Z, LABELS[part] if labeled else None, eps=0.5)
+
+
+def clusters(model: nn.Module, wrapped: nn.Module, part: slice) -> Tensor:
+    """Memberships that the features themselves decide, so that gradients reach them."""
+    Z = wrapped(VIEWS[:, part])
+    return nmce_loss(Z, torch.softmax(Z.mean(0)[:, :3], -1), eps=0.5, weight=0.3)
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
     "cross_entropy": (Features, lambda m, w, part: cross_entropy(w(INPUTS[part]), IGNORED[part], label_smoothing=0.1)),
     "targets_on_one_rank": (Features, lambda m, w, part: cross_entropy(w(INPUTS[part]), ALL_ON_ONE[part])),
@@ -78,6 +101,24 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
         lambda m, w, part: views_loss(w(VIEWS[:, part]), teacher=VIEWS[:2, part] @ TEACHER, eps=0.3, weight=0.2),
     ),
     "views_empty_rank": (Features, lambda m, w, part: views_loss(w(VIEWS[:, part])[:, ALL_ON_ONE[part] != -100])),
+    "mcr2_gammas": (
+        Features,
+        lambda m, w, part: mcr2_loss(w(INPUTS[part]), LABELS[part], eps=0.5, gamma1=4.0, gamma2=0.25),
+    ),
+    "manifold": (Features, lambda m, w, part: manifold_loss(w(VIEWS[:, part]), eps=0.5, gamma1=4.0, gamma2=0.25)),
+    "manifold_empty_rank": (
+        Features,
+        lambda m, w, part: manifold_loss(w(VIEWS[:, part])[:, ALL_ON_ONE[part] != -100], eps=0.5),
+    ),
+    "patches": (
+        Features,
+        lambda m, w, part: patch_loss(
+            w(VIEWS[:, part].transpose(0, 1)), VIEWS[:, part].transpose(0, 1) @ TEACHER, HIDDEN[part, :3], weight=0.1
+        ),
+    ),
+    "nmce": (Features, clusters),
+    "ctrl_binary": (Features, partial(closed_loop, labeled=False)),
+    "ctrl_multi": (Features, partial(closed_loop, labeled=True)),
     "srr_image": (classifier, regularized("image")),
     "srr_batch": (classifier, regularized("batch")),
     "masked": (

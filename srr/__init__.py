@@ -8,6 +8,10 @@ submodules that need torch, matplotlib, scikit-learn or Lightning load when they
 
 from __future__ import annotations
 
+from srr._array.interrupt import watch as _watch
+
+_watch()  # holds while the rest is loaded
+
 import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any

@@ -11,14 +11,9 @@ def main() -> None:
         need("typer", "rich", by="the command line")
     except ModuleNotFoundError as missing:
         sys.exit(str(missing))
-    try:
-        from srr.cli.app import main as run
+    from srr.cli.app import main as run
 
-        status = run()
-    except KeyboardInterrupt:  # while the program was still being loaded
-        sys.stderr.write("Interrupted.\n")
-        sys.exit(130)
-    sys.exit(status)
+    sys.exit(run())
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from srr import __version__
 from srr.cli import app
 
+ROOT = Path(__file__).parent.parent
 EVERYDAY = {"verify", "solve", "train", "trace", "demo"}
 
 
@@ -156,3 +158,26 @@ def test_interrupt_is_clean(tmp_path):
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in out + err
     assert process.returncode in (130, -signal.SIGINT, 0)
+
+
+def test_interrupt_is_clean_while_the_program_is_loaded(tmp_path):
+    """Ctrl-C before there is anything to interrupt: what loads first is made to wait for it."""
+    (tmp_path / "numpy.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "srr", "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "Interrupted.\n")
+    assert process.returncode == 130
+
+
+def test_a_library_leaves_ctrl_c_alone():
+    words = [sys.executable, "-c", "import signal, srr; print(signal.getsignal(2) is signal.default_int_handler)"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True\n"

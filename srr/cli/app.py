@@ -15,6 +15,7 @@ from rich.text import Text
 from srr import __version__
 from srr._array.extras import sentence
 from srr._array.files import printable
+from srr._array.interrupt import hand_over
 from srr.cli.demo import demo
 from srr.cli.images import attention, predict
 from srr.cli.runs import certify, probe, report, trace, train
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
+        hand_over()
         status = app(args=words, prog_name="srr", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         _report("Interrupted.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from srr._array.extras import need, sentence
@@ -198,7 +198,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no saved model: it has no {WEIGHTS_FILE}")
     try:
-        return load_file(path)
+        utf8 = os.fsencode(path).decode("utf-8", "replace") == str(path)  # what opens it knows no other names
+        return load_file(path) if utf8 else load(path.read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

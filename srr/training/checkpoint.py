@@ -10,6 +10,7 @@ import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, ClassVar, cast
 
@@ -18,7 +19,9 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint._traverse import set_element
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -27,6 +30,13 @@ from torch.distributed.checkpoint.metadata import (
     StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -217,18 +227,19 @@ class _DescriptionUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
-def check_sharded(folder: str | Path) -> None:
-    """Make sure that a sharded checkpoint holds tensors and plain values only, before torch opens it.
+def read_description(folder: str | Path) -> Metadata:
+    """What a sharded checkpoint says it holds, once it is sure that these are tensors and plain values only.
 
-    torch unpickles the description and every value that is no tensor without a limit on what they may name; here both
-    are read with one.
+    torch unpickles the description, and every value that is no tensor, without a limit on what they may name; here both
+    are read with one. The file is read once, so that nobody can put another in its place between check and use.
 
     Args:
         folder: a checkpoint written by a sharded run.
 
     Raises:
         FileNotFoundError: the folder is no sharded checkpoint.
-        ValueError: it is damaged, names anything but what describes shards, or points outside the folder.
+        ValueError: it is damaged, names anything but what describes shards, points outside the folder, or leaves a part
+            of a file undescribed.
     """
     folder = Path(folder)
     if not (folder / METADATA).is_file():
@@ -245,17 +256,53 @@ def check_sharded(folder: str | Path) -> None:
                 raise pickle.UnpicklingError("it describes no shards")
             if PurePath(place.relative_path).name != place.relative_path or place.transform_descriptors:
                 raise pickle.UnpicklingError(f"it points to {place.relative_path!r}")
-            shard = folder / place.relative_path
-            if shard.is_symlink() or not 0 <= place.offset <= place.offset + place.length <= shard.stat().st_size:
-                raise pickle.UnpicklingError(f"it points outside {place.relative_path!r}")
+        _check_covered(folder, places.values())
+        for index, place in places.items():
             if isinstance(found.state_dict_metadata[index.fqn], BytesStorageMetadata):
-                with open(shard, "rb") as file:
+                with open(folder / place.relative_path, "rb") as file:
                     file.seek(place.offset)
                     torch.load(io.BytesIO(file.read(place.length)), weights_only=True)
     except Exception as error:
         raise ValueError(
             f"sharded checkpoint {folder} is damaged or not one of ours, and is not opened: {error}"
         ) from error
+    return found
+
+
+def _check_covered(folder: Path, places: Iterable[_StorageInfo]) -> None:
+    """Every file of shards is an ordinary one, and what is described fills it from its first byte to its last."""
+    reached: dict[str, int] = {}
+    for place in sorted(places, key=lambda p: (p.relative_path, p.offset)):
+        if place.length < 0 or place.offset != reached.get(place.relative_path, 0):
+            raise pickle.UnpicklingError(f"it leaves out a part of {place.relative_path!r}, or tells one twice")
+        reached[place.relative_path] = place.offset + place.length
+    for name, end in reached.items():
+        shard = folder / name
+        size = 0 if shard.is_symlink() else shard.stat().st_size
+        if end != size:
+            word = "outside" if end > size else "to a part of"
+            raise pickle.UnpicklingError(f"it points {word} {name!r}: it describes {end:,} bytes of {size:,}")
+
+
+class _Reader(FileSystemReader):
+    """Gives torch the description that was checked, and no other."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.description = read_description(folder)
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        self.description.storage_meta = self.description.storage_meta or StorageMeta()
+        self.description.storage_meta.load_id = self.load_id
+        return self.description
+
+
+class _Planner(DefaultLoadPlanner):
+    """Reads the values that are no tensors as plain values; torch's own would run what they name."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        found = torch.load(value, weights_only=True)
+        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], found)
 
 
 def verify_shards(folder: Path) -> None:
@@ -265,7 +312,7 @@ def verify_shards(folder: Path) -> None:
         FileNotFoundError: the folder is no sharded checkpoint.
         ValueError: a file is missing or changed, or holds more than tensors and plain values.
     """
-    check_sharded(folder)
+    read_description(folder)
     try:
         digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
         changed = [name for name, digest in digests.items() if _digest(folder / name) != digest]
@@ -310,14 +357,21 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read one folder, every rank its shard; tensors and plain values only."""
         path = Path(self.broadcast(str(checkpoint_path)))
-        check_sharded(path)
-        found = super().load_checkpoint(path, weights_only=True)
+        reader, options = _Reader(path), StateDictOptions(cpu_offload=True)
+        module = cast("pl.LightningModule", self.lightning_module)
+        model = cast("nn.Module", self.model)
+        state: dict[str, Any] = {"state_dict": get_model_state_dict(model)}
+        load(state, storage_reader=reader, planner=_Planner())
+        model.load_state_dict(state["state_dict"], strict=module.strict_loading)
+        for index, optimizer in enumerate(self.optimizers):
+            state = {f"optimizer_{index}": get_optimizer_state_dict(model, optimizer)}
+            load(state, storage_reader=reader, planner=_Planner())
+            set_optimizer_state_dict(model, optimizer, optim_state_dict=state.popitem()[1], options=options)
+        found = read_sharded(path)
         folder = path / AVERAGE
         if folder.is_dir():
-            check_sharded(folder)
-            model = cast("nn.Module", cast("pl.LightningModule", self.lightning_module).model)
-            average = {name: torch.empty_like(p) for name, p in model.named_parameters()}
-            load({"average": average}, checkpoint_id=folder)
+            average = {name: torch.empty_like(p) for name, p in cast("nn.Module", module.model).named_parameters()}
+            load({"average": average}, storage_reader=_Reader(folder), planner=_Planner())
             found["callbacks"][AVERAGE]["average"] = average
         return found
 
@@ -350,12 +404,11 @@ def load_sharded(model: nn.Module, folder: str | Path) -> None:
         FileNotFoundError: the folder is no sharded checkpoint.
         ValueError: it is damaged, or holds more than tensors and plain values.
     """
-    folder = Path(folder)
-    check_sharded(folder)
+    reader = _Reader(Path(folder))
     state = {"state_dict": {f"model.{name}": torch.empty_like(p) for name, p in model.state_dict().items()}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load(state, checkpoint_id=folder, no_dist=True)
+        load(state, storage_reader=reader, planner=_Planner(), no_dist=True)
     model.load_state_dict({name.removeprefix("model."): value for name, value in state["state_dict"].items()})
 
 
@@ -366,7 +419,7 @@ def read_sharded(folder: Path) -> dict[str, Any]:
         FileNotFoundError: the folder is no sharded checkpoint.
         ValueError: it is damaged, or holds more than tensors and plain values.
     """
-    check_sharded(folder)
+    read_description(folder)
     try:
         found: dict[str, Any] = torch.load(folder / PLAIN, map_location="cpu", weights_only=True)
         int(found["global_step"])

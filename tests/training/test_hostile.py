@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from srr.cli.app import main
-from srr.nn import create_model
-from srr.training.checkpoint import check_sharded, load_sharded
+from srr.nn import create_model, load_model
+from srr.training import checkpoint
+from srr.training.checkpoint import load_sharded, read_description
 from srr.training.config import DataConfig, ModelSection, read_config_file, resolve
 from srr.training.run import check_size, initial_model, train
 from srr.training.sources import decode, load_data, open_path, read_idx, read_image
@@ -44,7 +47,7 @@ def shards(tmp_path):
 
 
 def test_an_honest_sharded_checkpoint_passes(shards):
-    check_sharded(shards)
+    read_description(shards)
     load_sharded(create_model("crate_micro", depth=1), shards)
 
 
@@ -90,19 +93,58 @@ def test_a_description_that_changes_when_it_is_read_again_is_not_run(shards, tmp
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("what", ["length", "link"])
-def test_a_shard_is_an_ordinary_file_and_as_long_as_its_description_says(shards, tmp_path, what):
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("longer", "leaves out a part of"),
+        ("shorter", "leaves out a part of"),
+        ("tail", r"points to a part of '__0_0.distcp': it describes [\d,]+ bytes of [\d,]+"),
+        ("cut", "points outside '__0_0.distcp'"),
+        ("link", "points outside '__0_0.distcp'"),
+    ],
+)
+def test_a_shard_is_an_ordinary_file_and_as_long_as_its_description_says(shards, tmp_path, what, words):
     with (shards / ".metadata").open("rb") as file:
         description = pickle.load(file)
     (place,) = (v for k, v in description.storage_data.items() if k.fqn == "optimizer_0.lr")
-    if what == "length":
-        place.length = 2**50
+    shard = shards / place.relative_path
+    if what in {"longer", "shorter"}:
+        place.length += 1 if what == "longer" else -1
+        (shards / ".metadata").write_bytes(pickle.dumps(description))
+    elif what == "link":
+        os.symlink(shard.rename(tmp_path / "elsewhere"), shard)
     else:
-        os.symlink("/dev/zero", shards / "zero.distcp")
-        place.relative_path = "zero.distcp"
-    (shards / ".metadata").write_bytes(pickle.dumps(description))
-    with pytest.raises(ValueError, match="points outside"):
-        check_sharded(shards)
+        content = shard.read_bytes()
+        shard.write_bytes(content + b"more" if what == "tail" else content[:-1])
+    with pytest.raises(ValueError, match=words):
+        read_description(shards)
+
+
+def test_a_description_is_checked_and_used_in_one_reading(shards, tmp_path, monkeypatch):
+    """Somebody puts other files in place between check and use: what was checked is used, and nothing is run."""
+    evil = pickle.dumps(Evil(tmp_path / "executed"))
+    check = checkpoint.read_description
+
+    def and_then_swap(folder):
+        found = check(folder)
+        (shards / ".metadata").write_bytes(evil)
+        return found
+
+    monkeypatch.setattr(checkpoint, "read_description", and_then_swap)
+    model = create_model("crate_micro", depth=1)
+    load_sharded(model, shards)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_value_is_read_as_plain_even_when_its_file_was_changed_after_the_check(shards, tmp_path):
+    """torch opens the shard again for each value, and would unpickle what is no tensor without a limit."""
+    reader = checkpoint._Reader(shards)
+    (place,) = (v for k, v in reader.description.storage_data.items() if k.fqn == "optimizer_0.lr")
+    torch.save(Evil(tmp_path / "executed"), shards / place.relative_path)
+    place.offset, place.length = 0, (shards / place.relative_path).stat().st_size
+    with pytest.raises(CheckpointException, match="weights_only"), pytest.warns(UserWarning, match="distributed"):
+        load({"optimizer_0": {"lr": 0.0}}, storage_reader=reader, planner=checkpoint._Planner(), no_dist=True)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_pickle_in_place_of_a_plain_value_is_not_run(shards, tmp_path):
@@ -112,13 +154,18 @@ def test_a_pickle_in_place_of_a_plain_value_is_not_run(shards, tmp_path):
     (place,) = (v for k, v in description.storage_data.items() if k.fqn == "optimizer_0.lr")
     torch.save(Evil(tmp_path / "executed"), shards / "evil.distcp")
     place.relative_path, place.offset, place.length = "evil.distcp", 0, (shards / "evil.distcp").stat().st_size
+    others = [v for v in description.storage_data.values() if v is not place]
+    for at, other in enumerate(others):  # the tensors in one file without a gap
+        path, old = shards / f"tensor_{at}.distcp", (shards / other.relative_path).read_bytes()
+        path.write_bytes(old[other.offset : other.offset + other.length])
+        other.relative_path, other.offset = path.name, 0
     (shards / ".metadata").write_bytes(pickle.dumps(description))
-    with pytest.raises(ValueError, match="is not opened"):
-        check_sharded(shards)
+    with pytest.raises(ValueError, match=r"is not opened: .*weights_only"):
+        read_description(shards)
     place.relative_path = "../elsewhere"
     (shards / ".metadata").write_bytes(pickle.dumps(description))
     with pytest.raises(ValueError, match="points to"):
-        check_sharded(shards)
+        read_description(shards)
     assert not (tmp_path / "executed").exists()
 
 
@@ -252,3 +299,10 @@ def test_the_bound_leaves_the_models_there_are(tiny):
 def test_a_config_that_asks_for_too_much_data_is_refused():
     with pytest.raises(ValueError, match="2\\^29 numbers"):
         resolve({"data": {"name": "mixture", "samples": 10**7, "tokens": 2**16}})
+
+
+def test_a_model_in_a_folder_whose_name_is_no_utf_8_is_read(tmp_path):
+    model, folder = create_model("crate_micro", depth=1), tmp_path / os.fsdecode(b"run \xff")
+    model.save_pretrained(folder)
+    found = load_model(folder).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())

@@ -33,6 +33,7 @@ from srr.nn.presets import PRESETS, create_model, load_model
 from srr.nn.pretrained import PretrainedModel, interpolate_positions
 from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens
 from srr.nn.released import load_released, released_names, to_released
+from srr.nn.stem import ClassAttention, ConvolutionalEmbedding, fourier_positions
 from srr.nn.steps import HalfProblem
 from srr.nn.unrolled import Equilibrium, Unrolled
 
@@ -90,6 +91,9 @@ __all__ = [
     "FeasibleISTA",
     "Descent",
     "PatchEmbedding",
+    "ConvolutionalEmbedding",
+    "fourier_positions",
+    "ClassAttention",
     "TokenEmbedding",
     "ClassifierHead",
     "patchify",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NoReturn
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr.nn.layers import MSSA, TORCH, uniform
-from srr.ops.attention import bare_contract_broadcast, bare_stretch_means, bare_tssa_heads
+from srr.ops.attention import bare_contract_broadcast, bare_grid_means, bare_stretch_means, bare_tssa_heads
 from srr.ops.sparse import bare_folded_ista_step, bare_ista_step, bare_prox_mm_step
 
 __all__ = ["CBSA", "TSSA", "OvercompleteISTA", "Perceptron", "ProxMM"]
@@ -29,9 +30,10 @@ class TSSA(MSSA):
         dim: width d of a token.
         heads: number K of subspaces.
         head_dim: dimension p of each.
-        bias: whether projection and output map have biases.
+        bias: whether the output map has a bias.
         causal: running sums over the sequence instead of sums over all tokens.
         context: longest sequence of a causal layer with a learned offset for each head and position.
+        projection_bias: whether the projection has a bias, as ``bias`` says when None.
 
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
@@ -54,9 +56,11 @@ class TSSA(MSSA):
         bias: bool = True,
         causal: bool = False,
         context: int | None = None,
+        projection_bias: bool | None = None,
     ) -> None:
         super().__init__(dim, heads, head_dim, bias=bias, causal=causal)
-        self.projection_bias = nn.Parameter(uniform(heads * head_dim, fan_in=dim)) if bias else None
+        shifted = bias if projection_bias is None else projection_bias
+        self.projection_bias = nn.Parameter(uniform(heads * head_dim, fan_in=dim)) if shifted else None
         self.temperature = nn.Parameter(torch.ones(heads, 1))
         if context is not None:
             check_count(context, "context")
@@ -69,7 +73,10 @@ class TSSA(MSSA):
 
     def attend(self, V: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
         """Attention inside the heads: (..., K, n, p) to (..., K, rows, p)."""
-        offset = None if self.offset is None else self.offset[:, : V.shape[-2]]
+        n = V.shape[-2]
+        if self.offset is not None and n > self.offset.shape[1]:
+            raise ValueError(f"a sequence must have at most context={self.offset.shape[1]} tokens; got {n}")
+        offset = None if self.offset is None else self.offset[:, :n]
         attended = bare_tssa_heads(V, self.temperature, self.causal, offset, mask, TORCH)
         return attended[..., :rows, :]
 
@@ -91,8 +98,10 @@ class CBSA(MSSA):
         A_k = \mathrm{softmax}(p^{-1/2} Q_k V_k^\top),\quad
         \sum_k \sigma_k\, A_k^\top\, \mathrm{SSA}(Q_k + \rho_k A_k V_k)\, O_k^\top + b
 
-    Representatives start as means of equal stretches of the sequence, the order tokens come in; the published vision
-    network averages over a coarse grid of the image instead.
+    Representatives start as means of equal stretches of the sequence, the order tokens come in, or, with a ``grid``, as
+    means over the windows of a coarse grid. The published vision network lays all tokens but the last on the grid of
+    patches, with the class token in the first place: every patch stands one place later than in the image. So it is
+    here, or its weights would give other outputs.
 
     Args:
         dim: width d of a token.
@@ -100,15 +109,16 @@ class CBSA(MSSA):
         head_dim: dimension p of each.
         bias: whether the output map has a bias.
         causal: not available, representatives see all tokens.
-        representatives: number m of them.
+        representatives: number m of them, a square number with a grid.
+        grid: rows and columns of patches after a class token; a square one where the tokens are of another number.
 
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
 
     Raises:
-        ValueError: ``causal`` is true.
+        ValueError: ``causal`` is true, or a number of representatives that makes no square.
 
-    Source: [CBSA].
+    Source: [CBSA]; the grid as in its released vision network.
 
     Example:
         >>> CBSA(dim=8, heads=2, head_dim=4, representatives=3)(torch.zeros(3, 5, 8)).shape
@@ -126,12 +136,15 @@ class CBSA(MSSA):
         bias: bool = True,
         causal: bool = False,
         representatives: int = 64,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         if causal:
             raise ValueError("contract-and-broadcast attention has no causal form: representatives see all tokens")
         check_count(representatives, "representatives")
+        if grid is not None and math.isqrt(representatives) ** 2 != representatives:
+            raise ValueError(f"representatives must be a square number with a grid; got {representatives}")
         super().__init__(dim, heads, head_dim, bias=bias)
-        self.representatives = representatives
+        self.representatives, self.grid = representatives, grid
         self.contract_step = nn.Parameter(torch.ones(heads, 1, 1))
         self.broadcast_step = nn.Parameter(torch.ones(heads, 1, 1))
 
@@ -139,9 +152,21 @@ class CBSA(MSSA):
         """Attention inside the heads: (..., K, n, p) to (..., K, rows, p)."""
         real = None if mask is None else mask[..., None, :]  # (..., 1, n)
         seen = None if mask is None else mask[..., None, None, :]  # (..., 1, 1, n)
-        Q = bare_stretch_means(V, self.representatives, real, TORCH)  # (..., K, m, p)
+        Q = self._means(V, real)  # (..., K, m, p)
         broadcast = bare_contract_broadcast(V, Q, self.contract_step, self.scale, seen, TORCH)
         return (self.broadcast_step * broadcast)[..., :rows, :]
+
+    def _means(self, V: Tensor, real: Tensor | None) -> Tensor:
+        """Representatives before they are contracted: (..., K, n, p) to (..., K, m, p)."""
+        if self.grid is None:
+            return bare_stretch_means(V, self.representatives, real, TORCH)
+        n = V.shape[-2] - 1
+        grid = self.grid if math.prod(self.grid) == n else (math.isqrt(n), math.isqrt(n))
+        if math.prod(grid) != n:
+            raise ValueError(f"tokens must be a class token and patches on {self.grid} or a square; got {n + 1}")
+        side = math.isqrt(self.representatives)
+        kept = None if real is None else real[..., :-1]
+        return bare_grid_means(V[..., :-1, :], grid, (side, side), kept, TORCH)
 
     def attention_map(self, Z: Tensor) -> NoReturn:
         """Refused: tokens attend to representatives, not to each other."""
@@ -250,6 +275,7 @@ class Perceptron(nn.Sequential):
 
     Args:
         dim: width d of a token.
+        bias: whether the two linear maps have biases.
         **unused: the step and sparsity weight of the layer.
 
     Shapes:
@@ -262,5 +288,5 @@ class Perceptron(nn.Sequential):
         torch.Size([3, 5, 8])
     """
 
-    def __init__(self, dim: int, **unused: float) -> None:
-        super().__init__(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+    def __init__(self, dim: int, *, bias: bool = True, **unused: float) -> None:
+        super().__init__(nn.Linear(dim, 4 * dim, bias=bias), nn.GELU(), nn.Linear(4 * dim, dim, bias=bias))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -98,12 +101,15 @@ class Block(nn.Module):
         lam: sparsity weight λ.
         norm_eps: variance floor of the layer norms.
         causal: whether a token sees only those before it and itself.
+        bias: whether norms and linear maps have biases.
+        layer_scale: initial value of a factor for each coordinate of what a half adds; None for no factors.
+        **options: further options of the compressing half, such as ``context`` or ``grid``.
 
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``; ``mask`` is ``(..., n)``, True at real tokens.
 
     Raises:
-        ValueError: an unknown variant, or a size that does not fit it.
+        ValueError: an unknown variant, a size that does not fit it, or an option that it does not have.
 
     Source: [CRATE] (18) and (17).
 
@@ -125,19 +131,31 @@ class Block(nn.Module):
         lam: float = 0.1,
         norm_eps: float = 1e-5,
         causal: bool = False,
+        bias: bool = True,
+        layer_scale: float | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         if isinstance(variant, str):
             if variant not in BLOCKS:
                 raise ValueError(f"block must be one of {sorted(BLOCKS)}; got {variant!r}")
             variant = BLOCKS[variant]
+        if unknown := sorted(options.keys() - signature(variant.attention).parameters.keys()):
+            raise ValueError(f"{unknown} are no options of this kind of layer ({variant.source})")
         self.variant = variant
-        self.attention_norm = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=not variant.moves)
-        self.attention = variant.attention(dim, heads, head_dim, causal=causal)
+        biases = {} if bias else {"bias": False}
+        self.attention_norm = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=not variant.moves, **biases)
+        here = biases if "bias" in signature(variant.attention).parameters else {}
+        self.attention = variant.attention(dim, heads, head_dim, causal=causal, **here, **options)
         self.dictionary: nn.Module | None = None
         if variant.sparsifier is not None:
-            self.dictionary_norm = nn.LayerNorm(dim, eps=norm_eps)
-            self.dictionary = variant.sparsifier(dim, step=step, lam=lam)
+            self.dictionary_norm = nn.LayerNorm(dim, eps=norm_eps, **biases)
+            here = biases if "bias" in signature(variant.sparsifier).parameters else {}
+            self.dictionary = variant.sparsifier(dim, step=step, lam=lam, **here)
+        if layer_scale is not None and variant.moves:
+            raise ValueError("layer_scale has no place in a layer that moves tokens on a sphere")
+        scales = (None, None) if layer_scale is None else (torch.full((dim,), float(layer_scale)) for _ in range(2))
+        self.attention_scale, self.dictionary_scale = (None if s is None else nn.Parameter(s) for s in scales)
 
     @property
     def objective(self) -> dict[str, HalfObjective]:
@@ -156,6 +174,8 @@ class Block(nn.Module):
     def _moved(self, Z: Tensor, attended: Tensor) -> Tensor:
         if self.variant.moves:
             return attended
+        if self.attention_scale is not None:
+            attended = self.attention_scale * attended
         return Z + attended if self.variant.sign > 0 else Z - attended
 
     def sparsify(self, Z: Tensor) -> Tensor:
@@ -163,6 +183,8 @@ class Block(nn.Module):
         if self.dictionary is None:
             return Z
         codes: Tensor = self.dictionary(self.dictionary_norm(Z))
+        if self.dictionary_scale is not None:
+            codes = self.dictionary_scale * codes
         return Z + codes if self.variant.residual else codes
 
     def descents(self, Z: Tensor, mask: Tensor | None = None) -> dict[str, Descent | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,12 @@ class CausalConfig(NetworkConfig):
         vocabulary: number of symbols; 256 for bytes.
         context: longest sequence.
         position_std: standard deviation of the initial symbol and position tables.
+        offsets: whether token statistics have a learned offset for each head and position.
+        tied: whether the scores are products with the table of symbols itself.
+        head_bias: whether the scores have a bias.
+
+    Raises:
+        ValueError: a count below one, or offsets of a layer that has none.
 
     Example:
         >>> CausalConfig(context=128).vocabulary
@@ -35,12 +41,22 @@ class CausalConfig(NetworkConfig):
     vocabulary: int = 256
     context: int = 256
     position_std: float = 0.02
+    offsets: bool = False
+    tied: bool = False
+    head_bias: bool = True
 
     counts: ClassVar[tuple[str, ...]] = (*NetworkConfig.counts, "vocabulary", "context")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self.position_std, "position_std")
+        if self.offsets and self.block not in ("tssa", "tost"):
+            raise ValueError(f'offsets need block="tssa" or "tost"; got {self.block!r}')
+
+    @property
+    def attention_options(self) -> dict[str, Any]:
+        """Options of the compressing half that only this kind of layer has."""
+        return super().attention_options | ({"context": self.context} if self.offsets else {})
 
 
 class TokenEmbedding(nn.Module):
@@ -128,7 +144,9 @@ class CausalCRATE(PretrainedModel):
         self.config = config
         self.embed = TokenEmbedding(config.vocabulary, context=config.context, dim=config.dim, std=config.position_std)
         self.blocks = build_blocks(config, causal=True)
-        self.head = ClassifierHead(config.dim, config.vocabulary)
+        self.head = ClassifierHead(config.dim, config.vocabulary, bias=config.head_bias, norm_bias=config.bias)
+        if config.tied:
+            self.head.linear.weight = self.embed.symbols
 
     def forward(self, symbols: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores of the symbol after each of the sequence."""

@@ -16,6 +16,7 @@ from srr.nn.blocks import Block, keep_orthonormal
 from srr.nn.layers import check_mask
 from srr.nn.pretrained import PretrainedModel
 from srr.nn.probe import is_watched
+from srr.nn.stem import ClassAttention, ConvolutionalEmbedding
 from srr.solvers.driver import unroll
 
 __all__ = ["CRATE", "ClassifierHead", "CrateConfig", "NetworkConfig", "PatchEmbedding", "build_blocks", "patchify"]
@@ -38,6 +39,9 @@ class NetworkConfig:
         orthogonal: keep the bases of all heads orthonormal during training.
         checkpoint_blocks: recompute a layer in the backward pass instead of keeping its activations.
         norm_eps: variance floor of the layer norms inside blocks.
+        bias: whether norms and output maps of the layers have biases.
+        projection_bias: whether the projection of token statistics has a bias (other kinds have none).
+        layer_scale: initial value of a factor for each coordinate of what a half-step adds; None for no factors.
     """
 
     dim: int = 384
@@ -50,6 +54,9 @@ class NetworkConfig:
     orthogonal: bool = False
     checkpoint_blocks: bool = False
     norm_eps: float = 1e-5
+    bias: bool = True
+    projection_bias: bool = True
+    layer_scale: float | None = None
 
     counts: ClassVar[tuple[str, ...]] = ("dim", "depth", "heads", "head_dim")
 
@@ -59,6 +66,13 @@ class NetworkConfig:
         check_positive(self.step, "step")
         check_nonnegative(self.lam, "lam")
         check_positive(self.norm_eps, "norm_eps")
+        if self.layer_scale is not None:
+            check_nonnegative(self.layer_scale, "layer_scale")
+
+    @property
+    def attention_options(self) -> dict[str, Any]:
+        """Options of the compressing half that only this kind of layer has."""
+        return {"projection_bias": self.projection_bias} if self.block in ("tssa", "tost") else {}
 
     def override(self, **changes: Any) -> Self:
         """Copy with other values.
@@ -89,9 +103,18 @@ class CrateConfig(NetworkConfig):
         pool: ``"cls"`` reads the class token, ``"mean"`` the mean over all tokens.
         position_std: standard deviation of the initial positions and class token; 1 in the released network.
         patch_norm: layer norms around the patch projection.
+        stem: ``"patches"``, one linear map of each patch, or ``"convolutions"``, 3×3 ones of stride 2 with batch norms,
+            for patches of 8 or 16 pixels.
+        positions: ``"learned"``, a table, or ``"fourier"``, a linear map of sines and cosines, after convolutions.
+        class_layers: layers of class attention, before which there is no class token; 0 lets it go through all layers.
+        class_norm_all: whether their second norm is taken of all tokens, or of the class token alone.
+        grid_means: whether the representatives of ``block="cbsa"`` are means over the image grid, as published, or
+            over stretches of the sequence.
+        head_eps: variance floor of the norm before the scores.
 
     Raises:
-        ValueError: a count below one, an image that is no whole number of patches, an unknown pooling.
+        ValueError: a count below one, an image that is no whole number of patches, an unknown pooling, choices that
+            do not go together.
 
     Example:
         >>> CrateConfig(image_size=32, patch_size=4).grid
@@ -105,15 +128,40 @@ class CrateConfig(NetworkConfig):
     pool: str = "cls"
     position_std: float = 1.0
     patch_norm: bool = True
+    stem: str = "patches"
+    positions: str = "learned"
+    class_layers: int = 0
+    class_norm_all: bool = True
+    grid_means: bool = False
+    head_eps: float = 1e-5
 
     counts: ClassVar[tuple[str, ...]] = (*NetworkConfig.counts, "channels", "num_classes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self.position_std, "position_std")
+        check_positive(self.head_eps, "head_eps")
+        check_count(self.class_layers, "class_layers", least=0)
+        for name, known in {"stem": ("patches", "convolutions"), "positions": ("learned", "fourier")}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        convolutions = self.stem == "convolutions"
+        if not convolutions and (self.positions == "fourier" or self.class_layers):
+            raise ValueError('positions="fourier" and class_layers need stem="convolutions"; got stem="patches"')
+        if convolutions and self.positions == "fourier" and not self.class_layers:
+            raise ValueError('positions="fourier" gives the class token none: class_layers must be >= 1; got 0')
+        if self.class_layers and self.pool != "cls":
+            raise ValueError(f'class_layers needs pool="cls"; got {self.pool!r}')
+        if self.grid_means and (self.block != "cbsa" or self.class_layers):
+            raise ValueError(f'grid_means needs block="cbsa" and no class_layers; got block={self.block!r}')
         patch_grid(self.image_size, self.patch_size)
         if self.pool not in ("cls", "mean"):
             raise ValueError(f'pool must be "cls" or "mean"; got {self.pool!r}')
+
+    @property
+    def attention_options(self) -> dict[str, Any]:
+        """Options of the compressing half that only this kind of layer has."""
+        return super().attention_options | ({"grid": self.grid} if self.grid_means else {})
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -230,6 +278,9 @@ class ClassifierHead(nn.Module):
     Args:
         dim: width of a token.
         num_classes: number of classes.
+        bias: whether the scores have a bias.
+        norm_bias: whether the norm has one.
+        norm_eps: variance floor of the norm.
 
     Shapes:
         ``(..., dim)`` to ``(..., num_classes)``.
@@ -239,14 +290,28 @@ class ClassifierHead(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(
+        self, dim: int, num_classes: int, *, bias: bool = True, norm_bias: bool = True, norm_eps: float = 1e-5
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.linear = nn.Linear(dim, num_classes)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps, bias=norm_bias)
+        self.linear = nn.Linear(dim, num_classes, bias=bias)
 
     def forward(self, token: Tensor) -> Tensor:
         """Class scores, unnormalized."""
         return self.linear(self.norm(token))
+
+
+def build_embedding(config: CrateConfig) -> PatchEmbedding | ConvolutionalEmbedding:
+    """What brings the images of a classifier to tokens."""
+    shared: dict[str, Any] = {"channels": config.channels, "dim": config.dim, "position_std": config.position_std}
+    if config.stem == "patches":
+        return PatchEmbedding(config.image_size, config.patch_size, norm=config.patch_norm, **shared)
+    (height, width) = pair(config.patch_size)
+    if height != width:
+        raise ValueError(f"patch_size must be square under convolutions; got {(height, width)}")
+    fourier, late = config.positions == "fourier", config.class_layers > 0
+    return ConvolutionalEmbedding(config.grid, height, fourier=fourier, late=late, **shared)
 
 
 def build_blocks(config: NetworkConfig, *, causal: bool = False) -> nn.ModuleList:
@@ -266,7 +331,8 @@ def build_blocks(config: NetworkConfig, *, causal: bool = False) -> nn.ModuleLis
         >>> len(build_blocks(CrateConfig(dim=8, heads=2, head_dim=4, depth=3)))
         3
     """
-    options: dict[str, Any] = {"step": config.step, "lam": config.lam, "norm_eps": config.norm_eps, "causal": causal}
+    shared = ("step", "lam", "norm_eps", "bias", "layer_scale")
+    options = {name: getattr(config, name) for name in shared} | {"causal": causal} | config.attention_options
     sizes = config.dim, config.heads, config.head_dim
     blocks = nn.ModuleList(Block(config.block, *sizes, **options) for _ in range(config.depth))
     if config.orthogonal:
@@ -298,23 +364,31 @@ class CRATE(PretrainedModel):
     def __init__(self, config: CrateConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = PatchEmbedding(
-            config.image_size,
-            config.patch_size,
-            channels=config.channels,
-            dim=config.dim,
-            norm=config.patch_norm,
-            position_std=config.position_std,
-        )
+        self.embed = build_embedding(config)
         self.blocks = build_blocks(config)
-        self.head = ClassifierHead(config.dim, config.num_classes)
+        self.class_layers = nn.ModuleList(
+            ClassAttention(
+                config.dim,
+                config.heads,
+                norm_eps=config.norm_eps,
+                bias=config.projection_bias,
+                scale=config.layer_scale,
+                all_normed=config.class_norm_all,
+            )
+            for _ in range(config.class_layers)
+        )
+        self.head = ClassifierHead(config.dim, config.num_classes, norm_eps=config.head_eps)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Class scores of the images."""
-        Z = self.embed(images)  # (B, C, H, W) -> (B, 1 + n, d)
-        mask = with_class_token(mask, Z.shape[1] - 1)
-        Z = unroll(self.steps(mask), Z)
-        return self.head(self.pool(Z, mask))  # (B, 1 + n, d) -> (B, d) -> (B, classes)
+        Z = self.embed(images)  # (B, C, H, W) -> (B, 1 + n, d), or (B, n, d) before class attention
+        late = self.config.class_layers > 0
+        mask_with_class = with_class_token(mask, Z.shape[1] - (0 if late else 1))
+        Z = unroll(self.steps(mask if late else mask_with_class), Z)
+        if late:
+            Z = prepend(self.embed.class_token, Z)  # (B, n, d) -> (B, 1 + n, d)
+            Z = unroll(layer_steps(self.class_layers, mask_with_class, recompute=False), Z)
+        return self.head(self.pool(Z, mask_with_class))  # (B, 1 + n, d) -> (B, d) -> (B, classes)
 
     def steps(self, mask: Tensor | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
         """The layers as functions of the tokens alone, recomputed in the backward pass if so configured.
@@ -322,7 +396,8 @@ class CRATE(PretrainedModel):
         The head reads one token of a network that pools the class token. Its last layer computes that token alone,
         unless a hook watches the layer.
         """
-        rows = 1 if self.config.pool == "cls" and not is_watched(self.blocks[-1]) else None
+        read = self.config.pool == "cls" and not self.config.class_layers  # the class token alone, of the last layer
+        rows = 1 if read and not is_watched(self.blocks[-1]) else None
         return layer_steps(self.blocks, mask, last_rows=rows, recompute=self.config.checkpoint_blocks and self.training)
 
     def pool(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -21,6 +21,45 @@ SIZES: dict[str, dict[str, Any]] = {
 MICRO: dict[str, Any] = {"dim": 64, "heads": 4, "head_dim": 16, "depth": 4}
 ALPHA: dict[str, Any] = {"block": "alpha", "patch_norm": False, "norm_eps": 1e-6}
 
+TOST: dict[str, Any] = {
+    "block": "tost",
+    "stem": "convolutions",
+    "positions": "fourier",
+    "class_layers": 2,
+    "layer_scale": 1.0,
+    "norm_eps": 1e-6,
+    "head_eps": 1e-6,
+    "position_std": 0.02,
+}
+TOST_SIZES: dict[str, dict[str, Any]] = {
+    "micro": {"dim": 64, "heads": 4, "head_dim": 16, "depth": 4, "image_size": 32, "patch_size": 8, "num_classes": 10},
+    "tiny": {"dim": 192, "heads": 4, "head_dim": 48, "depth": 12},
+    "small": {"dim": 384, "heads": 8, "head_dim": 48, "depth": 12},
+}
+TOST_LANGUAGE: dict[str, Any] = {
+    "block": "tost",
+    "layer_scale": 1.0,
+    "bias": False,
+    "projection_bias": False,
+    "offsets": True,
+    "tied": True,
+    "head_bias": False,
+}
+TOST_LANGUAGE_SIZES: dict[str, dict[str, Any]] = {
+    "micro": {"dim": 64, "heads": 4, "head_dim": 16, "depth": 4, "context": 64},
+    "base": {"dim": 768, "heads": 12, "head_dim": 64, "depth": 12, "context": 1024, "vocabulary": 50304},
+    "medium": {"dim": 1024, "heads": 16, "head_dim": 64, "depth": 24, "context": 1024, "vocabulary": 50304},
+    "large": {"dim": 1280, "heads": 20, "head_dim": 64, "depth": 36, "context": 1024, "vocabulary": 50304},
+}
+CBT: dict[str, Any] = {"block": "cbsa", "stem": "convolutions", "grid_means": True}
+CBT_SIZES: dict[str, dict[str, Any]] = {
+    "micro": {**TOST_SIZES["micro"], "position_std": 0.02},
+    "tiny": {"dim": 192, "heads": 3, "head_dim": 64, "depth": 12},
+    "small": {"dim": 384, "heads": 6, "head_dim": 64, "depth": 12},
+    "base": {"dim": 768, "heads": 12, "head_dim": 64, "depth": 12},
+    "large": {"dim": 1024, "heads": 16, "head_dim": 64, "depth": 24},
+}
+
 DESCENT: dict[
     str, dict[str, Any]
 ] = {  # as many parameters as the CRATE of that size, within 3 %: no output map, so wider
@@ -53,6 +92,9 @@ PRESETS: dict[str, NetworkConfig] = {
     "crate_causal_micro": CausalConfig(**MICRO, context=64),
     **{f"crate_causal_{size}": CausalConfig(**sizes, context=1024) for size, sizes in SIZES.items()},
     "crate_mae_micro": MaeConfig(**MICRO, decoder_depth=4, image_size=8, patch_size=2, channels=1),
+    **{f"tost_{size}": CrateConfig(**sizes, **TOST) for size, sizes in TOST_SIZES.items()},
+    **{f"tost_language_{size}": CausalConfig(**sizes, **TOST_LANGUAGE) for size, sizes in TOST_LANGUAGE_SIZES.items()},
+    **{f"cbt_{size}": CrateConfig(**sizes, **CBT) for size, sizes in CBT_SIZES.items()},
     **{f"crate_mae_{size}": MaeConfig(**sizes, decoder_depth=sizes["depth"]) for size, sizes in SIZES.items()},
 }
 """Configs by name."""

@@ -35,6 +35,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 LARGEST_CONFIG = 2**20
 HEAD = ("head.linear.weight", "head.linear.bias")
+FIXED = ("positions", "unread.positions")
+FIXED_POSITIONS = ("interpolated", "computed")
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
 Patterns = list[str] | str | None
@@ -85,6 +87,9 @@ class PretrainedModel(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        places = [tensor.data_ptr() for tensor in tensors.values()]
+        if len(set(places)) < len(places):  # a table that is two parts at once is written twice
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         weights = save(tensors, metadata={"format": "pt"})
         write_atomically(folder / WEIGHTS_FILE, lambda file: file.write(weights))
         write_atomically(folder / CONFIG_FILE, lambda file: file.write(self.describe().encode()))
@@ -120,6 +125,7 @@ class PretrainedModel(nn.Module):
         cache_dir: str | os.PathLike[str] | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
+        fixed_positions: str = "interpolated",
         **overrides: Any,
     ) -> Self:
         """Model from a folder, or from a repository of the Hub when there is no such folder.
@@ -131,9 +137,11 @@ class PretrainedModel(nn.Module):
             cache_dir: folder of the Hub's cache; None takes its own.
             force_download: download even what the cache holds.
             local_files_only: look into the cache only.
+            fixed_positions: of an autoencoder on another grid: its table of sines and cosines is ``"interpolated"``,
+                as in the released code, or ``"computed"`` anew.
             **overrides: fields of the config to change. For another ``image_size`` or ``patch_size`` grid
-                the learned positions are interpolated; for another ``num_classes`` the head starts afresh,
-                with a warning.
+                the positions are interpolated, for a shorter ``context`` they are cut; for another ``num_classes``
+                the head starts afresh, with a warning.
 
         Returns:
             The model, in evaluation mode, on the CPU.
@@ -157,7 +165,7 @@ class PretrainedModel(nn.Module):
         weights = read_weights(folder)
         check_declared(saved, weights, cls)
         model = cls(saved.override(**overrides))
-        load_adapted(model, weights, grid=getattr(saved, "grid", None))
+        load_adapted(model, weights, grid=getattr(saved, "grid", None), fixed_positions=fixed_positions)
         return model.eval()
 
 
@@ -220,7 +228,10 @@ def check_declared(config: Any, weights: Mapping[str, Tensor], make: Callable[[A
     if hasattr(config, "grid"):
         patch = config.patch_size
         area = patch**2 if isinstance(patch, int) else math.prod(patch)
-        asked |= {"patches": math.prod(config.grid), "patch_size": area * config.channels}
+        if getattr(config, "positions", "learned") == "learned":
+            asked["patches"] = math.prod(config.grid)
+        if getattr(config, "stem", "patches") == "patches":
+            asked["patch_size"] = area * config.channels
     for name, value in asked.items():
         most = len(weights) if name.endswith("depth") else max(sizes, default=0)
         if value > most:
@@ -246,6 +257,7 @@ def load_adapted(
     strict: bool = True,
     unexpected: list[str] | None = None,
     names: Mapping[str, str] | None = None,
+    fixed_positions: str = "interpolated",
 ) -> None:
     """Load weights under our names; positions and head may differ, nothing else may.
 
@@ -256,14 +268,17 @@ def load_adapted(
         strict: refuse missing and unexpected names.
         unexpected: names already known to belong to nothing.
         names: other names to call ours by in the error.
+        fixed_positions: whether tables that are not learned are ``"interpolated"`` for another grid or ``"computed"``.
 
     Raises:
-        ValueError: one sentence that lists every missing, unexpected and misshapen name; the model is
-            untouched.
+        ValueError: another word for ``fixed_positions``; one sentence that lists every missing, unexpected and
+            misshapen name; the model is untouched.
     """
+    if fixed_positions not in FIXED_POSITIONS:
+        raise ValueError(f"fixed_positions must be one of {FIXED_POSITIONS}; got {fixed_positions!r}")
     called = {} if names is None else names
     wanted = model.state_dict()
-    ready = _adapt(model, dict(state), wanted, grid)
+    ready = _adapt(model, dict(state), wanted, grid, fixed_positions)
     missing = [called.get(name, name) for name in wanted if name not in ready]
     misshapen = [
         f"{called.get(name, name)} {tuple(ready[name].shape)} for {tuple(tensor.shape)}"
@@ -280,18 +295,29 @@ def load_adapted(
 
 
 def _adapt(
-    model: nn.Module, state: dict[str, Tensor], wanted: Mapping[str, Tensor], grid: tuple[int, int] | None
+    model: nn.Module,
+    state: dict[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    grid: tuple[int, int] | None,
+    fixed_positions: str,
 ) -> dict[str, Tensor]:
-    """Positions carried to the grid of the model, and its own head where the class count differs."""
+    """Positions carried to the grid or context of the model, and its own head where the class count differs."""
+    from srr.nn.mae import sincos_positions  # a model that can be saved, so it imports this file
+
     config: Any = model.config
-    table = state.get("embed.positions")
-    if table is not None and _differs_in(table, wanted.get("embed.positions"), axis=1):
-        old = grid or _square(table.shape[1] - 1)
-        if old is not None:
-            state["embed.positions"] = interpolate_positions(table, old, config.grid)
-    for fixed in ("positions", "unread.positions"):
-        if fixed in state and _differs_in(state[fixed], wanted.get(fixed), axis=1):
-            state[fixed] = wanted[fixed]
+    for name in ("embed.positions", *FIXED):
+        table = state.get(name)
+        if table is None or not _differs_in(table, wanted.get(name), axis=-2):
+            continue
+        if table.ndim == 2:
+            state[name] = table[: config.context]  # the places of a shorter context; a longer one has none to take
+        elif name in FIXED and fixed_positions == "computed":
+            state[name] = sincos_positions(config.grid, config.dim)[None].to(table)
+        elif (old := grid or _square(table.shape[1] - 1)) is not None:
+            state[name] = interpolate_positions(table, old, config.grid, antialias=name not in FIXED)
+    for name, offset in state.items():
+        if name.endswith("attention.offset") and _differs_in(offset, wanted.get(name), axis=-2):
+            state[name] = offset[:, : config.context]
     weight = state.get(HEAD[0])
     if weight is not None and _differs_in(weight, wanted.get(HEAD[0]), axis=0):
         warnings.warn(
@@ -299,7 +325,7 @@ def _adapt(
             f"{wanted[HEAD[0]].shape[0]}",
             stacklevel=4,
         )
-        state.update({name: wanted[name] for name in HEAD})
+        state.update({name: wanted[name] for name in HEAD if name in wanted})
     return state
 
 
@@ -307,7 +333,7 @@ def _differs_in(tensor: Tensor, wanted: Tensor | None, *, axis: int) -> bool:
     """Whether two shapes are the same but for the size of one axis."""
     if wanted is None or tensor.ndim != wanted.ndim or tensor.shape[axis] == wanted.shape[axis]:
         return False
-    others = [i for i in range(tensor.ndim) if i != axis]
+    others = [i for i in range(tensor.ndim) if i != axis % tensor.ndim]
     return all(tensor.shape[i] == wanted.shape[i] for i in others)
 
 
@@ -316,16 +342,20 @@ def _square(patches: int) -> tuple[int, int] | None:
     return (side, side) if side and side * side == patches else None
 
 
-def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Learned positions of a model carried to another number of patches, the class token's kept.
+def interpolate_positions(
+    positions: Tensor, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = True
+) -> Tensor:
+    """Positions of a model carried to another number of patches, the class token's kept.
 
     Args:
         positions: (1, 1 + rows · columns, d) for the old grid.
         old: rows and columns they were learned on.
         new: rows and columns wanted.
+        antialias: torch's antialiased bicubic kernel (a = −½), wider when the grid shrinks; otherwise its plain one
+            (a = −¾), which the released code of [MAE] takes.
 
     Returns:
-        (1, 1 + new rows · new columns, d), bicubic between patch centers, antialiased when the grid shrinks.
+        (1, 1 + new rows · new columns, d), bicubic between patch centers.
 
     Raises:
         ValueError: the table does not have 1 + rows · columns rows.
@@ -340,7 +370,7 @@ def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[in
         return positions
     first, patches = positions[:, :1], positions[:, 1:]
     picture = patches.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, n, d) -> (1, d, rows, columns)
-    resized = torch.nn.functional.interpolate(picture, size=new, mode="bicubic", antialias=True)
+    resized = torch.nn.functional.interpolate(picture, size=new, mode="bicubic", antialias=antialias)
     return torch.cat((first, resized.flatten(2).mT), dim=1)  # (1, 1 + new n, d)
 
 

@@ -672,6 +672,69 @@ def bare_stretch_means(V: ArrayT, count: int, mask: ArrayT | None, xp: Namespace
         rank = (xp.cumulative_sum(real, axis=-1) - 1) * count // xp.where(total > 0, total, xp.ones_like(total))
         stretch = xp.where(mask, rank, xp.full_like(rank, -1))  # (..., n)
     member = stretch[..., None, :] == xp.arange(count, device=device(V))[:, None]  # (..., count, n)
+    return _means(member, V, xp)
+
+
+def grid_means(
+    V: ArrayT, *, grid: tuple[int, int], count: tuple[int, int], mask: ArrayT | None = None, xp: Namespace = None
+) -> ArrayT:
+    r"""Means over the windows of a coarse grid laid on a grid of tokens.
+
+    Window i of c along a side of s tokens covers the places :math:`\lfloor i s / c \rfloor` to
+    :math:`\lceil (i + 1) s / c \rceil - 1`: windows overlap where c does not divide s, and repeat where c > s. Padding
+    tokens do not count; a window without tokens is zero.
+
+    Args:
+        V: coordinates of shape (..., H · W, p), tokens in reading order.
+        grid: rows H and columns W of tokens.
+        count: rows and columns of windows.
+        mask: boolean of shape (..., H · W), broadcastable over the leading axes of V; False leaves a token out.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Means of shape (..., rows · columns, p), windows in reading order.
+
+    Raises:
+        TypeError: V is not a real floating array, a count not an integer, mask not boolean.
+        ValueError: a count below one, another number of tokens than the grid has, NaN or infinity.
+
+    Source: the pooled representatives of [CBSA] over an image.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> srr.ops.grid_means(np.arange(9.0)[:, None], grid=(3, 3), count=(1, 3)).ravel().tolist()
+        [3.0, 4.0, 5.0]
+    """
+    xp = namespace(V, mask, xp=xp)
+    check_array(V, "V", xp=xp)
+    for name, pair in {"grid": grid, "count": count}.items():
+        for side in pair:
+            check_count(side, name)
+    if V.shape[-2] != grid[0] * grid[1]:
+        raise ValueError(f"V must have one row for each of {grid[0]} x {grid[1]} tokens; got {V.shape[-2]}")
+    check_mask(mask, (V.shape[-2],), xp=xp)
+    return cast_like(bare_grid_means(widen(V, xp), grid, count, mask, xp), V, xp)
+
+
+def bare_grid_means(
+    V: ArrayT, grid: tuple[int, int], count: tuple[int, int], mask: ArrayT | None, xp: Namespace
+) -> ArrayT:
+    """Formula of :func:`grid_means`."""
+    (H, W), (h, w) = grid, count
+    down, across = (_windows(side, windows, V, xp) for side, windows in ((H, h), (W, w)))
+    member = xp.reshape(down[:, None, :, None] & across[None, :, None, :], (h * w, H * W))
+    return _means(member if mask is None else member & mask[..., None, :], V, xp)
+
+
+def _windows(side: int, count: int, like: Array, xp: Namespace) -> Array:
+    """Which of ``side`` places belong to which of ``count`` windows, boolean (count, side)."""
+    window = xp.arange(count, device=device(like))[:, None]
+    place = xp.arange(side, device=device(like))
+    return (place >= window * side // count) & (place < ((window + 1) * side + count - 1) // count)
+
+
+def _means(member: Array, V: ArrayT, xp: Namespace) -> ArrayT:
+    """Mean of the tokens of each row of a boolean table (..., m, n); zero where it has none."""
     weights = xp.astype(member, V.dtype)
     size = xp.sum(weights, axis=-1, keepdims=True)
     return (weights / xp.where(size > 0, size, xp.ones_like(size))) @ V
@@ -693,7 +756,7 @@ def contract_broadcast(
 
     Args:
         V: coordinates of shape (..., n, p).
-        representatives: Q of shape (..., m, p), such as :func:`stretch_means`.
+        representatives: Q of shape (..., m, p), such as :func:`stretch_means` or :func:`grid_means`.
         step: ρ, a number or an array that broadcasts over Q.
         scale: s ≥ 0 of both softmaxes.
         mask: boolean, broadcastable to (..., m, n); False hides a token from the representatives and them from it.

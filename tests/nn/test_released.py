@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from srr.nn import CRATE, CrateMAE, create_model, load_released, released_names, to_released
+from srr.nn import CRATE, CrateMAE, create_model, load_released, released_names, sincos_positions, to_released
+from srr.nn.pretrained import FIXED_POSITIONS
 from tests.nn import released_reference as reference
 from tests.nn.released_reference import Sizes, Weights
 
@@ -209,9 +211,10 @@ def test_something_else_than_tensors_is_refused() -> None:
         load_released(crate_case("cls", S)[0](), {"epoch": 3})
 
 
-def test_models_without_released_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="no weights were released"):
-        load_released(create_model("crate_micro", block="tssa"), {})
+def test_models_of_no_released_family_are_refused() -> None:
+    for model in (create_model("crate_micro", block="tssa"), create_model("crate_causal_micro")):
+        with pytest.raises(ValueError, match="released names are known of CRATE, CRATE-α, CRATE-MAE, ToST and CBT"):
+            load_released(model, {})
 
 
 def square(image: int, classes: int = 5) -> CRATE:
@@ -234,12 +237,43 @@ def test_positions_are_interpolated_for_another_image_size() -> None:
     torch.testing.assert_close(inner, wanted[..., None].expand(2, 2, 16))
 
 
-def test_fixed_positions_are_made_anew_for_another_image_size() -> None:
-    weights = reference.random_weights(reference.mae_shapes(S))
-    model = create_model("crate_mae_tiny", **{**options(S), "image_size": 16}, decoder_depth=S.depth).double()
+def keys(values: tuple[float, ...]) -> list[float]:
+    """Four values at the old places 0 … 3 carried to the new places 1¼ and 1¾, by the definition of the kernel."""
+    a = -0.75
+
+    def weight(x: float) -> float:
+        x = abs(x)
+        near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+        return near if x <= 1 else far if x < 2 else 0.0
+
+    return [sum(v * weight(place - i) for i, v in enumerate(values)) for place in (1.25, 1.75)]
+
+
+def test_fixed_positions_are_interpolated_or_computed_for_another_image_size() -> None:
+    """By the cubic kernel of the released code, a = −¾, which leaves a ramp a little bent."""
+    s = Sizes(image=(16, 16))
+    weights = reference.random_weights(reference.mae_shapes(s))
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    weights["decoder_pos_embed"][:, 1:] = (2 * rows + 3 * columns).reshape(1, 16, 1).double()
+    model = create_model("crate_mae_tiny", **{**options(s), "image_size": 32}, decoder_depth=S.depth).double()
     table = model.positions.detach().clone()
     load_released(model, weights)
+    wanted = torch.tensor([[2 * a + 3 * b for b in keys((0, 1, 2, 3))] for a in keys((0, 1, 2, 3))]).double()
+    inner = model.positions[0, 1:].reshape(8, 8, 16)[3:5, 3:5].detach()
+    torch.testing.assert_close(inner, wanted[..., None].expand(2, 2, 16))
+    load_released(model, weights, fixed_positions="computed")
     torch.testing.assert_close(model.positions.detach(), table)
+    with pytest.raises(ValueError, match="fixed_positions must be one of"):
+        load_released(model, weights, fixed_positions="guessed")
+
+
+def test_an_autoencoder_from_a_folder_takes_either_table(tmp_path: Path) -> None:
+    model = create_model("crate_mae_micro")
+    model.save_pretrained(tmp_path)
+    wider = {how: CrateMAE.from_pretrained(tmp_path, image_size=16, fixed_positions=how) for how in FIXED_POSITIONS}
+    exact = sincos_positions((8, 8), 64)
+    torch.testing.assert_close(wider["computed"].positions[0].detach(), exact)
+    assert (wider["interpolated"].positions[0].detach() - exact).abs().max() > 0.1  # another scale of place
 
 
 def test_positions_of_an_unknown_grid_are_refused() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_positive
 from srr.nn.blocks import Block
-from srr.nn.crate import ClassifierHead, NetworkConfig, build_blocks, layer_steps
+from srr.nn.crate import ClassifierHead, build_blocks, layer_steps
+from srr.nn.network import NetworkConfig
 from srr.nn.pretrained import PretrainedModel
 from srr.solvers.driver import unroll
 

@@ -6,8 +6,9 @@ import os
 from typing import Any, overload
 
 from srr.nn.causal import CausalConfig, CausalCRATE
-from srr.nn.crate import CRATE, CrateConfig, NetworkConfig
+from srr.nn.crate import CRATE, CrateConfig
 from srr.nn.mae import CrateMAE, MaeConfig
+from srr.nn.network import NetworkConfig
 from srr.nn.pretrained import HUB_OPTIONS, PretrainedModel, local_folder, read_config
 
 __all__ = ["PRESETS", "create_model", "load_model"]

@@ -27,7 +27,7 @@ from srr._array.extras import need, sentence
 from srr._array.files import write_atomically
 
 if TYPE_CHECKING:
-    from srr.nn.crate import NetworkConfig  # which is made of models that can be saved
+    from srr.nn.network import NetworkConfig
 
 __all__ = ["PretrainedModel", "interpolate_positions"]
 

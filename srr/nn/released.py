@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from srr.nn.causal import CausalCRATE
-from srr.nn.crate import CRATE, pair
+from srr.nn.crate import CRATE
 from srr.nn.mae import CrateMAE
+from srr.nn.network import pair
 from srr.nn.pretrained import load_adapted
 
 __all__ = ["load_released", "released_names", "to_released"]

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from srr._array.checks import check_count
 from srr.nn.alternatives import Perceptron
+from srr.nn.network import check_images, prepend
 
 __all__ = ["ClassAttention", "ConvolutionalEmbedding", "fourier_positions"]
 
@@ -77,11 +78,8 @@ class ConvolutionalEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens of the images."""
-        height, width = (side * self.patch_size for side in self.grid)
-        wanted = (self.channels, height, width)
-        if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
-            sizes = ", ".join(map(str, wanted))
-            raise ValueError(f"images must have shape (batch, {sizes}); got {tuple(images.shape)}")
+        rows, columns = self.grid
+        check_images(images, self.channels, (rows * self.patch_size, columns * self.patch_size))
         Z = self.stem(images).flatten(2).mT  # (B, C, H, W) -> (B, d, rows, columns) -> (B, n, d)
         if self.position_map is not None:
             Z = Z + self.position_map(fourier_positions(self.grid, like=Z))
@@ -89,7 +87,7 @@ class ConvolutionalEmbedding(nn.Module):
             Z = Z + self.positions[:, 1:]
         if self.late:
             return Z
-        Z = torch.cat((self.class_token.expand(Z.shape[0], -1, -1), Z), dim=1)  # (B, 1 + n, d)
+        Z = prepend(self.class_token, Z)  # (B, 1 + n, d)
         return Z if self.positions is None else Z + self.positions
 
 

@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 import srr
-from srr.theory import Finding, Lab, Result, ledger, verify
+from srr.theory import Finding, Lab, Proof, Result, ledger, verify
 from srr.theory.page import measured_text, pieces, plot_svg
 
 log = logging.getLogger(__name__)
@@ -73,15 +73,16 @@ def results(env) -> list[Result]:
     return [Result(entry, *env.srr_found[entry.label]) for entry in ledger()]
 
 
-def revive(item: dict) -> tuple[Finding, int, float]:
-    """Finding, samples and seconds from the JSON form of a result."""
+def revive(item: dict) -> tuple[Finding, int, float, Proof | None]:
+    """Finding, samples, seconds and proof from the JSON form of a result."""
     kept = {name: item[name] for name in Finding._fields}
     for name in ("measured", "outside"):
         kept[name] = None if kept[name] is None else float(kept[name])
     for name in ("bound", "interval"):
         value = kept[name]
         kept[name] = tuple(float(end) for end in value) if isinstance(value, list) else value
-    return Finding(**kept), item["samples"], item["seconds"]
+    proof = None if item["proof"] is None else Proof.of(item["proof"])
+    return Finding(**kept), item["samples"], item["seconds"], proof
 
 
 class StatementDirective(Directive):
@@ -118,8 +119,9 @@ def block(result: Result) -> nodes.Element:
     box += paragraph(*lead("Why."), entry.proof)
     box += paragraph(*lead("Measured."), f"{entry.quantity}: {measured_text(result)}.")
     if found.note:
-        word = "Outside." if found.verdict in ("holds under its assumptions", "approximate") else "Finding."
-        box += paragraph(*lead(word), f"{found.note}.")
+        box += paragraph(*lead("Outside." if found.note == entry.breaks else "Finding."), f"{found.note}.")
+    if result.proof is not None:
+        box += proof_steps(result.proof)
     if plot := plot_svg(result):
         box += nodes.raw("", plot, format="html")
     module = inspect.getmodule(entry.measure).__name__
@@ -127,6 +129,18 @@ def block(result: Result) -> nodes.Element:
     box += nodes.literal_block("", inspect.getsource(entry.measure), language="python")
     box += nodes.raw("", "</details>", format="html")
     return box
+
+
+def proof_steps(proof: Proof) -> list[nodes.Node]:
+    """What was decided by machine and what was done by hand, step by step."""
+    listed = nodes.enumerated_list()
+    for step in proof.steps:
+        item = paragraph(*lead(f"{step.how[0].upper()}{step.how[1:]}."), f"{step.words.rstrip('.')}.")
+        if step.claim:
+            means = f"{step.boxes} boxes, {step.depth} halvings" if step.boxes > 1 else step.note
+            item += [nodes.Text(" "), nodes.literal("", step.claim), nodes.Text(f" ({means}, {step.seconds:.2f} s)")]
+        listed += nodes.list_item("", item)
+    return [paragraph(*lead("Proof."), f"{proof.summary}."), listed]
 
 
 class SummaryDirective(Directive):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from srr.theory import Finding, Lab, Result
 
 COLORS = {
+    "proved": "bold green",
     "holds": "green",
     "holds under its assumptions": "green",
     "approximate": "yellow",
@@ -43,6 +44,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list on standard output.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Decide every proof again, whatever was kept.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this new file.")] = None,
 ) -> None:
     """Check every statement of the theory; exit status 1 if one that should hold does not."""
@@ -59,7 +61,7 @@ def verify(
     if html is not None:
         _check_page(html)
     lab = Lab(backend=backend, dtype=dtype)
-    found = theory.verify(statements, lab, samples=samples, seed=seed)
+    found = theory.verify(statements, lab, samples=samples, seed=seed, fresh=fresh)
     results = list(found) if printed else _watch(found, len(statements))
     if as_json:
         typer.echo(json.dumps([result.as_dict() for result in results], indent=1, ensure_ascii=False))
@@ -94,7 +96,7 @@ def _report(results: list[Result]) -> None:
     console.print(_table(results))
     for result in results:
         verdict, note = result.finding.verdict, result.finding.note
-        if note and verdict not in ("holds", "approximate"):
+        if note and verdict not in ("proved", "holds", "approximate"):
             console.print(Text(f"{result.statement.label}: {note}", style=COLORS[verdict]))
     count = {verdict: sum(r.finding.verdict == verdict for r in results) for verdict in COLORS}
     summary = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)

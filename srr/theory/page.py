@@ -71,6 +71,9 @@ def _statement(result: Result) -> str:
     ]
     if result.finding.note:
         rows.append(("finding", _prose(result.finding.note)))
+    if result.proof is not None:
+        steps = "".join(f"<li>{html.escape(str(step))}</li>" for step in result.proof.steps)
+        rows.append(("proof", f"{html.escape(result.proof.summary)}<ol>{steps}</ol>"))
     corrected = f"<p>Corrected form:</p>{formula_svg(entry.corrected)}" if entry.corrected else ""
     table = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows)
     return (

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from srr.theory.lab import Lab
-from srr.theory.statement import FAILS, Finding, Statement
+from srr.theory.proof import Proof, prove
+from srr.theory.statement import ASSUMED, FAILS, HOLDS, PROVED, Finding, Statement
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Result:
         finding: verdict and measurements.
         samples: problems drawn.
         seconds: wall time.
+        proof: its decided steps; None where it has none, or where python-flint or SymPy is missing.
     """
 
     statement: Statement[Any]
     finding: Finding
     samples: int = 0
     seconds: float = 0.0
+    proof: Proof | None = None
 
     @property
     def passed(self) -> bool:
@@ -40,11 +43,18 @@ class Result:
         names = ("label", "item", "section", "title", "source", "kind", "quantity")
         about = {name: getattr(self.statement, name) for name in names}
         found = {name: _plain(value) for name, value in self.finding._asdict().items()}
-        return about | {"passed": self.passed} | found | {"samples": self.samples, "seconds": self.seconds}
+        proof = None if self.proof is None else self.proof.as_dict()
+        spent = {"samples": self.samples, "seconds": self.seconds}
+        return about | {"passed": self.passed} | found | spent | {"proof": proof}
 
 
 def verify(
-    statements: Iterable[Statement[Any]], lab: Lab | None = None, *, samples: int = 10, seed: int = 0
+    statements: Iterable[Statement[Any]],
+    lab: Lab | None = None,
+    *,
+    samples: int = 10,
+    seed: int = 0,
+    fresh: bool = False,
 ) -> Iterator[Result]:
     """Check statements one after another.
 
@@ -54,6 +64,7 @@ def verify(
         samples: random problems per statement, at most as many as it asks for. What must exist (a problem that
             breaks a statement outside its assumptions) is searched for further.
         seed: every statement draws from its own stream of this seed, so filters do not change numbers.
+        fresh: decide the steps of proofs again; otherwise what was decided for the same claims is read back.
 
     Yields:
         One :class:`Result` per statement, as soon as it is known. An exception inside a statement is a failure that
@@ -66,6 +77,9 @@ def verify(
         >>> from srr.theory import ledger, verify
         >>> [result.finding.verdict for result in verify(ledger(labels=["crate-7"]), samples=3)]
         ['holds']
+        >>> (result,) = verify(ledger(labels=["rate-curvature-sharp"]), samples=1)
+        >>> print(result.finding.verdict, "-", result.proof.steps[-1])
+        proved - symbolic: −α/8 where ασ² = 3: -1/8 = -1/8 (one normal form)
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1; got {samples}")
@@ -80,7 +94,18 @@ def verify(
             finding = entry.judge(lab, rng, drawn)
         except Exception as error:  # noqa: BLE001  (a broken operator is a failed statement, not the end of the ledger)
             finding = Finding(FAILS, float("nan"), float("nan"), note=f"{type(error).__name__}: {error}")
-        yield Result(entry, finding, drawn, time.perf_counter() - start)
+        proof = None if entry.claims is None else prove(entry.claims, fresh=fresh)
+        yield Result(entry, _settled(finding, proof), drawn, time.perf_counter() - start, proof)
+
+
+def _settled(finding: Finding, proof: Proof | None) -> Finding:
+    """The verdict once the proof is known: what is measured and proved is proved, a proof with a gap fails."""
+    if proof is None or finding.verdict == FAILS:
+        return finding
+    if not proof.holds:
+        gap = next(step for step in proof.steps if not step.ok)
+        return finding._replace(verdict=FAILS, note=f"a step of its proof does not hold: {gap}")
+    return finding._replace(verdict=PROVED) if finding.verdict in (HOLDS, ASSUMED) else finding
 
 
 def _plain(value: Any) -> Any:

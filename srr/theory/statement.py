@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from srr.theory.lab import Lab
 
+PROVED = "proved"
 HOLDS = "holds"
 ASSUMED = "holds under its assumptions"
 APPROXIMATE = "approximate"
@@ -117,7 +118,7 @@ class Finding(NamedTuple):
     """What a statement's kind makes of its measurements.
 
     Attributes:
-        verdict: holds, holds under its assumptions, approximate, refuted as stated, or fails.
+        verdict: proved, holds, holds under its assumptions, approximate, refuted as stated, or fails.
         measured: the worst value over the random problems; the slope for order statements.
         bound: what it was held against.
         interval: 95 % confidence interval of a slope, else None.
@@ -159,6 +160,7 @@ class Statement(ABC, Generic[M]):
         quantity: what is measured, in words.
         breaks: the broken assumption, in words.
         proof: proof sketch.
+        claims: lists what proves it, step by step; None without a proof by machine. See :func:`srr.theory.proves`.
     """
 
     kind: ClassVar[str]
@@ -176,6 +178,7 @@ class Statement(ABC, Generic[M]):
     quantity: str = field(init=False, default="relative error")
     breaks: str = field(init=False, default="")
     proof: str = field(init=False)
+    claims: Callable[[], Sequence[Any]] | None = field(init=False, default=None)
 
     def __call__(self, measure: Callable[[Lab, Sample], M]) -> Self:
         """Read the docstring of the measurement and enter the statement into the register.

@@ -57,7 +57,8 @@ def test_a_complete_page_builds_without_warnings(tmp_path, small):
     assert build(tmp_path, text) == ""
     page = (tmp_path / "seen.html").read_text(encoding="utf-8")
     assert 'id="crate-7"' in page
-    assert "2 statements: 2 holds." in page
+    assert "2 statements: 1 holds, 1 proved." in page
+    assert "symbolic: 3 steps by machine, 1 by hand" in page
     assert "subspace codebooks" not in page
     assert page.count('class="plot"') == 1
     assert "Definition. The operator factors the smaller side" in page

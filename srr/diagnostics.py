@@ -11,8 +11,8 @@ A rate under a layer's own bases compares the places of that layer alone. What c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -21,6 +21,11 @@ from srr._array.namespace import Array, DType, is_torch, namespace, to_numpy
 from srr.ops.rates import coding_rate, subspace_coding_rate
 from srr.ops.subspaces import orthonormalize, project, snr
 
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+Step: TypeAlias = Callable[[Array], Array]
+"""A function of the tokens; where it has methods ``compress`` and ``sparsify``, its two halves are measured."""
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 POSITIONS = ("input", "compressed", "sparsified")
 """The three places of a layer: Z^ℓ, Z^{ℓ+1/2}, Z^{ℓ+1}."""
@@ -97,7 +102,7 @@ class _Places(NamedTuple):
 
 @overload
 def layer_trace(
-    model: Any,
+    model: Module | Sequence[Step],
     inputs: Array,
     *,
     eps: float = 0.1,
@@ -110,12 +115,17 @@ def layer_trace(
 
 @overload
 def layer_trace(
-    model: Any, inputs: Array, *, eps: float = 0.1, core_dtype: DType = None, measure: Literal["released"]
+    model: Module | Sequence[Step],
+    inputs: Array,
+    *,
+    eps: float = 0.1,
+    core_dtype: DType = None,
+    measure: Literal["released"],
 ) -> ReleasedTrace: ...
 
 
 def layer_trace(
-    model: Any,
+    model: Module | Sequence[Step],
     inputs: Array,
     *,
     eps: float = 0.1,
@@ -174,7 +184,7 @@ def layer_trace(
     return LayerTrace(*(np.asarray(column, dtype=np.float64) for column in zip(*found, strict=True)))
 
 
-def _step_states(steps: list[Any], Z: Array, U: Array | Sequence[Array] | None) -> Iterable[_Places]:
+def _step_states(steps: list[Step], Z: Array, U: Array | Sequence[Array] | None) -> Iterable[_Places]:
     check_tokens(Z)
     if U is None:
         raise ValueError("U must be given for a list of steps: bases (K, d, p), or one for each step")

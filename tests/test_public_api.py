@@ -4,7 +4,9 @@ import dataclasses
 import inspect
 import pkgutil
 import re
-from typing import Any
+import sys
+from collections.abc import Iterator
+from typing import Any, ForwardRef
 
 import pytest
 from public_api import NOT_FOR_USERS, PublicName, for_users, public_modules, public_names
@@ -17,6 +19,23 @@ MIRRORS = {"srr.derive", "srr.enclose"}
 NAMES = list(public_names())
 FUNCTIONS = [entry for entry in NAMES if inspect.isfunction(entry.value)]
 CLASSES = [entry for entry in NAMES if inspect.isclass(entry.value)]
+# Where anything is taken or given: what it is, as a pattern of "name argument".
+ANYTHING = {
+    r"SecondMoment\.from_dask ": "Dask has no types",
+    r"Lab\.numpy ": "NumPy arrays, numbers and tuples of them come back as nested as they were given",
+    r"(Result(\.__init__)?(\.statement| statement)|(ledger|load|verify) \w+)": "statements of all kinds in one list",
+    r"Result\.as_dict return": "JSON",
+    r"plot_objective solution": "points of any kind: only the history is drawn",
+    r"(create_model|load_model|PretrainedModel\.from_pretrained) overrides": "fields of whichever config the name has",
+    r"NetworkConfig\.(override|from_dict) ": "fields of whichever config it is",
+    r"(\w+Config\.attention_options|Block\.__init__) ": "options of whichever attention it is",
+    r"PretrainedModel\.(save_pretrained|push_to_hub) ": "options handed on to huggingface_hub",
+    r"load_released state_dict": "a checkpoint that is asked whether it is one",
+    r"(TrainingModule|WeightAverage)\.": "the signatures of Lightning, which is not typed here; batches by name",
+    r"(load_run_config|merge|parse_overrides|read_config_file|resolve|resolve_with_recipe) ": "YAML, not yet checked",
+    r"(read_checkpoint|train) return": "a file of torch.save; a summary written as JSON",
+}
+ANY_NAMES = {"Any", "DType", "Device", "Namespace"}  # array libraries give the last three no type
 OPERATORS = [entry for entry in FUNCTIONS if entry.source.startswith("srr.ops.")]
 SECTIONS = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Notes?|Example|Source|Shapes)\s*:", re.MULTILINE)
 
@@ -44,6 +63,44 @@ def section(doc: str, name: str) -> str:
     rest = doc[start.end() :]
     end = SECTIONS.search(rest)
     return rest[: end.start()] if end else rest
+
+
+def annotations(entry: PublicName) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What a public name takes, gives and holds: "name argument", the type as it is written, and its module's names."""
+    value = inspect.unwrap(entry.value) if callable(entry.value) else entry.value
+    members = {"": value} if inspect.isfunction(value) else {}
+    if inspect.isclass(value):
+        members = {
+            f".{name}": getattr(member, "__func__", getattr(member, "fget", member))
+            for name, member in vars(value).items()
+            if name in ("__init__", "__call__") or not name.startswith("_")
+        }
+        for name, kind in vars(value).get("__annotations__", {}).items():
+            if not name.startswith("_"):
+                yield f"{entry.name}.{name}", _written(kind), vars(sys.modules[value.__module__])
+    for member, function in members.items():
+        if inspect.isfunction(function):
+            for name, kind in function.__annotations__.items():
+                yield f"{entry.name}{member} {name}", _written(kind), function.__globals__
+
+
+def _written(kind: Any) -> str:
+    return kind.__forward_arg__ if isinstance(kind, ForwardRef) else kind if isinstance(kind, str) else repr(kind)
+
+
+def test_nothing_public_is_of_any_type_without_a_reason():
+    found = [
+        where
+        for entry in NAMES
+        for where, kind, names in annotations(entry)
+        for word in re.findall(r"(?<![.\w])[A-Za-z]\w*", kind)
+        if word == "Any" or (names.get(word) is Any and word not in ANY_NAMES)
+    ]
+    assert len(found) > 20
+    free = [where for where in found if not any(re.match(known, where) for known in ANYTHING)]
+    assert not free, f"of any type, and not on the list: {free}"
+    unused = [known for known in ANYTHING if not any(re.match(known, where) for where in found)]
+    assert not unused, f"on the list, and not needed: {unused}"
 
 
 def test_there_is_something_to_check():

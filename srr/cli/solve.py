@@ -177,10 +177,11 @@ def write_run(
 
 def _measure(problem: SparseRateReduction, mixture: Mixture, solution: Solution[Any]) -> dict[str, Any]:
     start = problem.start(mixture.Z)
+    status = Status(solution.status)
     energy = np.sum((solution.Z @ mixture.U) ** 2, axis=-1)
     return {
-        "status": solution.status.name.lower(),
-        "sentence": solution.status.value,
+        "status": status.name.lower(),
+        "sentence": status.value,
         "steps": int(solution.steps),
         "srr_start": float(-problem.objective(start)),
         "srr": float(-solution.objective),

@@ -75,7 +75,7 @@ Draw = dict[str, Any]
 
 def equal(
     derived: Expr,
-    closed: Expr | Callable[..., Any],
+    closed: Expr | Callable[..., Array | float],
     *,
     draws: int = 3,
     seed: int = 0,
@@ -220,7 +220,7 @@ _FACTORS = {Fraction(c): f"multiply it by {c}" for c in ("1/2", "2", "-1/2", "-2
 _FACTORS = {Fraction(-1): "its sign is wrong", **_FACTORS}
 
 
-def _candidates(derived: Expr, closed: Expr | Callable[..., Any]) -> Iterator[tuple[str, Evaluate]]:
+def _candidates(derived: Expr, closed: Expr | Callable[..., Array | float]) -> Iterator[tuple[str, Evaluate]]:
     """Common corrections of a closed form, the plainest first."""
     base = _compiled(closed) if isinstance(closed, Expr) else _called(closed)
     hints = _Hints.of(derived, *((closed,) if isinstance(closed, Expr) else ()))

@@ -29,7 +29,7 @@ from srr.solvers.smooth import LBFGS
 __all__ = ["Unrolled", "Equilibrium"]
 
 Matrix = np.ndarray[Any, np.dtype[Any]]
-P = TypeVar("P", bound=Startable)
+P = TypeVar("P", bound=Startable[Any])
 S = TypeVar("S", bound=State)
 
 
@@ -51,7 +51,7 @@ class Parametrized(nn.Module):
 
     def __init__(
         self,
-        problem: Startable,
+        problem: Startable[Any],
         solver: object,
         layers: int,
         learn: Sequence[str],

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from srr._array.checks import check_array
 from srr._array.namespace import Array, to_numpy
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_attention", "token_colors"]
 
 
-def token_colors(tokens: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
+def token_colors(tokens: Array) -> npt.NDArray[np.float64]:
     """Colors of tokens: their first three principal components, each stretched to [0, 1].
 
     The sign of a component is the one in which its largest coordinate is positive, so that pictures repeat.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from srr._array.checks import check_count, check_nonnegative
 from srr._array.files import write_atomically
@@ -42,7 +43,7 @@ RESIDUAL_GAIN = 1e-3  # a residual this much lower (relative) counts as a gain
 RISE = 0.1  # an objective this much above the best one (relative) after PATIENCE steps is on its way up
 OBJECTIVE_GAIN = 1e-15  # so does an objective lower by more than its rounding error (relative)
 
-Numbers = np.ndarray[Any, np.dtype[Any]]
+Numbers = npt.NDArray[Any]
 """Numbers about a run, on the host."""
 X = TypeVar("X")
 X_co = TypeVar("X_co", covariant=True)
@@ -84,7 +85,7 @@ class Solution(NamedTuple, Generic[X_co]):
     """
 
     Z: X_co
-    status: Any  # NumPy gives an item of an object array of shape () as what it holds
+    status: Status | npt.NDArray[np.object_]
     steps: Numbers
     objective: Numbers
     residual: Numbers
@@ -127,15 +128,15 @@ S = TypeVar("S", bound=State)
 S_co = TypeVar("S_co", bound=State, covariant=True)
 
 
-class Startable(Protocol):
+class Startable(Protocol[X]):
     """What the driver needs of a problem; a solver asks for more, by the type of its ``problem``."""
 
-    def start(self, Z: Any) -> Any:
+    def start(self, Z: X, /) -> X:
         """Feasible point of the problem nearest to `Z`, of the type of `Z`, after every check."""
 
 
-P = TypeVar("P", bound=Startable)
-P_contra = TypeVar("P_contra", bound=Startable, contravariant=True)
+P = TypeVar("P", bound=Startable[Any])
+P_contra = TypeVar("P_contra", bound=Startable[Any], contravariant=True)
 
 
 class Solver(Protocol[P_contra, X, S]):

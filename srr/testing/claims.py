@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from scipy import stats
 
 from srr._array.checks import check_positive
+from srr._array.namespace import Array
 from srr.testing.report import Matrix, Report, finish, host, worst_index
+
+Drawn = TypeVar("Drawn")
+"""A problem of any kind, as it was drawn."""
+Value: TypeAlias = Array | float
 
 
 def check_order(
     error: Callable[[float], float],
-    x: Matrix,
+    x: Array | Sequence[float],
     *,
     order: float,
     slack: float = 0.1,
@@ -55,9 +60,9 @@ def check_order(
 
 
 def check_identity(
-    left: Callable[[Any], Any],
-    right: Callable[[Any], Any],
-    draw: Callable[[np.random.Generator], Any],
+    left: Callable[[Drawn], Value],
+    right: Callable[[Drawn], Value],
+    draw: Callable[[np.random.Generator], Drawn],
     *,
     samples: int = 20,
     rtol: float = 1e-9,
@@ -104,9 +109,9 @@ def check_identity(
 
 
 def check_inequality(
-    left: Callable[[Any], Any],
-    right: Callable[[Any], Any],
-    draw: Callable[[np.random.Generator], Any],
+    left: Callable[[Drawn], Value],
+    right: Callable[[Drawn], Value],
+    draw: Callable[[np.random.Generator], Drawn],
     *,
     samples: int = 200,
     rtol: float = 1e-12,

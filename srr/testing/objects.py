@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,10 +11,12 @@ from srr._array.checks import check_positive
 from srr._array.namespace import Array, asarray_like
 from srr.penalties import Penalty
 from srr.problems import Problem
-from srr.solvers.driver import Solver, minimize
+from srr.solvers.driver import S, Solver, minimize
 from srr.testing.gradient import check_gradient, coarser
 from srr.testing.report import Report, finish, host
 from srr.testing.steps import check_prox
+
+P = TypeVar("P", bound=Problem[Penalty])
 
 
 def check_hessian(
@@ -111,7 +113,7 @@ def check_penalty(penalty: Penalty, V: Array, *, step: float = 0.3, seed: int = 
     return finish(Report("check_penalty", bool(gap <= bound), gap, bound, message), throw)
 
 
-def check_problem(problem: Problem[Any], Z: Array, *, pairs: int = 50, seed: int = 0, throw: bool = True) -> Report:
+def check_problem(problem: Problem[Penalty], Z: Array, *, pairs: int = 50, seed: int = 0, throw: bool = True) -> Report:
     r"""Check a problem's gradient, its smoothness constant and the prox of its penalty.
 
     .. math:: f(B) \leq f(A) + \langle \nabla f(A), B - A \rangle + \tfrac{L}{2} \lVert B - A \rVert^2
@@ -157,8 +159,8 @@ def check_problem(problem: Problem[Any], Z: Array, *, pairs: int = 50, seed: int
 
 
 def check_solver(
-    solver: Solver[Any, Any, Any],
-    problem: Problem[Any],
+    solver: Solver[P, Array, S],
+    problem: P,
     Z: Array,
     *,
     tol: float = 1e-6,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from srr._array.namespace import Array, to_numpy
 from srr.theory.statement import Sample
@@ -59,7 +60,7 @@ class Lab:
         return float(np.finfo(self.dtype).eps)
 
     @property
-    def ops(self) -> Any:
+    def ops(self) -> _Operators:
         """The public operators, taking and giving float64 NumPy arrays."""
         return _Operators(self)
 
@@ -71,7 +72,7 @@ class Lab:
             model = importlib.import_module("srr.nn").create_model(preset)
         return sum(p.numel() for p in model.parameters())
 
-    def array(self, x: Any) -> Array:
+    def array(self, x: npt.ArrayLike) -> Array:
         """A float array in the tested dtype on the tested backend; labels keep their integers, masks stay boolean."""
         x = np.asarray(x)
         x = x.astype(self.dtype) if x.dtype.kind == "f" else x

@@ -23,12 +23,13 @@ import importlib.util
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from srr._array.namespace import Array
@@ -61,11 +62,12 @@ TRIES = 30  # problems drawn in search of one that breaks a statement, or shows 
 class Sample(SimpleNamespace):
     """One random problem: named arrays and numbers that a statement is measured on."""
 
-    def but(self, **changes: Any) -> Sample:
+    def but(self, **changes: object) -> Sample:
         """The same with some entries changed or added."""
         return Sample(**vars(self) | changes)
 
 
+Value: TypeAlias = npt.NDArray[np.float64] | float
 Curve = tuple[list[float], list[float]]
 Draw = Callable[[np.random.Generator], Sample]
 
@@ -81,7 +83,7 @@ class Series(NamedTuple):
 
     x: Array | Sequence[float]
     y: Array | Sequence[float]
-    inside: Any = None
+    inside: Array | Sequence[bool] | None = None
 
 
 class Refutation(NamedTuple):
@@ -106,12 +108,12 @@ class Sides(NamedTuple):
         right: the same, or a dictionary of named terms whose sum it is.
     """
 
-    left: Any
-    right: Any
+    left: Value
+    right: Value | Mapping[str, Value]
 
-    def named(self) -> dict[str, Any]:
+    def named(self) -> dict[str, Value]:
         """The terms of the right side by name, in a new dictionary."""
-        return dict(self.right) if isinstance(self.right, dict) else {"right": self.right}
+        return dict(self.right) if isinstance(self.right, Mapping) else {"right": self.right}
 
 
 class Finding(NamedTuple):

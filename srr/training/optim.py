@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import ParamsT
 
 from srr.training.config import OptimConfig
 
 Groups = list[dict[str, Any]]
 
 
-class Lion(Optimizer):
+class _Stepping(Optimizer):
+    """An optimizer whose step is ``update``."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._update()
+        return loss
+
+    def _update(self) -> None:
+        """The update, without a closure."""
+        raise NotImplementedError
+
+
+class Lion(_Stepping):
     r"""Sign of an interpolated momentum, with decoupled weight decay.
 
     .. math::
@@ -38,7 +63,7 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         *,
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -46,20 +71,16 @@ class Lion(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient."""
-        loss = _evaluate(closure)
+    def _update(self) -> None:
         for group, x, g, state in _with_gradient(self):
             fast, slow = group["betas"]
             momentum = state.setdefault("momentum", torch.zeros_like(x))
             x.mul_(1 - group["lr"] * group["weight_decay"])
             x.add_(torch.lerp(g, momentum, fast).sign_(), alpha=-group["lr"])
             momentum.lerp_(g, 1 - slow)
-        return loss
 
 
-class MuonWithAdamW(Optimizer):
+class MuonWithAdamW(_Stepping):
     r"""torch's Muon for the matrices of the layers, torch's AdamW for everything else, as one optimizer.
 
     .. math::
@@ -82,7 +103,7 @@ class MuonWithAdamW(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[dict[str, Any]],
+        params: ParamsT,
         *,
         lr: float = 1e-3,
         momentum: float = 0.95,
@@ -97,22 +118,11 @@ class MuonWithAdamW(Optimizer):
         chosen = {kind: [g for g in self.param_groups if g["orthogonal"] is kind] for kind in kinds}
         self.halves = {kind: make(chosen[kind], lr=lr) for kind, make in kinds.items() if chosen[kind]}
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient."""
-        loss = _evaluate(closure)
+    def _update(self) -> None:
         for kind, half in self.halves.items():  # groups and state are those of this optimizer, which is what is saved
             half.param_groups = [group for group in self.param_groups if group["orthogonal"] is kind]
             half.state = self.state
             half.step()
-        return loss
-
-
-def _evaluate(closure: Callable[[], Any] | None) -> Any:
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
 
 
 def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor, Tensor, dict[str, Any]]]:

@@ -1,17 +1,18 @@
-"""`srr attention` and `srr predict`: what a trained network sees in one image."""
+"""`srr attention` and `srr predict`: what a trained network sees in images."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from srr.nn import CRATE, CrateMAE
+    from srr.nn import CRATE, Classifier, CrateMAE
 
 Run = Annotated[Path, typer.Argument(help="Training run, or folder with config.json and model.safetensors.")]
 ImageFile = Annotated[Path, typer.Argument(help="Image file.")]
@@ -31,7 +32,7 @@ def attention(
     from srr.plots.attention import plot_attention
 
     model = load_image_model(run, size=size)
-    picture, batch, _ = prepare(run, model, image)
+    picture, batch = prepare(run, model, image)
     maps = attention_maps(model, batch, layer=layer)[0, :, 0, 1:]  # (1, K, 1 + n, 1 + n) -> (K, n)
     tokens = layer_tokens(model, batch)[layer % len(model.blocks) + 1][0, 1:]  # (1, 1 + n, d) -> (n, d)
     shown = picture.permute(1, 2, 0).squeeze(-1)  # (H, W, 3), or (H, W) for one channel
@@ -43,37 +44,65 @@ def attention(
 
 def predict(
     run: Run,
-    image: ImageFile,
-    top: Annotated[int, typer.Option(help="Classes to print.")] = 5,
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+    top: Annotated[int | None, typer.Option(help="Classes to print: 5 for one image, 1 for each of many.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects instead of a table.")] = False,
 ) -> None:
-    """Print the likeliest classes of an image under a trained classifier."""
-    import torch
+    """Print the likeliest classes of images under a trained classifier.
+
+    An image that cannot be read is named; the others are classified, and the exit status is 1.
+    """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from srr._array.checks import check_count
     from srr._array.files import printable
-    from srr.nn import CRATE
+    from srr.nn import image_files, load_classifier
 
-    check_count(top, "--top")
-    model = load_image_model(run)
-    if not isinstance(model, CRATE):
-        raise ValueError(f"{run} holds a {type(model).__name__}, which has no classes")
-    _, batch, known = prepare(run, model, image)
-    with torch.no_grad():
-        chances = model(batch)[0].softmax(dim=-1)  # (classes,)
-    best = chances.topk(min(top, len(chances)))
-    names = known if len(known) == len(chances) else tuple(map(str, range(len(chances))))
-    rows = [(int(i), names[int(i)], float(p)) for i, p in zip(best.indices, best.values, strict=True)]
+    if not run.is_dir():
+        raise FileNotFoundError(f"there is no run folder {run}")
+    if top is not None:
+        check_count(top, "--top")
+    classifier, files = load_classifier(run), image_files(images)
+    count = min(top or (5 if len(files) == 1 else 1), len(classifier.classes))
+    rows = list(_likeliest(classifier, files, count))
     if as_json:
-        typer.echo(json.dumps([{"class": i, "name": name, "probability": p} for i, name, p in rows]))
-        return
-    table = Table("class", "name", "probability")
-    for i, name, p in rows:
-        table.add_row(str(i), Text(printable(name)), f"{p:.4f}")
-    Console().print(table)
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        table = Table(Column("image", overflow="fold"), "class", Column("name", overflow="fold"), "probability")
+        for row in rows:
+            for place, found in enumerate(row.get("classes", ())):
+                name = Text(printable(row["image"])) if place == 0 else ""
+                table.add_row(name, str(found["class"]), Text(printable(found["name"])), f"{found['probability']:.4f}")
+        if table.row_count:
+            Console().print(table)
+    errors = [row["error"] for row in rows if "error" in row]
+    for error in errors:
+        typer.echo(printable(error), err=True)
+    if errors:
+        raise typer.Exit(1)
+
+
+def _likeliest(classifier: Classifier, files: list[Path], count: int, batch_size: int = 64) -> Iterator[dict[str, Any]]:
+    """For every file its name with its likeliest classes, or with why it has none."""
+    import torch
+
+    for first in range(0, len(files), batch_size):
+        rows: list[dict[str, Any]] = []
+        read = []
+        for path in files[first : first + batch_size]:
+            rows.append({"image": str(path).encode("utf-8", "backslashreplace").decode()})
+            try:
+                read.append(classifier.read(path))
+            except (ValueError, OSError) as error:
+                rows[-1]["error"] = str(error)
+        good = [row for row in rows if "error" not in row]
+        for row, chances in zip(good, classifier.probabilities(torch.stack(read)) if read else (), strict=True):
+            best = chances.topk(count)
+            pairs = [(int(k), float(p)) for k, p in zip(best.indices, best.values, strict=True)]
+            row["classes"] = [{"class": k, "name": classifier.classes[k], "probability": p} for k, p in pairs]
+        yield from rows
 
 
 def load_image_model(run: Path, *, size: int | None = None) -> CRATE | CrateMAE:
@@ -93,22 +122,16 @@ def load_image_model(run: Path, *, size: int | None = None) -> CRATE | CrateMAE:
     return model
 
 
-def prepare(run: Path, model: CRATE | CrateMAE, path: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Image in [0, 1] for the eye (C, H, W), the normalized batch of one for the model, and the names of the classes.
+def prepare(run: Path, model: CRATE | CrateMAE, path: Path) -> tuple[Tensor, Tensor]:
+    """Image in [0, 1] for the eye (C, H, W), and the normalized batch of one for the model.
 
-    Without ``data.json`` of a run, values in [0, 1] are centered at ½ with deviation ½.
+    Raises:
+        ValueError: the model does not say how its images are prepared, or no readable image.
     """
-    import torch
+    from srr.nn import read_image
+    from srr.nn.classify import known_preprocessing
+    from srr.nn.crate import pair
 
-    from srr.training.sources import read_image, read_spec
-
-    config = model.config
-    spec = read_spec(run)
-    half = (0.5,) * config.channels
-    mean, std, names = (half, half, ()) if spec is None else (spec.mean, spec.std, spec.classes)
-    if len(mean) != config.channels or len(std) != config.channels:
-        raise ValueError(f"data.json of {run} describes {len(mean)} channels; the model takes {config.channels}")
-    size = config.image_size
-    image = read_image(path, channels=config.channels, size=(size, size) if isinstance(size, int) else size)
-    center, scale = (torch.tensor(v)[:, None, None] for v in (mean, std))
-    return image, ((image - center) / scale)[None], names
+    known = known_preprocessing(model, run)
+    image = read_image(path, channels=model.config.channels, size=pair(model.config.image_size))
+    return image, known.normalize(image)[None]

@@ -7,6 +7,7 @@ need("torch", "safetensors", by="srr.nn")
 from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.blocks import BLOCKS, Block, Variant, keep_orthonormal
 from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbedding
+from srr.nn.classify import Classifier, Predictions, load_classifier
 from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, PatchEmbedding, build_blocks, patchify
 from srr.nn.descent import Descent, EnergyAttention, FeasibleISTA, RateCompression
 from srr.nn.halves import HalfObjective
@@ -30,6 +31,7 @@ from srr.nn.losses import (
 )
 from srr.nn.mae import CrateMAE, DecoderBlock, MaeConfig, random_patch_mask, sincos_positions, unpatchify
 from srr.nn.network import NetworkConfig
+from srr.nn.preprocessing import Preprocessing, image_files, read_image
 from srr.nn.presets import PRESETS, create_model, load_model
 from srr.nn.pretrained import PretrainedModel, interpolate_positions
 from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens
@@ -43,6 +45,12 @@ __all__ = [
     "create_model",
     "PRESETS",
     "load_model",
+    "load_classifier",
+    "Classifier",
+    "Predictions",
+    "Preprocessing",
+    "read_image",
+    "image_files",
     "CRATE",
     "CrateConfig",
     "CausalCRATE",

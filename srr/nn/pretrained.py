@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -24,7 +24,8 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from srr._array.extras import need, sentence
-from srr._array.files import write_atomically
+from srr._array.files import remove, write_atomically
+from srr.nn.preprocessing import PREPROCESSING_FILE, Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
     from srr.nn.network import NetworkConfig
@@ -58,6 +59,7 @@ class PretrainedModel(nn.Module):
     config: NetworkConfig
     config_type: ClassVar[type[NetworkConfig]]
     blocks: nn.ModuleList
+    preprocessing: Preprocessing | None = None
 
     def save_pretrained(
         self,
@@ -68,6 +70,8 @@ class PretrainedModel(nn.Module):
         **hub: Any,
     ) -> str | None:
         """Write ``model.safetensors`` and ``config.json``, each under another name first and then renamed.
+
+        A model that knows its :class:`srr.nn.Preprocessing` leaves ``preprocessing.json`` beside them.
 
         Args:
             folder: created when absent; files of an earlier save are replaced.
@@ -93,6 +97,10 @@ class PretrainedModel(nn.Module):
         weights = save(tensors, metadata={"format": "pt"})
         write_atomically(folder / WEIGHTS_FILE, lambda file: file.write(weights))
         write_atomically(folder / CONFIG_FILE, lambda file: file.write(self.describe().encode()))
+        if (known := self.preprocessing) is not None:
+            write_atomically(folder / PREPROCESSING_FILE, lambda file: file.write(known.describe().encode()))
+        else:
+            remove(folder / PREPROCESSING_FILE)  # of another model that was here
         return self.push_to_hub(repo_id or folder.resolve().name, **hub) if push_to_hub else None
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -166,6 +174,10 @@ class PretrainedModel(nn.Module):
         check_declared(saved, weights, cls)
         model = cls(saved.override(**overrides))
         load_adapted(model, weights, grid=getattr(saved, "grid", None), fixed_positions=fixed_positions)
+        known = read_preprocessing(folder)
+        if known is not None and len(known.classes) != getattr(model.config, "num_classes", 0):
+            known = replace(known, classes=())  # names of the classes that the weights were made for
+        model.preprocessing = known
         return model.eval()
 
 
@@ -181,7 +193,7 @@ def local_folder(source: str | os.PathLike[str], **hub: Any) -> Path:
         return folder / "model"
     if folder.exists() or not isinstance(source, str) or source.count("/") != 1 or source[0] in "./~":
         return folder
-    return download(source, files=[CONFIG_FILE, WEIGHTS_FILE], **hub)
+    return download(source, files=[CONFIG_FILE, WEIGHTS_FILE, PREPROCESSING_FILE], **hub)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +24,7 @@ from rich.text import Text
 from torch import nn
 
 from srr._array.files import made_atomically, write_atomically
+from srr.nn.preprocessing import Preprocessing
 from srr.nn.presets import PRESETS, create_model
 from srr.nn.pretrained import count_weights, load_adapted, local_folder, read_config, read_weights
 from srr.nn.probe import blocks_of
@@ -258,6 +260,8 @@ def _finish(
     export_model(module, parts.average, run / MODEL)
     if not trainer.is_global_zero:
         return {}
+    for name, text in source.files.items():  # a tokenizer, say: what is shared carries what it needs
+        write_atomically(run / MODEL / name, partial(_write_text, text))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "val_" in name}
     baseline = nearest_subspace(source) if config.objective.name in {"cross_entropy", "mcr2", "views"} else None
     result = {
@@ -276,6 +280,10 @@ def _finish(
     }
     write_atomically(run / METRICS, lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
     return result
+
+
+def _write_text(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
 
 
 def load_run_config(run: str | Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
@@ -447,6 +455,10 @@ def export_model(module: TrainingModule, average: WeightAverage | None, folder: 
     if module.trainer.is_global_zero:
         whole = create_model(cast("Any", module.model.config))
         whole.load_state_dict(state)
+        spec = module.spec
+        if spec.kind == "image":
+            names = spec.classes if hasattr(whole.config, "num_classes") else ()
+            whole.preprocessing = Preprocessing(spec.mean, spec.std, names)
         whole.save_pretrained(folder)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,19 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import lightning.pytorch as pl
-import msgspec
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from srr._array.extras import need
 from srr.nn.losses import IGNORE
-from srr.training.config import DataConfig, TrainerConfig, read_text
+from srr.nn.preprocessing import ENDINGS, decode, open_path
+from srr.training.config import DataConfig, TrainerConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-LARGEST_SPEC = 2**26
 
 Batch = dict[str, Any]
 
@@ -65,21 +62,6 @@ class DataSpec:
     def num_classes(self) -> int:
         """Number of classes, or size of the vocabulary."""
         return len(self.classes)
-
-
-def read_spec(run: Path) -> DataSpec | None:
-    """What ``data.json`` of a run, or of the run that a model folder lies in, says about its data; None without one.
-
-    Raises:
-        ValueError: a damaged file.
-    """
-    path = next((p for p in (run / "data.json", run.parent / "data.json") if p.is_file()), None)
-    if path is None:
-        return None
-    try:
-        return msgspec.json.decode(read_text(path, "description", most=LARGEST_SPEC), type=DataSpec)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 class Source(NamedTuple):
@@ -356,8 +338,6 @@ def _find(root: Path, stem: str) -> Path:
     raise FileNotFoundError(f"{root} has no file {stem} or {stem}.gz")
 
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-KINDS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -399,83 +379,6 @@ class ImageSamples:
         if self.training and index >= 0:
             raise ValueError(f"none of the {len(self)} training images can be read; the first: {skipped[0]}")
         return torch.zeros(3, self.size, self.size, dtype=torch.uint8), IGNORE
-
-
-def decode(image: Image, size: int) -> torch.Tensor:
-    """Shorter side to ``size``, center square, RGB, as uint8 (3, size, size)."""
-    return torch.from_numpy(np.array(cover(eight_bits(image, "RGB"), (size, size)))).permute(2, 0, 1).contiguous()
-
-
-def cover(image: Image, size: tuple[int, int]) -> Image:
-    """Center of an image, as much of it as has the shape (height, width), scaled to it.
-
-    Only what is kept is ever scaled, so an image one pixel high asks for no more memory than any other.
-    """
-    height, width = size
-    scale = max(height / image.height, width / image.width)
-    h, w = min(height / scale, image.height), min(width / scale, image.width)
-    top, left = (image.height - h) / 2, (image.width - w) / 2
-    return image.resize((width, height), resample=2, box=(left, top, left + w, top + h))
-
-
-def eight_bits(image: Image, mode: str) -> Image:
-    """An image with 8 bits a channel, in Pillow's mode L or RGB; deeper gray values are scaled, where Pillow cuts them.
-
-    Raises:
-        ValueError: values whose range cannot be known: floating point outside [0, 1], integers outside 16 bits.
-    """
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image).astype(np.float64)
-        low, high = float(values.min()), float(values.max())
-        full = 1.0 if image.mode.startswith("F") else 65535.0
-        if not (0 <= low <= high <= full):
-            raise ValueError(f"gray values must lie in [0, {full:g}] to be scaled to 8 bits; got [{low:g}, {high:g}]")
-        from PIL import Image as images
-
-        image = images.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
-    return image.convert(mode)
-
-
-def open_path(path: str | Path) -> Image:
-    """Open an image file of one of the usual kinds; too many pixels are an error before any is decoded."""
-    from PIL import Image as images
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", images.DecompressionBombWarning)
-        image = images.open(path, formats=KINDS)
-        image.load()
-    return image
-
-
-def read_image(path: Path, *, channels: int, size: tuple[int, int]) -> torch.Tensor:
-    """Image file as (channels, height, width) in [0, 1]: the center that covers the size.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no readable image, or a number of channels Pillow has no name for.
-    """
-    need("PIL", by="reading an image")
-    from PIL import Image as images
-    from PIL import UnidentifiedImageError
-
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
-        raise ValueError(f"image files have 1 or 3 channels; the model takes {channels}")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image {path}")
-    try:
-        image = eight_bits(open_path(path), modes[channels])
-    except (
-        UnidentifiedImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        images.DecompressionBombWarning,
-        images.DecompressionBombError,
-    ) as error:
-        raise ValueError(f"{path} is no readable image: {error}") from error
-    values = np.asarray(cover(image, size), dtype=np.float32) / 255
-    return torch.from_numpy(values.reshape(*size, channels)).permute(2, 0, 1).contiguous()  # (C, H, W)
 
 
 def image_folder(config: DataConfig) -> Source:

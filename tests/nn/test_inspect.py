@@ -1,6 +1,7 @@
 """Maps, colors and the two commands that look at one image."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,8 @@ import torch
 from PIL import Image
 
 from srr.cli import app
-from srr.nn import attention_maps, create_model, layer_tokens
+from srr.nn import Preprocessing, attention_maps, create_model, layer_tokens, load_classifier, read_image
 from srr.plots import plot_attention, token_colors
-from srr.training.sources import read_image
 
 SMALL = {"depth": 2, "dim": 16, "heads": 4, "head_dim": 4, "channels": 3, "image_size": 8, "patch_size": 2}
 
@@ -70,10 +70,9 @@ def test_the_picture_has_a_panel_for_each_head() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    create_model("crate_micro", **SMALL, num_classes=3).save_pretrained(tmp_path / "run" / "model")
-    names = {"classes": ["ant", "bee", "cat"], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "kind": "image"}
-    names |= {"name": "insects", "shape": [3, 8, 8]}
-    (tmp_path / "run" / "data.json").write_text(json.dumps(names))
+    model = create_model("crate_micro", **SMALL, num_classes=3)
+    model.preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), ("ant", "bee", "cat"))
+    model.save_pretrained(tmp_path / "run" / "model")
     pixels = np.random.default_rng(0).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     return tmp_path / "run"
@@ -83,13 +82,88 @@ def test_predict_prints_the_probabilities_of_the_model(run: Path, capsys: pytest
     from srr.nn import load_model
 
     assert app.main(["predict", str(run), str(run.parent / "picture.png"), "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    (image,) = json.loads(capsys.readouterr().out)
+    assert image["image"] == str(run.parent / "picture.png")
+    shown = image["classes"]
     pixels = np.asarray(Image.open(run.parent / "picture.png"), dtype=np.float32) / 255
     batch = torch.tensor((pixels - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]).float().permute(2, 0, 1)[None]
     with torch.no_grad():
         wanted = load_model(run)(batch)[0].softmax(-1)
     assert [row["name"] for row in shown] == [("ant", "bee", "cat")[i] for i in wanted.argsort(descending=True)]
     np.testing.assert_allclose([row["probability"] for row in shown], wanted.sort(descending=True).values, rtol=1e-5)
+    shutil.copytree(run / "model", run.parent / "shared")  # what is shared predicts the same
+    found = load_classifier(run.parent / "shared").predict(run.parent / "picture.png")
+    torch.testing.assert_close(found.probabilities[0], wanted)
+    assert found.names == (shown[0]["name"],)
+    assert int(found.labels) == shown[0]["class"]
+
+
+def test_predict_takes_files_and_folders_in_one_start(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, folder = run.parent / "picture.png", run.parent / "more"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("b.png", "deep/a.PNG"):
+        shutil.copy(picture, folder / name)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "<script>.png").write_text("no image")
+    words = ["predict", str(run), str(picture), str(folder)]
+    assert app.main([*words, "--json"]) == 1
+    shown = capsys.readouterr()
+    rows = json.loads(shown.out)
+    assert [Path(row["image"]).name for row in rows] == ["picture.png", "<script>.png", "b.png", "a.PNG"]
+    assert [len(row.get("classes", [])) for row in rows] == [1, 0, 1, 1]
+    assert rows[0]["classes"] == rows[2]["classes"]
+    assert "is no readable image" in rows[1]["error"]
+    assert shown.err.strip().endswith(rows[1]["error"][-40:])
+    assert app.main(words) == 1
+    shown = capsys.readouterr().out
+    assert shown.count(f"{rows[0]['classes'][0]['probability']:.4f}") == 3
+    assert "…" not in shown
+
+
+def test_a_classifier_takes_pixels_and_refuses_what_it_cannot_know(run: Path) -> None:
+    classifier = load_classifier(run)
+    pixels = np.asarray(Image.open(run.parent / "picture.png")).transpose(2, 0, 1)
+    wanted = classifier.predict(run.parent / "picture.png").probabilities
+    for images in (pixels, pixels[None].astype(np.float32) / 255, torch.tensor(pixels) / 255):
+        torch.testing.assert_close(classifier.predict(images).probabilities, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        classifier.predict(np.stack([pixels] * 3), batch_size=2).probabilities, wanted.repeat(3, 1)
+    )
+    for images, words in (
+        (pixels.astype(np.float32), r"numbers in \[0, 1\] or uint8; got torch.float32 in \[\d+, 2\d\d\]"),
+        (pixels.astype(np.int64), "got torch.int64"),
+        (np.zeros((2, 3, 9, 9), np.uint8), r"shape \(N, 3, 8, 8\); got \(2, 3, 9, 9\)"),
+        ([], "shape"),
+        (run.parent / "run", "holds no image"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            classifier.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "does not say how its images are prepared"),
+        ("{", "preprocessing.json is damaged"),
+        ("[]", "it holds no table"),
+        ('{"mean": [1], "std": [0]}', "std positive"),
+        ('{"mean": [NaN], "std": [1]}', "mean must be finite"),
+        ('{"mean": [1], "std": [1, 1]}', "one number a channel"),
+        ('{"mean": ["1"], "std": [1]}', "must be numbers"),
+        ('{"mean": [1], "std": [1], "classes": [1]}', "classes names"),
+        ('{"mean": [1], "std": [1]}', "describes 1 channels; the model takes 3"),
+    ],
+)
+def test_a_description_of_images_is_checked(run: Path, text: str | None, words: str) -> None:
+    path = run / "model" / "preprocessing.json"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_classifier(run)
+
+
+def test_names_of_classes_go_with_the_classes(run: Path) -> None:
+    with pytest.warns(UserWarning, match="head starts afresh"):
+        assert load_classifier(run, num_classes=4).classes == ("0", "1", "2", "3")
 
 
 def test_predict_prints_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +200,7 @@ def test_mistakes_are_one_sentence(run: Path, command: str, capsys: pytest.Captu
         error = capsys.readouterr().err
         assert expected in error
         assert len(error.strip().splitlines()) == 1
-    (run / "data.json").write_text("{")
+    (run / "model" / "preprocessing.json").write_text("{")
     assert app.main([command, str(run), picture]) == 1
     assert "damaged" in capsys.readouterr().err
 

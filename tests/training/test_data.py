@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from srr.nn.preprocessing import cover, decode, open_path, read_image
 from srr.training.baseline import nearest_subspace
 from srr.training.config import DataConfig
 from srr.training.sources import (
@@ -17,13 +18,9 @@ from srr.training.sources import (
     BatchOrder,
     DataModule,
     EvalOrder,
-    cover,
-    decode,
     from_splits,
     load_data,
-    open_path,
     read_idx,
-    read_image,
 )
 
 

@@ -17,11 +17,12 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from srr.cli.app import main
 from srr.nn import create_model, load_model
+from srr.nn.preprocessing import decode, open_path, read_image
 from srr.training import checkpoint
 from srr.training.checkpoint import load_sharded, read_description
 from srr.training.config import DataConfig, ModelSection, read_config_file, resolve
 from srr.training.run import check_size, initial_model, train
-from srr.training.sources import decode, load_data, open_path, read_idx, read_image
+from srr.training.sources import load_data, read_idx
 
 
 class Evil:

@@ -130,7 +130,7 @@ def prepare(run: Path, model: CRATE | CrateMAE, path: Path) -> tuple[Tensor, Ten
     """
     from srr.nn import read_image
     from srr.nn.classify import known_preprocessing
-    from srr.nn.crate import pair
+    from srr.nn.network import pair
 
     known = known_preprocessing(model, run)
     image = read_image(path, channels=model.config.channels, size=pair(model.config.image_size))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from srr._array.checks import check_count
-from srr.nn.crate import pair
+from srr.nn.network import pair
 from srr.nn.preprocessing import PREPROCESSING_FILE, Preprocessing, image_files, read_image
 from srr.nn.presets import load_model
 from srr.nn.pretrained import PretrainedModel

@@ -948,7 +948,9 @@ def _reduce(Z: Tensor, Pi: Tensor, eps: float, core_dtype: torch.dtype | None) -
     return _rate(Z, partial(ops.rate_reduction, **options), partial(ops.rate_reduction_value_and_grad, **options))
 
 
-_outside_graphs: Callable[..., Callable[..., Tensor]] = torch._disable_dynamo  # torch.compiler.disable loads the compiler at once, 1.4 s
+_outside_graphs: Callable[..., Callable[..., Tensor]] = (
+    torch._disable_dynamo
+)  # torch.compiler.disable loads the compiler at once, 1.4 s
 _labeled = _outside_graphs(_reduce)
 
 

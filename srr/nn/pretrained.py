@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from srr._array.extras import need, sentence
 from srr._array.files import remove, write_atomically
@@ -253,9 +254,18 @@ def check_declared(config: Any, weights: Mapping[str, Tensor], make: Callable[[A
         raise ValueError(f"config.json asks for {wanted:,} weights; model.safetensors holds {held:,}")
 
 
+class _WithoutNumbers(TorchFunctionMode):
+    """Leaves out draws and products on the empty device: for these torch loads its compiler, which takes 2 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.mul and isinstance(args[1], int | float):
+            return args[0]
+        return (torch.empty if func in {torch.randn, torch.rand} else func)(*args, **(kwargs or {}))
+
+
 def count_weights(config: Any, make: Callable[[Any], nn.Module]) -> int:
     """Number of weights of a model that is not made: one layer and two are counted on torch's empty device."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutNumbers():
         plain = [config.override(depth=depth, orthogonal=False) for depth in (1, 2)]  # as many, and made of no numbers
         one, two = (sum(p.numel() for p in make(layers).parameters()) for layers in plain)
     return int(one + (config.depth - 1) * (two - one))

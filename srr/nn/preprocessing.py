@@ -179,6 +179,14 @@ def open_path(path: str | Path) -> Image:
 def read_image(path: Path, *, channels: int, size: tuple[int, int]) -> Tensor:
     """Image file as (channels, height, width) in [0, 1]: the center that covers the size.
 
+    Args:
+        path: the file.
+        channels: 1 for gray, 3 for color.
+        size: height and width.
+
+    Returns:
+        The pixels, in float32.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: no readable image, or a number of channels Pillow has no name for.

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch._compile import _disable_dynamo
 from torch.nn import functional
 
 from srr import ops
@@ -948,9 +949,8 @@ def _reduce(Z: Tensor, Pi: Tensor, eps: float, core_dtype: torch.dtype | None) -
     return _rate(Z, partial(ops.rate_reduction, **options), partial(ops.rate_reduction_value_and_grad, **options))
 
 
-_outside_graphs: Callable[..., Callable[..., Tensor]] = (
-    torch._disable_dynamo
-)  # torch.compiler.disable loads the compiler at once, 1.4 s
+# The public decorator, torch.compiler.disable, loads the compiler at once.
+_outside_graphs: Callable[..., Callable[..., Tensor]] = _disable_dynamo
 _labeled = _outside_graphs(_reduce)
 
 

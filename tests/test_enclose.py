@@ -134,3 +134,83 @@ def test_without_the_library_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "flint", None)
     with pytest.raises(ImportError, match=r"pip install 'srr\[verify\]'"):
         enclose.coding_rate(Z, eps=1.0)
+
+
+# --- Curvature and steps
+
+
+def pairs(X, V, eps):
+    """Quadratic form of the Hessian of R by mpmath: the second derivative of R(X + tV) at 0."""
+    with mpmath.workdps(60):
+        X, V = matrix(X), matrix(V)
+        n, d = X.rows, X.cols
+
+        def along(t):
+            A = X + t * V
+            return mpmath.log(mpmath.det(mpmath.eye(d) + d / (n * mpmath.mpf(eps) ** 2) * A.T * A)) / 2
+
+        return mpmath.diff(along, 0, 2)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 5), (4, 4), (1, 3)])
+def test_extreme_curvatures(shape):
+    X, eps = 0.7 * np.random.default_rng(1).standard_normal(shape), 0.5
+    found = enclose.coding_rate_curvature(X, eps=eps)
+    basis = np.eye(X.size).reshape(-1, *shape)
+    H = np.stack([srr.ops.coding_rate_hvp(X, V, eps=eps).ravel() for V in basis])
+    assert np.allclose([found.low, found.high], np.linalg.eigvalsh(H)[[0, -1]], rtol=1e-11, atol=1e-13)
+    alpha = shape[1] / (shape[0] * eps**2)
+    assert -alpha / 8 <= found.low[0] <= found.high[1] <= alpha
+    assert np.max(found.high - found.low) < 1e-13 * alpha
+
+
+def test_extreme_curvatures_of_special_tokens():
+    flat = enclose.coding_rate_curvature(np.ones((4, 3)), eps=0.5)  # rank one: singular values of zero, repeated
+    H = [srr.ops.coding_rate_hvp(np.ones((4, 3)), V, eps=0.5).ravel() for V in np.eye(12).reshape(-1, 4, 3)]
+    assert np.allclose(flat.low, np.linalg.eigvalsh(np.stack(H))[[0, -1]], rtol=1e-11)
+    spike = np.diag([np.sqrt(0.75), 0.0])  # α = 4 at ε = ½: the singular value √(3/α)
+    assert enclose.coding_rate_curvature(spike, eps=0.5).distance(np.array([-0.5, 4.0])) < 1e-14
+
+
+def test_curvature_along_a_direction():
+    V = RNG.standard_normal(Z.shape)
+    found = enclose.coding_rate_quadratic(Z, V, eps=0.5)
+    assert abs(float(pairs(Z, V, 0.5)) - float(found.low)) < 1e-12 * abs(float(found.low))
+    heads = enclose.subspace_coding_rate_quadratic(Z, V, U, eps=0.5)
+    want = sum(float(pairs(Z @ B, V @ B, 0.5)) for B in U)
+    assert abs(want - float(heads.low)) < 1e-12 * abs(want)
+    with pytest.raises(ValueError, match="V must have the shape"):
+        enclose.coding_rate_quadratic(Z, V[1:], eps=0.5)
+
+
+def test_objective_is_the_sum_of_its_terms():
+    value = enclose.sparse_rate_reduction(Z, U, eps=0.5, lam=0.1)
+    with mpmath.workdps(60):
+        found = definitions(Z, 0.5)
+        size = mpmath.fsum(abs(mpmath.mpf(float(x))) for x in Z.ravel())
+        want = found["coding_rate"][0] - found["subspace_coding_rate"][0] - mpmath.mpf(0.1) * size
+        assert inside(value, want)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_a_proximal_step_and_its_increase(unit):
+    X = Z / np.linalg.norm(Z, axis=1, keepdims=True) if unit else Z
+    step = 1 / srr.ops.sparse_rate_reduction_smoothness(X, U, eps=0.5)
+    shrink = srr.ops.unit_soft_threshold if unit else srr.ops.soft_threshold
+    for lam in (0.1, 1e4):  # the second thresholds everything
+        moved = shrink(X + step * srr.sparse_rate_reduction_grad(X, U, eps=0.5), threshold=step * lam)
+        found = enclose.proximal_step(X, U, eps=0.5, lam=lam, step=step, unit=unit)
+        assert found.distance(moved) < 1e-13
+        gain = enclose.proximal_increase(X, U, eps=0.5, lam=lam, step=step, unit=unit)
+        assert gain.low > 0
+        before, after = (srr.sparse_rate_reduction(A, U, eps=0.5, lam=lam) for A in (X, moved))
+        assert abs(after - before - gain.low) < 1e-11 * (abs(before) + abs(after))
+    still = enclose.proximal_increase(X, U, eps=0.5, lam=0.1, step=0.0)
+    assert still.contains(0.0)
+    assert still.high - still.low < 1e-300
+
+
+def test_a_step_that_is_too_long_is_proved_to_fall():
+    X = 0.01 * Z
+    step = 300 / srr.ops.sparse_rate_reduction_smoothness(X, U, eps=0.5)
+    assert enclose.proximal_increase(X, U, eps=0.5, lam=0.1, step=step).high < 0

@@ -161,17 +161,19 @@ def certify(
     run: RunFolder,
     samples: HeldOut = 256,
     eps: Annotated[float, typer.Option(help="Distortion ε for layers that have none of their own.")] = 0.5,
+    rigorous: Annotated[bool, typer.Option("--rigorous", help="Prove every half in ball arithmetic too.")] = False,
     out: Annotated[str | None, typer.Option(help="Folder for certificate.csv; the run by default.")] = None,
 ) -> None:
     """Check that every half-step of a network lowers its own objective, input by input, in float64.
 
-    The exit status is 1 where a half that is proved to descend did not.
+    With --rigorous a proof as well: exact binary tokens and weights, ball arithmetic. The exit status is 1 where a half
+    that is proved to descend did not.
     """
     from srr.certificates import certify as certify_model
     from srr.training.report import held_out, open_run
 
     opened = open_run(run)
-    found = certify_model(opened.model, held_out(opened, samples)[0], eps=eps)
+    found = certify_model(opened.model, held_out(opened, samples)[0], eps=eps, rigorous=rigorous)
     typer.echo(str(found))
     file = Path(out or run) / "certificate.csv"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,15 @@ def cholesky(M: Any, xp: Namespace) -> Any:
         return None
 
 
+def has_cholesky(M: Any) -> Any:
+    """Whether symmetric torch matrices have a Cholesky factor, (...): decided without waiting for the values.
+
+    The factor of fl(M) exists only if M + E ≥ 0 for an E with ‖E‖₂ ≤ (d + 1)u·tr M to first order (Demmel): a rigorous
+    lower bound of the smallest eigenvalue.
+    """
+    return sys.modules["torch"].linalg.cholesky_ex(M).info == 0
+
+
 def cholesky_solve(L: Any, B: Any, xp: Namespace) -> Any:
     """X with L Lᴴ X = B, by the triangular solver of the library where the standard has none."""
     if is_torch(L):

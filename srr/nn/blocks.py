@@ -71,6 +71,14 @@ BLOCKS: dict[str, Variant] = {
     "crate_descent": Variant(
         RateCompression, FeasibleISTA, "[CRATE] (9) and (17), exact", halves.COMPRESS, halves.FEASIBLE, moves=True
     ),
+    "crate_descent_zero": Variant(
+        RateCompression,
+        partial(FeasibleISTA, start="zero"),
+        "[CRATE] (9) and (17), exact, codes from zero",
+        halves.COMPRESS,
+        halves.FROM_ZERO,
+        moves=True,
+    ),
     "crate_energy": Variant(
         EnergyAttention, FeasibleISTA, "[CRATE] (11) with frozen keys, (17)", halves.ATTEND, halves.FEASIBLE, moves=True
     ),

@@ -6,23 +6,29 @@ never raises a function whose gradient is L-Lipschitz; L is an upper bound that 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_nonnegative
-from srr.nn.layers import TORCH, Heads, uniform
+from srr._array.derivatives import gram_factor
+from srr._array.linalg import bare_gram, cholesky, has_cholesky, inverse_of_factor, trusted_cholesky
+from srr._array.namespace import is_readable
+from srr.nn.layers import TORCH, Heads, Kept, add_product, column_gram, irregular, uniform
 from srr.ops.attention import not_after, softmax_weights
-from srr.ops.energies import bare_centered_sphere, bare_softmax_energy_grad, bare_spectral_bound, softmax_energy
-from srr.ops.rates import bare_rate_scale, bare_subspace_coding_rate, bare_subspace_coding_rate_value_and_grad
+from srr.ops.energies import bare_softmax_energy_grad, bare_spectral_bound, softmax_energy
+from srr.ops.rates import bare_rate_scale, bare_subspace_coding_rate
 from srr.ops.sparse import bare_ista_step, bare_lasso
-from srr.ops.subspaces import bare_project
+from srr.ops.subspaces import bare_project, merge_heads, split_heads
 
 __all__ = ["Descent", "EnergyAttention", "FeasibleISTA", "RateCompression"]
 
 BEGIN = 3.0  # sigmoid(3) = 0.95: the share of the longest provable step that a new layer takes
-SQUARINGS = 3  # of the matrix whose norm bounds a curvature: within d^(1/16)
+MARGIN = 0.03  # by which the bound of a norm lies above what a few powers of the matrix find
+POWERS, COLUMNS = 6, 16  # of the block Krylov space in which the norm is looked for
+SQUARINGS = 3  # of the matrix, where the margin was too small: within d^(1/16) of the norm
 LOOSE = 1e-3  # a layer's factor is good enough below this relative error; the certificate measures in float64
 
 
@@ -49,18 +55,27 @@ class Descending(Heads):
             raise ValueError(f"dim must be >= 2, a centered token of one coordinate is zero; got {dim}")
         self.projection = nn.Parameter(uniform(heads * head_dim, dim, fan_in=dim))
         self.share = nn.Parameter(torch.tensor(BEGIN))
+        self.kept = Kept()
 
     def curvature(self, weights: Tensor) -> Tensor:
-        """Upper bound of ‖Σ wₖ UₖUₖᵀ‖₂ for weights wₖ ≥ 0, (..., K) to (...); a weight of zero has no slope."""
+        """Upper bound of ‖Σ wₖ UₖUₖᵀ‖₂ for weights wₖ ≥ 0, (K,); a weight of zero has no slope."""
         roots = torch.where(weights > 0, weights, 1).sqrt() * (weights > 0)
-        rows = self.projection * roots.repeat_interleave(self.head_dim, dim=-1)[..., None]  # (..., K p, d)
-        gram = rows.mT @ rows if rows.shape[-2] >= rows.shape[-1] else rows @ rows.mT
-        return bare_spectral_bound(gram, SQUARINGS, TORCH)
+        return norm_bound(self.projection * roots.repeat_interleave(self.head_dim)[:, None])  # (K p, d)
 
     def onto_spheres(self, Y: Tensor, Z: Tensor) -> Tensor:
-        """Nearest points to Y among centered tokens with the norms of Z."""
-        radius = torch.linalg.vector_norm(Z, dim=-1, keepdim=True)
-        return bare_centered_sphere(Y, radius, TORCH)
+        """Nearest points to Y among centered tokens with the norms of Z, by the kernel of layer norm.
+
+        A variance near the smallest positive number leaves a token inside its sphere, where the quadratic bound that
+        a step rests on is lower still.
+        """
+        radius = torch.linalg.vector_norm(Z, dim=-1, keepdim=True) * self.dim**-0.5
+        return nn.functional.layer_norm(Y, (self.dim,), eps=torch.finfo(Y.dtype).tiny) * radius
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what was kept is dropped where the mode changes."""
+        if mode != self.training:
+            self.kept = Kept()
+        return super().train(mode)
 
     def length(self, Z: Tensor) -> Tensor:
         """Length of the gradient step."""
@@ -119,12 +134,26 @@ class RateCompression(Descending):
 
     def _step(self, Z: Tensor, mask: Tensor | None, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens after the half, its step κ = a/L and L, (...)."""
-        eps = self.distortion(Z, mask)
-        bound = self.curvature(bare_rate_scale(Z.shape[-2], self.head_dim, eps))
-        step = within(self.share).sigmoid() / bound.clamp(min=torch.finfo(bound.dtype).tiny)
-        _, grad = bare_subspace_coding_rate_value_and_grad(masked(Z, mask), self.U, eps, LOOSE, TORCH)
+        scale, bound = self._scale(Z, mask)
+        step = within(self.share).sigmoid() / bound
+        wide = Z @ self.projection.mT  # (..., n, d) -> (..., n, K p)
+        V = split_heads(masked(wide, mask), self.heads, self.head_dim, TORCH)  # (..., K, n, p)
+        factor = -(step[..., None] * scale)[..., None, None] * resolvent(V, scale)  # (..., K, p, p)
+        move = merge_heads(V[..., :rows, :] @ factor, TORCH)  # (..., K, rows, p) -> (..., rows, K p)
         Z = Z[..., :rows, :]
-        return self.onto_spheres(Z - step[..., None, None] * grad[..., :rows, :], Z), step, bound
+        return self.onto_spheres(add_product(Z, move, self.projection), Z), step, bound
+
+    def _scale(self, Z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """βₖ = p/(n εₖ²), (..., K), and the bound of ‖Σ βₖ UₖUₖᵀ‖₂, (...): fewer real tokens scale both alike."""
+        scale = bare_rate_scale(Z.shape[-2], self.head_dim, within(self.log_eps).exp())
+        unit = bare_rate_scale(1, self.head_dim, within(self.log_eps).exp())  # kept for any number of tokens
+        bound = self.kept(lambda: self.curvature(unit.detach()), self.projection, self.log_eps, training=self.training)
+        bound = self.curvature(unit) if bound is None else bound
+        bound = bound.clamp(min=torch.finfo(bound.dtype).tiny) / Z.shape[-2]
+        if mask is None:
+            return scale, bound
+        real = Z.shape[-2] / mask.sum(-1).clamp(min=1)  # (...)
+        return scale * real[..., None], bound * real
 
     def distortion(self, Z: Tensor, mask: Tensor | None) -> Tensor:
         """ε of every head, (K,); with a mask (..., K), scaled so that p/(n ε²) counts the real tokens only."""
@@ -259,22 +288,24 @@ class EnergyAttention(Descending):
 
 
 class FeasibleISTA(nn.Module):
-    r"""Sparse coding that descends: proximal steps from the feasible start ReLU(X), of a length the dictionary allows.
+    r"""Sparse coding that descends: proximal steps from a feasible start, of a length the dictionary allows.
 
     .. math::
 
-        A_0 = \mathrm{ReLU}(X), \qquad
+        A_0 = \mathrm{ReLU}(X) \text{ or } 0, \qquad
         A_{t+1} = \mathrm{ReLU}\bigl(A_t - \eta\,((A_t D^\top - X) D + \lambda)\bigr), \qquad
         \eta = \frac{a}{\lVert D \rVert_2^2}
 
     ½‖X − A Dᵀ‖² + λ‖A‖₁ over A ≥ 0 falls from A₀ to the codes returned, for any D and any a in (0, 1). ‖D‖₂² stands
-    for the upper bound of :func:`srr.ops.spectral_bound`.
+    for an upper bound about three percent above it. From zero the first step is one product, ReLU(η (X D − λ)), where
+    it is two from ReLU(X); but then no token passes the half by itself.
 
     Args:
         dim: width d of a token; D is d × d.
         step: not used: the length of a step is a learned share of the longest that is proved to descend.
         lam: λ ≥ 0.
         steps: T ≥ 1 proximal steps with the same dictionary.
+        start: ``"positive"`` for ReLU(X), ``"zero"`` for zero codes, where D begins orthogonal.
 
     Shapes:
         ``(..., n, dim)`` to ``(..., n, dim)``, non-negative.
@@ -288,21 +319,42 @@ class FeasibleISTA(nn.Module):
         True
     """
 
-    def __init__(self, dim: int, *, step: float | None = None, lam: float = 0.1, steps: int = 1) -> None:
+    def __init__(
+        self, dim: int, *, step: float | None = None, lam: float = 0.1, steps: int = 1, start: str = "positive"
+    ) -> None:
         super().__init__()
         check_count(dim, "dim")
         check_count(steps, "steps")
-        self.lam, self.steps = check_nonnegative(lam, "lam"), steps
+        if start not in ("positive", "zero"):
+            raise ValueError(f'start must be "positive" or "zero"; got {start!r}')
+        self.lam, self.steps, self.start = check_nonnegative(lam, "lam"), steps, start
         self.D = nn.Parameter(torch.empty(dim, dim))
-        nn.init.kaiming_uniform_(self.D)
+        if start == "zero":
+            nn.init.orthogonal_(self.D)
+        else:
+            nn.init.kaiming_uniform_(self.D)
         self.share = nn.Parameter(torch.tensor(BEGIN))
+        self.kept = Kept()
 
     def forward(self, X: Tensor) -> Tensor:
         """Sparse codes of the tokens."""
-        step, A = self.length(), X.relu()
-        for _ in range(self.steps):
-            A = bare_ista_step(A, X, self.D, step, self.lam, True, TORCH)
+        step, A = self.length(), self.first(X)
+        atoms, decode = step * self.D, -self.D.mT
+        for taken in range(self.steps):
+            at_zero = self.start == "zero" and taken == 0  # the gradient there is −X D
+            moved = X @ atoms if at_zero else add_product(A, add_product(X, A, decode), atoms)
+            A = moved.sub_(step * self.lam).relu_()
         return A
+
+    def first(self, X: Tensor) -> Tensor:
+        """Feasible codes to begin with."""
+        return X.relu() if self.start == "positive" else torch.zeros_like(X)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what was kept is dropped where the mode changes."""
+        if mode != self.training:
+            self.kept = Kept()
+        return super().train(mode)
 
     def length(self) -> Tensor:
         """Length η = a/‖D‖₂² of a step."""
@@ -310,12 +362,13 @@ class FeasibleISTA(nn.Module):
 
     def _bound(self) -> Tensor:
         """Upper bound of ‖D‖₂², at least the smallest positive number."""
-        gram = self.D.mT @ self.D
-        return bare_spectral_bound(gram, SQUARINGS, TORCH).clamp(min=torch.finfo(gram.dtype).tiny)
+        kept = self.kept(lambda: norm_bound(self.D), self.D, training=self.training)
+        bound = norm_bound(self.D) if kept is None else kept
+        return bound.clamp(min=torch.finfo(bound.dtype).tiny)
 
     def descent(self, X: Tensor) -> Descent:
         """½‖X − A Dᵀ‖² + λ‖A‖₁ before and after the half, and the decrease (1/η − L/2) ‖ΔA‖² of its first step."""
-        first, last, bound = X.relu(), self(X), self._bound()
+        first, last, bound = self.first(X), self(X), self._bound()
         step = within(self.share).sigmoid() / bound
         moved = (bare_ista_step(first, X, self.D, step, self.lam, True, TORCH) - first).square().sum((-2, -1))
         before, after = (bare_lasso(A, X, self.D, self.lam, TORCH) for A in (first, last))
@@ -323,7 +376,100 @@ class FeasibleISTA(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""
-        return f"dim={self.D.shape[0]}, lam={self.lam}, steps={self.steps}"
+        return f"dim={self.D.shape[0]}, lam={self.lam}, steps={self.steps}, start={self.start!r}"
+
+
+def norm_bound(rows: Tensor) -> Tensor:
+    r"""Upper bound of ‖B‖₂² for B of shape (m, d), about three percent above it, for about one product of B with B.
+
+    .. math:: c = (1 + 0.03)\,\lVert B v \rVert^2, \qquad c I - B B^\top = L L^\top
+
+    v is the best unit vector of a block Krylov space. That c is a bound is then proved by the existence of a Cholesky
+    factor; where there is none, the power mean of :func:`srr.ops.spectral_bound` takes over. Rounding of Gram matrix
+    and factor is bounded a priori and added: m d unit roundoffs, 5 % for float32 at m = d = 936. The derivative is that
+    of ‖Bv‖² at this v.
+    """
+    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    with torch.autocast(rows.device.type, enabled=False):
+        top = rows.detach().abs().amax()
+        unit = rows / torch.where(top > 0, top, 1)
+        B = unit if rows.shape[0] < rows.shape[1] else unit.mT  # wide
+        with torch.no_grad():
+            bound, v = _bound_and_vector(B)
+        at = (v @ B).square().sum()  # ‖Bᵀv‖²
+        ratio = bound / torch.where(at > 0, at, 1).detach()
+        return top.square() * ratio * at
+
+
+def _bound_and_vector(B: Tensor) -> tuple[Tensor, Tensor]:
+    """A bound of ‖BBᵀ‖₂ and a unit vector that almost reaches it."""
+    m, d = B.shape
+    G = bare_gram(B.mT, TORCH)
+    largest, v = _top_vector(G)
+    bound = (1 + MARGIN) * largest
+    trusted = has_cholesky(bound * torch.eye(m, dtype=B.dtype, device=B.device) - G)
+    if not is_readable(G):
+        bound = torch.where(trusted, bound, torch.linalg.matrix_norm(G))
+    elif not trusted:
+        bound = bare_spectral_bound(G, SQUARINGS, TORCH)
+    rounding = m * (d + 16) * torch.finfo(B.dtype).eps / 2
+    return bound * (1 + rounding), v
+
+
+def _top_vector(G: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest Ritz value of a symmetric matrix in a block Krylov space, and its vector."""
+    d = G.shape[-1]
+    if d <= (POWERS + 1) * COLUMNS:
+        values, vectors = torch.linalg.eigh(G)
+        return values[-1], vectors[:, -1]
+    space = [irregular(d, COLUMNS, G)]
+    for _ in range(POWERS):
+        X = G @ space[-1]
+        space.append(X / X.abs().amax().clamp(min=torch.finfo(X.dtype).tiny))
+    Q = torch.linalg.qr(torch.cat(space, dim=-1))[0]
+    values, vectors = torch.linalg.eigh(Q.mT @ (G @ Q))
+    return values[-1], Q @ vectors[:, -1]
+
+
+def resolvent(V: Tensor, scale: Tensor) -> Tensor:
+    """(I + βₖ VₖᵀVₖ)⁻¹ of every head, (..., K, n, p) to (..., K, p, p), in the precision of V.
+
+    A network asks for a direction, not for digits: in float32 it costs two products of n × p × p, and three backward.
+    Where its pivots say that it lost more than `LOOSE`, the operators' own factor takes over.
+    """
+    M = torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) + scale[..., None, None] * column_gram(V)
+    if not is_readable(V):
+        return inverse_of_factor(cholesky(M, TORCH), TORCH)
+    factor = trusted_cholesky(M.detach(), LOOSE, TORCH)
+    if factor is None:
+        return gram_factor(V, scale.expand(V.shape[:-2]), rtol=LOOSE, xp=TORCH).inverse()
+    return inverse_from_factor(M, factor[0])
+
+
+class _Inverse(torch.autograd.Function):
+    """M⁻¹ of symmetric M from its Cholesky factor, with the derivative −M⁻¹ G M⁻¹."""
+
+    @staticmethod
+    def forward(M: Tensor, L: Tensor) -> Tensor:
+        return inverse_of_factor(L, TORCH)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
+        W: Tensor = ctx.saved_tensors[0]
+        return -(W @ G @ W), None
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, _: None) -> Tensor:
+        W: Tensor = ctx.saved_tensors[0]
+        return -(W @ change @ W)
+
+
+inverse_from_factor: Callable[[Tensor, Tensor], Tensor] = _Inverse.apply
 
 
 def within(logarithm: Tensor) -> Tensor:

@@ -80,4 +80,10 @@ FEASIBLE = HalfObjective(
     "a proximal step of length η < 1/‖D‖₂² from a feasible point",
     "always",
 )
+FROM_ZERO = HalfObjective(
+    "Z⁺ = ReLU(η (X D − λ)), X = LN Z½",
+    CODE,
+    "a proximal step of length η < 1/‖D‖₂² from A = 0: one product, and no token passes by itself",
+    "always",
+)
 NOTHING = HalfObjective("Z⁺ = Z½", None, "there is no second half")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -225,8 +226,8 @@ class ISTA(nn.Module):
     evaluation the folded form with M kept. Where the product is taken in half precision the identity stays out
     of it, Z + Z (M − I), so that the tokens themselves are not rounded. A kept M is dropped as soon as D has
     another version, storage, device or dtype (``load_state_dict`` and optimizers included), and whenever the mode
-    changes. A write into ``D.data`` is one that torch does not count: go through ``train()`` and back to ``eval()``
-    after it.
+    changes. A write into ``D.data``, which torch does not count, is seen on a CPU; on another device go through
+    ``train()`` and back to ``eval()`` after it.
 
     Args:
         dim: width d of a token; D is d × d.
@@ -248,15 +249,15 @@ class ISTA(nn.Module):
         check_count(dim, "dim")
         self.step, self.lam = check_positive(step, "step"), check_nonnegative(lam, "lam")
         self.D = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(dim, dim)))
-        self._fold: _Fold | None = None
+        self.kept = Kept()
 
     def forward(self, Z: Tensor) -> Tensor:
         """Sparse codes of the tokens."""
-        if self._may_keep():
-            return self._folded_step(Z, self._kept_matrix(is_half(Z)))
-        if Z.numel() // Z.shape[-1] > self.D.shape[0]:
-            return self._folded_step(Z, self._matrix(self.D, is_half(Z)))
-        return bare_ista_step(Z, Z, self.D, self.step, self.lam, True, TORCH)
+        half = is_half(Z)
+        M = self.kept(partial(self._matrix, half), self.D, key=half, training=self.training)
+        if M is None and Z.numel() // Z.shape[-1] <= self.D.shape[0]:
+            return bare_ista_step(Z, Z, self.D, self.step, self.lam, True, TORCH)
+        return self._folded_step(Z, self._matrix(half) if M is None else M)
 
     def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
         """The step by M, or by M − I where the product is taken in half precision."""
@@ -264,58 +265,92 @@ class ISTA(nn.Module):
             return (Z + Z @ M - self.step * self.lam).relu_()
         return bare_folded_ista_step(Z, M, self.step, self.lam, TORCH)
 
-    def _matrix(self, D: Tensor, half: bool) -> Tensor:
+    def _matrix(self, half: bool) -> Tensor:
         """M, or M − I, in the precision of D; its backward pass costs one product in place of two."""
-        column_gram: Callable[[Tensor], Tensor] = _ColumnGram.apply
-        with torch.autocast(D.device.type, enabled=False):
-            change = self.step * (D - column_gram(D))
-            return change if half else change + torch.eye(D.shape[0], dtype=D.dtype, device=D.device)
-
-    def _may_keep(self) -> bool:
-        """Whether this is evaluation of a plain parameter outside autograd and outside a trace."""
-        differentiates = torch.is_grad_enabled() and self.D.requires_grad
-        if self.training or differentiates or torch.compiler.is_compiling():
-            return False
-        return isinstance(self.D, nn.Parameter) and not self.D.is_inference()
-
-    def _kept_matrix(self, half: bool) -> Tensor:
-        fold, D = self._fold, self.D
-        stamp = (half, D._version, D.data_ptr(), D.device, D.dtype)
-        if fold is None or fold.dictionary() is not D or fold.stamp != stamp:
-            with torch.inference_mode(False), torch.no_grad():
-                fold = self._fold = _Fold(weakref.ref(D), stamp, self._matrix(D.detach(), half))
-        return fold.matrix
+        with torch.autocast(self.D.device.type, enabled=False):
+            change = self.step * (self.D - column_gram(self.D))
+            return change if half else change + torch.eye(self.D.shape[0], dtype=self.D.dtype, device=self.D.device)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; the kept matrix is dropped where the mode changes."""
         if mode != self.training:
-            self._fold = None
+            self.kept = Kept()
         return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fold": None}
 
     def extra_repr(self) -> str:
         """Sizes shown by ``print(layer)``."""
         return f"dim={self.D.shape[0]}, step={self.step}, lam={self.lam}"
 
 
-class _Fold(NamedTuple):
-    """A folded matrix and what it was folded from."""
+class Kept:
+    """What evaluation makes of weights, kept until one of them is another tensor or has other numbers.
 
-    dictionary: weakref.ref[Tensor]
-    stamp: tuple[Any, ...]
-    matrix: Tensor
+    torch counts what is written into a tensor, but not what is written into its ``data``. On a CPU the numbers
+    themselves are asked, by one product with a fixed vector, which a write can leave as it was only on purpose.
+    Copies and pickles keep nothing.
+    """
+
+    value: Any = None
+    _weights: tuple[weakref.ref[Tensor], ...] = ()
+    _stamp: tuple[Any, ...] = ()
+    _prints: tuple[Tensor, ...] = ()
+
+    def __call__(self, make: Callable[[], Any], *weights: Tensor, key: object = None, training: bool = False) -> Any:
+        """The value, made where need be; None in training, under autograd, in a trace, or where weights are no leaves.
+
+        Args:
+            make: makes the value from the weights.
+            *weights: parameters it is made from.
+            key: anything else that it depends on.
+            training: whether the module is.
+        """
+        if training or torch.compiler.is_compiling() or not all(map(may_keep, weights)):
+            return None
+        stamp = (key, *((W._version, W.data_ptr(), W.device, W.dtype) for W in weights))
+        prints = tuple(map(fingerprint, weights))
+        same = len(weights) == len(self._weights) and all(
+            ref() is W for ref, W in zip(self._weights, weights, strict=True)
+        )
+        if not (same and stamp == self._stamp and all(map(torch.equal, prints, self._prints))):
+            with torch.inference_mode(False), torch.no_grad():
+                self.value = make()
+            self._weights, self._stamp, self._prints = tuple(map(weakref.ref, weights)), stamp, prints
+        return self.value
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+
+def may_keep(W: Tensor) -> bool:
+    """Whether something made from this weight may be kept: it is a plain parameter outside autograd."""
+    differentiates = torch.is_grad_enabled() and W.requires_grad
+    return isinstance(W, nn.Parameter) and not differentiates and not W.is_inference() and not W.is_meta
+
+
+def fingerprint(W: Tensor) -> Tensor:
+    """A few numbers that change when the weight does; none off the CPU, where reading them would wait."""
+    if W.device.type != "cpu":
+        return torch.empty(0)
+    with torch.inference_mode(False), torch.no_grad():
+        rows = W.detach().reshape(-1, W.shape[-1] if W.ndim else 1)
+        rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+        return rows @ irregular(rows.shape[-1], 1, rows)[:, 0]
+
+
+def irregular(rows: int, columns: int, like: Tensor) -> Tensor:
+    """A matrix (rows, columns) of numbers in ±1 without a pattern, the same every time."""
+    i, j = (torch.arange(1, count + 1, dtype=torch.float64, device=like.device) for count in (rows, columns))
+    return torch.cos(0.7 * i[:, None].square() * j).to(like.dtype)
 
 
 class _ColumnGram(torch.autograd.Function):
-    """DᵀD with the gradient D (G + Gᵀ), one product where the product rule takes two."""
+    """AᵀA with the gradient A (G + Gᵀ), one product where the product rule takes two."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(D: Tensor) -> Tensor:
-        return D.mT @ D
+    def forward(A: Tensor) -> Tensor:
+        return A.mT @ A
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -323,8 +358,19 @@ class _ColumnGram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> Tensor:
-        D: Tensor = ctx.saved_tensors[0]
-        return D @ (G + G.mT).to(D.dtype)
+        A: Tensor = ctx.saved_tensors[0]
+        return A @ (G + G.mT).to(A.dtype)
+
+
+column_gram: Callable[[Tensor], Tensor] = _ColumnGram.apply
+"""Gram matrix of the columns, (..., n, d) to (..., d, d)."""
+
+
+def add_product(Z: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Z + A B for Z (..., n, d), A (..., n, m) and B (m, d): one pass over the sum; half precision keeps it out."""
+    if is_half(Z) or is_half(A) or B.ndim > 2:
+        return Z + A @ B
+    return torch.addmm(Z.reshape(-1, Z.shape[-1]), A.reshape(-1, A.shape[-1]), B).view(Z.shape)
 
 
 def is_half(Z: Tensor) -> bool:

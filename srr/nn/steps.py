@@ -132,5 +132,5 @@ def coding_problem(coder: nn.Module | None, X: Tensor, U: Tensor) -> HalfProblem
         zero = X.new_zeros(*X.shape[:-1], coder.D.shape[-1])
         return HalfProblem(lasso, ProximalGradient(FixedStep(coder.step)), zero, 2)
     if isinstance(coder, FeasibleISTA):
-        return HalfProblem(lasso, ProximalGradient(FixedStep(coder.length())), X.relu(), coder.steps)
+        return HalfProblem(lasso, ProximalGradient(FixedStep(coder.length())), coder.first(X), coder.steps)
     return HalfProblem(lasso, ProximalGradient(FixedStep(coder.step)), X)

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 import srr
-from srr.nn import PRESETS, Block, EnergyAttention, FeasibleISTA, RateCompression, create_model
+from srr.nn import PRESETS, Block, EnergyAttention, FeasibleISTA, RateCompression, create_model, descent
+from srr.nn.descent import norm_bound
 from tests import references as ref
 
 DIM, HEADS, P, N = 10, 3, 4, 7
@@ -28,8 +29,8 @@ def centered(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def bound(M: np.ndarray) -> float:
-    """(tr M¹⁶)^(1/16), which is what three squarings give."""
-    return float(np.sum(np.linalg.eigvalsh(M) ** 16) ** (1 / 16))
+    """Three percent above the norm, and the rounding that is bounded a priori."""
+    return float(1.03 * np.linalg.norm(M, 2) * (1 + len(M) * (20 + len(M)) * 2.0**-53))
 
 
 def projected(Y: np.ndarray, Z: np.ndarray) -> np.ndarray:
@@ -82,6 +83,83 @@ def test_no_weights_make_a_half_step_rise(block, scale):
             rounding = 1e-12 * (found.before.abs() + found.after.abs() + found.guaranteed)
             assert (found.before - found.after >= found.guaranteed - rounding).all(), (half, seed)
             assert (found.guaranteed >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("shape", [(40, 40), (30, 70), (200, 150)])
+def test_the_bound_of_a_norm_is_one_and_is_tight(shape, scale, dtype):
+    for seed, decay in enumerate((0.0, 0.05, 0.6)):
+        rng = np.random.default_rng(seed)
+        B = torch.as_tensor(scale * rng.standard_normal(shape) * np.exp(-decay * np.arange(shape[0]))[:, None])
+        B = B.to(dtype)
+        exact = np.linalg.norm(B.double().numpy(), 2) ** 2
+        found = float(norm_bound(B))
+        assert exact <= found <= 1.05 * exact, decay
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_the_bound_of_a_norm_does_not_rest_on_the_search(readable, monkeypatch):
+    B = torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(descent, "_top_vector", lambda G: (0.3 * torch.linalg.eigvalsh(G)[-1], torch.eye(60)[0]))
+    monkeypatch.setattr(descent, "is_readable", lambda G: readable)
+    assert float(norm_bound(B)) >= np.linalg.norm(B.double().numpy(), 2) ** 2
+
+
+def test_the_bound_of_a_norm_has_the_derivative_of_the_norm():
+    B = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(norm_bound, (B,))
+    zero = torch.zeros(3, 3, requires_grad=True)
+    assert norm_bound(zero).item() == 0
+    norm_bound(zero).backward()
+    assert torch.equal(zero.grad, torch.zeros(3, 3))
+
+
+@torch.no_grad()
+def test_evaluation_keeps_the_bounds_until_a_weight_changes(monkeypatch):
+    layer, Z = draw(Block("crate_descent", DIM, HEADS, P)).eval(), centered(N, DIM)
+    calls = []
+    monkeypatch.setattr(descent, "norm_bound", lambda B: calls.append(B) or norm_bound(B))
+    layer(Z)
+    out = layer(Z)
+    assert len(calls) == 2
+    layer.dictionary.D.data.mul_(2)
+    assert not torch.equal(layer(Z), out)
+    assert len(calls) == 3
+    layer.attention.log_eps.add_(1)
+    layer(Z[:3])
+    assert len(calls) == 4
+
+
+def test_a_step_in_float32_is_that_of_float64_to_rounding():
+    """Base width over heads, at the initial weights: the float32 core loses four digits of a move at most."""
+    torch.manual_seed(0)
+    layer, Z = RateCompression(234, 3, 78).eval(), torch.randn(50, 234)
+    Z = functional.layer_norm(Z, (234,))
+    with torch.no_grad():
+        single = layer(Z) - Z
+        double = layer.double()(Z.double()) - Z
+    assert float((single - double).norm() / double.norm()) < 1e-2  # of which most is the slack of the bound, m d u
+    along = (single * double).sum() / double.square().sum()
+    assert float((single - along * double).norm() / double.norm()) < 1e-4
+
+
+def test_codes_that_begin_at_zero_take_one_product():
+    layer = draw(FeasibleISTA(DIM, lam=0.3, start="zero"))
+    X, D = centered(N, DIM), layer.D.detach().numpy()
+    step = float(layer.share.detach().sigmoid()) / bound(D.T @ D)
+    want = np.maximum(step * (X.numpy() @ D - 0.3), 0)
+    np.testing.assert_allclose(layer(X).detach().numpy(), want, rtol=1e-10, atol=1e-12)
+    found = layer.descent(X)
+    assert float(found.before) == pytest.approx(0.5 * float(X.square().sum()))
+    assert float(found.before - found.after) >= float(found.guaranteed) > 0
+    layer.steps = 3
+    want = np.maximum(X.numpy() * 0, 0)
+    for _ in range(3):
+        want = ref.naive_ista(want, X.numpy(), D, step, 0.3)
+    np.testing.assert_allclose(layer(X).detach().numpy(), want, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="start"):
+        FeasibleISTA(DIM, start="none")
 
 
 @pytest.mark.parametrize("block", PROVED)

@@ -70,13 +70,30 @@ def load_assigned(layer: ISTA) -> None:
     layer.load_state_dict({"D": 2 * layer.D.detach()}, assign=True)
 
 
-def unseen_write_then_both_modes(layer: ISTA) -> None:
+def unseen_write(layer: ISTA) -> None:
     layer.D.data.mul_(2)
-    layer.train().eval()
+
+
+def unseen_exchange_of_rows(layer: ISTA) -> None:
+    layer.D.data.copy_(layer.D.data.flip(0))
+
+
+def unseen_write_of_one_number(layer: ISTA) -> None:
+    layer.D.data[3, 5] += 1.0
 
 
 @pytest.mark.parametrize(
-    "change", [replace_parameter, assign_data, in_place, load, load_assigned, unseen_write_then_both_modes]
+    "change",
+    [
+        replace_parameter,
+        assign_data,
+        in_place,
+        load,
+        load_assigned,
+        unseen_write,
+        unseen_exchange_of_rows,
+        unseen_write_of_one_number,
+    ],
 )
 @torch.no_grad()
 def test_a_changed_dictionary_is_seen(change: Callable[[ISTA], None]) -> None:
@@ -106,13 +123,14 @@ def test_the_matrix_is_kept_between_calls() -> None:
     layer, Z = layer_and_tokens()
     layer.eval()
     layer(Z)
-    kept = layer._fold
+    kept = layer.kept.value
     layer(Z)
-    assert layer._fold is kept
+    assert layer.kept.value is kept
     layer.eval()
-    assert layer._fold is kept  # the mode is the same
+    layer(Z)
+    assert layer.kept.value is kept  # the mode is the same
     layer.train()
-    assert layer._fold is None
+    assert layer.kept.value is None
 
 
 @torch.no_grad()
@@ -160,7 +178,7 @@ def test_copies_and_pickles_carry_no_kept_matrix() -> None:
     layer.eval()
     out = layer(Z)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert twin._fold is None
+        assert twin.kept.value is None
         torch.testing.assert_close(twin(Z), out)
 
 

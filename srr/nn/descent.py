@@ -16,7 +16,8 @@ from srr._array.checks import check_count, check_nonnegative
 from srr._array.derivatives import gram_factor
 from srr._array.linalg import bare_gram, cholesky, has_cholesky, inverse_of_factor, trusted_cholesky
 from srr._array.namespace import is_readable
-from srr.nn.layers import TORCH, Heads, Kept, add_product, column_gram, irregular, uniform
+from srr.nn.kept import Kept, irregular
+from srr.nn.layers import TORCH, Heads, add_product, column_gram, uniform
 from srr.ops.attention import not_after, softmax_weights
 from srr.ops.energies import bare_softmax_energy_grad, bare_spectral_bound, softmax_energy
 from srr.ops.rates import bare_rate_scale, bare_subspace_coding_rate

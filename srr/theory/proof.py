@@ -146,7 +146,7 @@ class Proof:
 
     @property
     def summary(self) -> str:
-        """In one phrase: the method, what is by hand, boxes."""
+        """The method, what is by hand, and the boxes, in one phrase."""
         decided = sum(step.how != BY_HAND for step in self.steps)
         hand = len(self.steps) - decided
         boxes = f", {self.boxes} boxes, {self.depth} halvings at most" if self.boxes else ""

@@ -18,6 +18,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+CONFIG = "config.yaml"
 LARGEST_FILE = 2**18
 DEEPEST = 8
 
@@ -59,7 +60,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """A preset of :func:`srr.nn.create_model`; every further key is one of its overrides."""
+    """A preset of :func:`srr.nn.create_model`; every further key is one of its overrides.
+
+    ``pretrained`` is what a run begins from: a run, a saved model, a checkpoint, a file of weights or ``owner/name`` on
+    the Hub. Its sizes are read with it.
+    """
 
     preset: str = "crate_micro"
     pretrained: str | None = None

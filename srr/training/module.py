@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +18,7 @@ from srr.training.config import RunConfig
 from srr.training.objectives import Losses, build_objective
 from srr.training.optim import build_optimizer, warmup_cosine
 from srr.training.sources import DataSpec, mix_seeds
+from srr.training.start import NETWORK
 
 
 class NonFiniteError(RuntimeError):
@@ -88,8 +89,10 @@ class TrainingModule(pl.LightningModule):
                 group["lr"] = self.config.optim.lr * factor(scheduler.last_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what decides the last bits beside the config."""
+        """Record what decides the last bits beside the config, and which network this is."""
         checkpoint["threads"] = torch.get_num_threads()
+        if hasattr(self.model, "describe"):
+            checkpoint[NETWORK] = cast("Any", self.model).describe()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the randomness of this batch anew."""

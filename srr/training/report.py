@@ -6,7 +6,9 @@ import base64
 import html
 import io
 import json
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +30,9 @@ from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, read_checkpoin
 from srr.training.config import RunConfig, dump_config
 from srr.training.features import feature_spread, features_of
 from srr.training.module import TrainingModule
-from srr.training.run import METRICS, MODEL, initial_model, load_run_config, load_weights
+from srr.training.run import METRICS, MODEL, initial_model, load_run_config
 from srr.training.sources import EvalOrder, Source, load_data
+from srr.training.start import load_weights
 
 
 class TrainedRun(NamedTuple):
@@ -67,8 +70,13 @@ def open_run(run: str | Path) -> TrainedRun:
     folder = Path(run)
     config = load_run_config(folder)
     source = load_data(config.data, seed=config.seed)
-    untrained = initial_model(config.model, source.spec, seed=config.seed)
-    model = initial_model(config.model, source.spec, seed=config.seed)
+    alone = replace(config.model, pretrained=None)
+    try:
+        untrained = initial_model(config.model, source.spec, seed=config.seed)
+    except FileNotFoundError as error:
+        warnings.warn(f"the start of {run} is drawn anew: {error}", stacklevel=2)
+        untrained = initial_model(alone, source.spec, seed=config.seed)
+    model = initial_model(alone, source.spec, seed=config.seed)
     if (folder / MODEL).is_dir():
         load_weights(model, str(folder / MODEL))
     else:

@@ -26,7 +26,7 @@ from torch import nn
 from srr._array.files import made_atomically, write_atomically
 from srr.nn.preprocessing import Preprocessing
 from srr.nn.presets import PRESETS, create_model
-from srr.nn.pretrained import count_weights, load_adapted, local_folder, read_config, read_weights
+from srr.nn.pretrained import count_weights
 from srr.nn.probe import blocks_of
 from srr.training.baseline import nearest_subspace
 from srr.training.callbacks import (
@@ -40,6 +40,7 @@ from srr.training.callbacks import (
 )
 from srr.training.checkpoint import AtomicCheckpointIO, read_checkpoint, read_sharded, resumable, sharding_strategy
 from srr.training.config import (
+    CONFIG,
     ModelSection,
     RunConfig,
     TrainerConfig,
@@ -55,8 +56,9 @@ from srr.training.module import TrainingModule
 from srr.training.objectives import check_objective
 from srr.training.optim import WeightAverage
 from srr.training.sources import BatchOrder, DataModule, DataSpec, Source, load_data
+from srr.training.start import begun_from, load_weights
 
-CONFIG, METRICS, DATA, MODEL, LOCK = "config.yaml", "metrics.json", "data.json", "model", ".lock"
+METRICS, DATA, MODEL, LOCK = "metrics.json", "data.json", "model", ".lock"
 
 PRECISIONS: dict[str, Any] = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -88,7 +90,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         FileExistsError: the run folder exists and ``resume`` is not set.
         FileNotFoundError: the folder to resume is no run, or there are no data.
         ValueError: a value outside its range, a name of something unknown, a changed key that a resumed run keeps,
-            or only damaged checkpoints. No folder is made.
+            weights to begin from that do not fit, or only damaged checkpoints. No folder is made.
         OSError: the run folder cannot be written, is in use by another process, or the disk is full.
         NonFiniteError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
@@ -99,9 +101,16 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         check_resumable(load_run_config(run), config)
     else:
         check_free(run)
+        config = begun_from(config)
     accelerator(config.trainer)
     source = load_data(config.data, seed=config.seed)
-    module = TrainingModule(initial_model(config.model, source.spec, seed=config.seed), source.spec, config)
+    begun = replace(config.model, pretrained=None) if resume else config.model  # a checkpoint has all of it
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        model = initial_model(begun, source.spec, seed=config.seed)
+    for note in notes:
+        console.print(Text(str(note.message), style="yellow"))
+    module = TrainingModule(model, source.spec, config)
     check_objective(config.objective, module.model)
     BatchOrder(len(source.train), batch_size=config.data.batch_size, seed=0, world=config.trainer.devices)
     with contextlib.ExitStack() as stack:
@@ -468,20 +477,3 @@ def gathered_state(model: nn.Module) -> dict[str, torch.Tensor]:
         name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu().clone()
         for name, value in model.state_dict().items()
     }
-
-
-def load_weights(model: nn.Module, source: str) -> None:
-    """Load a model saved by :meth:`srr.nn.CRATE.save_pretrained`, or the one a run exported.
-
-    Positions are interpolated for another image size; a head for other classes keeps its own start, with a warning.
-
-    Raises:
-        FileNotFoundError: there are no exported weights.
-        ValueError: the file is damaged, or the names or shapes differ.
-    """
-    inner = Path(source) / "model"
-    folder = inner if inner.is_dir() else local_folder(source)
-    values = read_config(folder)
-    values.pop("model", None)
-    saved = type(cast("Any", model.config)).from_dict(values)
-    load_adapted(model, read_weights(folder), grid=getattr(saved, "grid", None))

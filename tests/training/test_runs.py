@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from srr.cli.app import main
 from srr.diagnostics import POSITIONS
-from srr.nn import CRATE, create_model
+from srr.nn import CRATE, create_model, load_model
 from srr.training.callbacks import curve, read_table
 from srr.training.checkpoint import read_checkpoint
 from srr.training.config import TrainerConfig, merge, parse_overrides, read_config_file, resolve_with_recipe
@@ -368,6 +368,73 @@ def test_fine_tuning_starts_from_an_exported_model(digits, tmp_path):
     train(resolve_with_recipe(merge(parse_overrides(words), {"out": str(tmp_path / "run")})))
     found, wanted = (load_file(run / "model/model.safetensors") for run in (tmp_path / "run", digits))
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A run of a network that is no preset, on eight tokens of 16 coordinates and three classes."""
+    out = tmp_path_factory.mktemp("own") / "run"
+    words = "data.name=mixture data.samples=40 data.batch_size=8 data.tokens=8 data.token_dim=16 data.classes=3"
+    words += " model.dim=24 model.heads=3 model.head_dim=8 model.depth=2 model.block=crate_c trainer.max_epochs=1"
+    words += f" trainer.progress=none trainer.device=cpu out={out}"
+    train(resolve_with_recipe(parse_overrides(words.split())))
+    model = load_model(out)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, out.parent / "file.pth")
+    return out
+
+
+@pytest.mark.parametrize("start", ["", "model", "checkpoints/last.ckpt", "model/model.safetensors", "../file.pth"])
+def test_a_run_of_ones_own_is_fine_tuned_with_another_size_and_class_count(own, start, tmp_path, capsys):
+    """Twice as many tokens and five classes; sizes are those of the file, and what can be kept is kept."""
+    tokens = 8 if start.endswith("pth") else 16  # nothing in that file says its sizes
+    words = (
+        f"data.samples=40 data.batch_size=8 data.tokens={tokens} data.token_dim=16 data.classes=5 trainer.max_steps=1"
+    )
+    words += f" optim.lr=0 trainer.progress=none trainer.device=cpu model.pretrained={own / start}"
+    if tokens == 8:
+        words += " model.dim=24 model.heads=3 model.head_dim=8 model.depth=2 model.block=crate_c"
+    out = tmp_path / "run"
+    assert main(["train", "--data", "mixture", "--out", str(out), *words.split()]) == 0
+    assert "the head starts afresh: the weights have 3 classes and the model 5" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    found, wanted = (load_file(run / "model/model.safetensors") for run in (out, own))
+    fresh = {"head.linear.weight", "head.linear.bias", "embed.positions"}
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted.keys() - fresh)
+    assert found["embed.positions"].shape == (1, 1 + tokens, 24)
+    torch.testing.assert_close(found["embed.positions"][:, 0], wanted["embed.positions"][:, 0])
+    assert read_config_file(out / "config.yaml")["model"]["dim"] == 24
+    shutil.move(own, own.parent / "away")  # what was begun from may go; a resume needs only its own files
+    try:
+        assert main(["train", "--resume", "--out", str(out), "trainer.max_steps=2"]) == 0
+    finally:
+        shutil.move(own.parent / "away", own)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("model.pretrained={own} model.dim=32", "it has dim=24, this run asks for 32"),
+        ("data.name=digits model.pretrained={own}", "image_size must be a multiple of patch_size"),
+        ("model.pretrained={own}/metrics.csv", "must be a folder, .ckpt"),
+        ("model.pretrained={own}/gone.pth", "there is no file of weights"),
+        ("model.pretrained={own}/checkpoints", "is no saved model"),
+        ("model.pretrained={own}/../file.pth", "does not say its sizes"),
+        ("model.pretrained={own}/../bad.pth", "is damaged, or holds more than tensors"),
+        ("model.pretrained={own}/../text", "takes no|does not take"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_one_short_sentence_and_leaves_nothing(own, words, sentence, tmp_path, capsys):
+    (own.parent / "bad.pth").write_bytes(b"not a file of torch")
+    create_model("crate_causal_micro", depth=1).save_pretrained(own.parent / "text")
+    words = "data.name=mixture data.samples=40 data.tokens=8 data.token_dim=16 " + words.format(own=own)
+    words = words.replace("data.name=mixture ", "") if "digits" in words else words
+    assert main(["train", "--out", str(tmp_path / "run"), *words.split()]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(sentence, error), error
+    assert len(error) < 600
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_text_is_learned(tmp_path):

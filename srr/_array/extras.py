@@ -24,6 +24,10 @@ EXTRAS = {
     "cupyx": "cupy",
     "huggingface_hub": "hub",
     "datasets": "hub",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+    "transformers": "hf",
 }
 """The extra of this package that installs each optional module."""
 

@@ -1,4 +1,4 @@
-"""`srr attention` and `srr predict`: what a trained network sees in images."""
+"""`srr attention`, `srr predict` and `srr export`: what a trained network sees in images, and its graph."""
 
 from __future__ import annotations
 
@@ -103,6 +103,26 @@ def _likeliest(classifier: Classifier, files: list[Path], count: int, batch_size
             pairs = [(int(k), float(p)) for k, p in zip(best.indices, best.values, strict=True)]
             row["classes"] = [{"class": k, "name": classifier.classes[k], "probability": p} for k, p in pairs]
         yield from rows
+
+
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Argument(help="New file, .onnx or .pt2.")],
+    tol: Annotated[float, typer.Option(help="Largest difference allowed between graph and model.")] = 1e-4,
+) -> None:
+    """Write a trained model as an ONNX file or a torch program for batches of any size, checked against the model."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another name")
+    from srr.nn import export_model, load_model
+    from srr.training.sources import read_spec
+
+    if not run.is_dir():
+        raise FileNotFoundError(f"there is no run folder {run}")
+    model, spec = load_model(run), read_spec(run)
+    known = {} if spec is None else {name: list(getattr(spec, name)) for name in ("classes", "mean", "std")}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    error = export_model(model, out, metadata={name: json.dumps(value) for name, value in known.items()}, tol=tol)
+    typer.echo(f"wrote {out}: any batch; the graph gives the outputs of the model to {error:.0e}")
 
 
 def load_image_model(run: Path, *, size: int | None = None) -> CRATE | CrateMAE:

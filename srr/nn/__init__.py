@@ -10,6 +10,7 @@ from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbeddi
 from srr.nn.classify import Classifier, Predictions, load_classifier
 from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, PatchEmbedding, build_blocks, patchify
 from srr.nn.descent import Descent, EnergyAttention, FeasibleISTA, RateCompression
+from srr.nn.export import export_model
 from srr.nn.halves import HalfObjective
 from srr.nn.layers import ISTA, MSSA
 from srr.nn.losses import (
@@ -114,5 +115,6 @@ __all__ = [
     "PretrainedModel",
     "load_released",
     "to_released",
+    "export_model",
     "released_names",
 ]

@@ -255,7 +255,8 @@ class ISTA(nn.Module):
         """Sparse codes of the tokens."""
         half = is_half(Z)
         M = self.kept(partial(self._matrix, half), self.D, key=half, training=self.training)
-        if M is None and Z.numel() // Z.shape[-1] <= self.D.shape[0]:
+        exported = torch.compiler.is_exporting()  # for any batch: no choice by the number of tokens
+        if M is None and not exported and Z.numel() // Z.shape[-1] <= self.D.shape[0]:
             return bare_ista_step(Z, Z, self.D, self.step, self.lam, True, TORCH)
         return self._folded_step(Z, self._matrix(half) if M is None else M)
 

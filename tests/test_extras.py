@@ -34,6 +34,11 @@ PLACES = {
     ),
     "dask": ("dask", "from srr.ops import SecondMoment; SecondMoment.from_dask(None)"),
     "hub": ("huggingface_hub", "from srr.nn import create_model; create_model('crate_micro').push_to_hub('a/b')"),
+    "export": (
+        "onnxruntime",
+        "from srr.nn import create_model, export_model; export_model(create_model('crate_micro'), 'never.onnx')",
+    ),
+    "transformers": ("transformers", "import srr.nn.hf"),
     "data sets": (
         "datasets",
         "from srr.training.config import DataConfig; import srr.training as t; t.load_data(DataConfig(name='hf:a/b'))",

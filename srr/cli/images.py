@@ -107,13 +107,13 @@ def _likeliest(classifier: Classifier, files: list[Path], count: int, batch_size
 
 def export(
     run: Run,
-    out: Annotated[Path, typer.Argument(help="New file, .onnx or .pt2.")],
+    out: Annotated[Path, typer.Argument(help="New file, .onnx or .pt2, or a new folder for transformers.")],
     tol: Annotated[float, typer.Option(help="Largest difference allowed between graph and model.")] = 1e-4,
 ) -> None:
-    """Write a trained model as an ONNX file or a torch program for batches of any size, checked against the model."""
+    """Write a trained model for other programs: ONNX, a torch program, both checked for any batch, or transformers."""
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another name")
-    from srr.nn import export_model, load_model
+    from srr.nn import CRATE, export_model, load_model
     from srr.training.sources import read_spec
 
     if not run.is_dir():
@@ -121,6 +121,14 @@ def export(
     model, spec = load_model(run), read_spec(run)
     known = {} if spec is None else {name: list(getattr(spec, name)) for name in ("classes", "mean", "std")}
     out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.suffix:
+        from srr.nn.hf import save_for_transformers
+
+        if not isinstance(model, CRATE):
+            raise ValueError(f"{run} holds a {type(model).__name__}; transformers can read a classifier of images")
+        save_for_transformers(model, out, **known)
+        typer.echo(f"wrote {out}: import srr.nn.hf, then transformers.pipeline('image-classification', model='{out}')")
+        return
     error = export_model(model, out, metadata={name: json.dumps(value) for name, value in known.items()}, tol=tol)
     typer.echo(f"wrote {out}: any batch; the graph gives the outputs of the model to {error:.0e}")
 

@@ -114,22 +114,20 @@ def export(
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another name")
     from srr.nn import CRATE, export_model, load_model
-    from srr.training.sources import read_spec
 
     if not run.is_dir():
         raise FileNotFoundError(f"there is no run folder {run}")
-    model, spec = load_model(run), read_spec(run)
-    known = {} if spec is None else {name: list(getattr(spec, name)) for name in ("classes", "mean", "std")}
+    model = load_model(run)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not out.suffix:
         from srr.nn.hf import save_for_transformers
 
         if not isinstance(model, CRATE):
             raise ValueError(f"{run} holds a {type(model).__name__}; transformers can read a classifier of images")
-        save_for_transformers(model, out, **known)
+        save_for_transformers(model, out)
         typer.echo(f"wrote {out}: import srr.nn.hf, then transformers.pipeline('image-classification', model='{out}')")
         return
-    error = export_model(model, out, metadata={name: json.dumps(value) for name, value in known.items()}, tol=tol)
+    error = export_model(model, out, tol=tol)
     typer.echo(f"wrote {out}: any batch; the graph gives the outputs of the model to {error:.0e}")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,19 +42,18 @@ def export_model(
     model: PretrainedModel,
     path: str | os.PathLike[str],
     *,
-    metadata: Mapping[str, str] | None = None,
     tol: float = 1e-4,
 ) -> float:
     """Write a model as a graph for batches of any size, after a check that the graph gives what the model gives.
 
     Input and output are called ``input`` and ``output``; the first axis of both is the dynamic dimension ``batch``. An
     ONNX file is run by onnxruntime for the check, a ``.pt2`` file is read with ``torch.export.load(path).module()``.
+    Names of the classes, mean and deviation of a model that has its :class:`srr.nn.Preprocessing` are kept as JSON in
+    the metadata ``preprocessing`` of the file; the graph itself takes what is normalized already.
 
     Args:
-        model: a model of :mod:`srr.nn`. Images must be normalized as in training; a language model reads exactly
-            ``context`` symbols.
+        model: a model of :mod:`srr.nn`; the graph of a language model reads exactly ``context`` symbols.
         path: file that ends in ``.onnx`` or ``.pt2``; one that exists is replaced.
-        metadata: text kept in the file by name, such as the names of the classes.
         tol: largest difference allowed, in units of the largest output or of one.
 
     Returns:
@@ -76,7 +77,8 @@ def export_model(
         raise ValueError(f"path must end in one of {KINDS}; got {path.name!r}")
     if path.suffix == ".onnx":
         need("onnx", "onnxscript", "onnxruntime", by="an ONNX file")
-    text = dict(metadata or {})
+    known = model.preprocessing
+    text = {} if known is None else {"preprocessing": json.dumps(asdict(known))}
     with evaluating(model), quiet():
         data, run = (to_onnx if path.suffix == ".onnx" else to_program)(traced(model), model, text)
         batches = (example_inputs(model, size) for size in CHECKED)

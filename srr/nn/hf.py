@@ -25,9 +25,11 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from srr.nn.classify import known_preprocessing
 from srr.nn.crate import CRATE
 from srr.nn.crate import CrateConfig as OwnConfig
 from srr.nn.network import pair
+from srr.nn.preprocessing import Preprocessing, cover, eight_bits
 
 __all__ = ["CrateConfig", "CrateForImageClassification", "CrateImageProcessor", "save_for_transformers"]
 
@@ -130,56 +132,36 @@ class CrateImageProcessor(BaseImageProcessor):
 
     def _one(self, image: Any) -> Tensor:
         need("PIL", by="reading an image")
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-        height, width = self.size
-        fitted = ImageOps.fit(
-            picture.convert("L" if self.channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR
-        )
-        pixels = torch.tensor(np.asarray(fitted, dtype=np.float32) / 255).view(height, width, -1).permute(2, 0, 1)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (pixels - mean) / std  # (C, H, W)
+        fitted = cover(eight_bits(picture, "L" if self.channels == 1 else "RGB"), (self.size[0], self.size[1]))
+        pixels = torch.tensor(np.asarray(fitted, dtype=np.float32) / 255).view(*self.size, -1).permute(2, 0, 1)
+        return Preprocessing(tuple(self.mean), tuple(self.std)).normalize(pixels)  # (C, H, W)
 
 
-def save_for_transformers(
-    model: CRATE,
-    folder: str | os.PathLike[str],
-    *,
-    classes: Sequence[str] = (),
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-) -> CrateForImageClassification:
+def save_for_transformers(model: CRATE, folder: str | os.PathLike[str]) -> CrateForImageClassification:
     """Write a folder that ``pipeline("image-classification", model=folder)`` and ``Trainer`` read.
 
     Args:
-        model: a classifier.
+        model: a classifier that has its :class:`srr.nn.Preprocessing`, as one of a training run does.
         folder: created when absent.
-        classes: names of the classes; their numbers by default.
-        mean: subtracted from each channel of images in [0, 1]; ½ by default.
-        std: divides each channel; ½ by default.
 
     Returns:
         The model under the interface of `transformers`, with the same weights.
 
     Raises:
-        ValueError: another number of names than classes, or of means or deviations than channels.
+        ValueError: the model does not say how its images are prepared.
     """
-    config = model.config
-    names = list(classes) or [str(i) for i in range(config.num_classes)]
-    if len(names) != config.num_classes:
-        raise ValueError(f"classes must name each of {config.num_classes}; got {len(names)}")
-    center, scale = (list(values) or [0.5] * config.channels for values in (mean, std))
-    if len(center) != config.channels or len(scale) != config.channels:
-        raise ValueError(f"mean and std must have {config.channels} numbers; got {len(center)} and {len(scale)}")
-    labels = dict(enumerate(names))
+    known, config = known_preprocessing(model, "the model"), model.config
+    labels = {i: known.name(i) for i in range(config.num_classes)}
     wrapped = CrateForImageClassification(
         CrateConfig(crate=asdict(config), id2label=labels, label2id={name: i for i, name in labels.items()})
     )
     wrapped.network.load_state_dict(model.state_dict())
     wrapped.save_pretrained(folder)
-    prepare = CrateImageProcessor(size=pair(config.image_size), channels=config.channels, mean=center, std=scale)
-    prepare.save_pretrained(folder)
+    size = pair(config.image_size)
+    CrateImageProcessor(size=size, channels=config.channels, mean=known.mean, std=known.std).save_pretrained(folder)
     wrapped.eval()
     return wrapped
 

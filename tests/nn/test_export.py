@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from srr.cli import app
-from srr.nn import create_model, export_model
+from srr.nn import Preprocessing, create_model, export_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -18,9 +18,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    create_model("crate_micro", depth=1, num_classes=3).save_pretrained(tmp_path / "run" / "model")
-    names = {"classes": ["ant", "bee", "cat"], "mean": [0.1], "std": [0.5], "kind": "image", "name": "insects"}
-    (tmp_path / "run" / "data.json").write_text(json.dumps(names | {"shape": [1, 8, 8]}))
+    model = create_model("crate_micro", depth=1, num_classes=3)
+    model.preprocessing = Preprocessing((0.1,), (0.5,), ("ant", "bee", "cat"))
+    model.save_pretrained(tmp_path / "run" / "model")
     return tmp_path / "run"
 
 
@@ -33,7 +33,7 @@ def test_onnx_gives_the_scores_of_any_batch(run: Path, capsys: pytest.CaptureFix
     assert "any batch" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 1, 8, 8]
-    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["ant", "bee", "cat"]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])["classes"] == ["ant", "bee", "cat"]
     model = load_model(run)
     for size in (1, 5, 40):
         x = torch.randn(size, 1, 8, 8)
@@ -49,9 +49,9 @@ def test_a_torch_program_gives_them_too(run: Path) -> None:
 
     out = run.parent / "model.pt2"
     assert app.main(["export", str(run), str(out)]) == 0
-    kept = {"mean": ""}
+    kept = {"preprocessing": ""}
     program = torch.export.load(out, extra_files=kept).module()
-    assert json.loads(kept["mean"]) == [0.1]
+    assert json.loads(kept["preprocessing"])["mean"] == [0.1]
     x = torch.randn(40, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(program(x), load_model(run)(x), rtol=0, atol=1e-4)

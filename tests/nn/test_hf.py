@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from srr.nn import create_model
+from srr.nn import Preprocessing, create_model, load_classifier
 
 transformers = pytest.importorskip("transformers")
 from srr.nn.hf import CrateForImageClassification, save_for_transformers  # noqa: E402
@@ -23,25 +23,19 @@ def folder(tmp_path: Path) -> Path:
     model = create_model("crate_micro", depth=1, channels=3, num_classes=3)
     with torch.no_grad():
         model.head.linear.weight.mul_(5)
-    save_for_transformers(
-        model, tmp_path / "hf", classes=["ant", "bee", "cat"], mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)
-    )
+    model.preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), ("ant", "bee", "cat"))
+    save_for_transformers(model, tmp_path / "hf")
     model.save_pretrained(tmp_path / "own")
     return tmp_path
 
 
 def test_a_pipeline_gives_the_probabilities_of_the_model(folder: Path) -> None:
     """Of a picture read from a file as `srr predict` reads it."""
-    from srr.nn import load_model
-    from srr.training.sources import read_image
 
     classify = transformers.pipeline("image-classification", model=str(folder / "hf"), device="cpu")
     Image.fromarray(PIXELS).save(folder / "picture.png")
     shown = classify(str(folder / "picture.png"), top_k=3)
-    image = read_image(folder / "picture.png", channels=3, size=(8, 8)).permute(1, 2, 0)
-    batch = (image - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([0.5, 0.6, 0.7])
-    with torch.no_grad():
-        wanted = load_model(folder / "own")(batch.permute(2, 0, 1)[None])[0].softmax(-1)
+    wanted = load_classifier(folder / "own").predict(folder / "picture.png").probabilities[0]
     assert [row["label"] for row in shown] == [("ant", "bee", "cat")[i] for i in wanted.argsort(descending=True)]
     np.testing.assert_allclose([row["score"] for row in shown], wanted.sort(descending=True).values, rtol=1e-4)
 
@@ -77,12 +71,9 @@ def test_a_trainer_trains_it(folder: Path) -> None:
     assert model(pixel_values=x, labels=y).loss.item() < before
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    model = create_model("crate_micro", depth=1)
-    with pytest.raises(ValueError, match="classes must name each of 10"):
-        save_for_transformers(model, tmp_path, classes=["one"])
-    with pytest.raises(ValueError, match="1 numbers"):
-        save_for_transformers(model, tmp_path, mean=(0.1, 0.2, 0.3))
+def test_a_model_that_does_not_say_how_images_are_prepared_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not say how its images are prepared"):
+        save_for_transformers(create_model("crate_micro", depth=1), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -91,4 +82,4 @@ def test_a_run_becomes_such_a_folder(folder: Path, capsys: pytest.CaptureFixture
 
     assert app.main(["export", str(folder / "own"), str(folder / "new" / "hf")]) == 0
     assert "pipeline" in capsys.readouterr().out
-    assert transformers.AutoImageProcessor.from_pretrained(folder / "new" / "hf").mean == [0.5] * 3
+    assert transformers.AutoImageProcessor.from_pretrained(folder / "new" / "hf").mean == [0.1, 0.2, 0.3]

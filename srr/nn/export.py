@@ -124,8 +124,12 @@ def to_onnx(program: ExportedProgram, model: PretrainedModel, metadata: dict[str
         assert made is not None  # a file is written where a path is given
         proto = made.model_proto
     except FAILURES as error:
-        lacking = re.search(r"No ONNX function found for <OpOverload\(op='(?:aten\.)?([\w.]+)'", str(error))
-        why = f"ONNX has no operation for {lacking[1]}; a .pt2 file has" if lacking else first_line(error)
+        lacking = re.search(r"<OpOverload\(op='aten\.(\w+)'|torch\.ops\.aten\.(\w+)", str(error))
+        why = first_line(error)
+        if lacking:
+            why = (
+                f"its exporter has no translation of {lacking[1] or lacking[2]} as it stands here; a .pt2 file takes it"
+            )
         raise ValueError(f"{kind_of(model)} cannot be written as ONNX: {why}") from error
     for name, value in metadata.items():
         proto.metadata_props.add(key=name, value=value)

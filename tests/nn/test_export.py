@@ -64,7 +64,7 @@ def test_other_models_of_the_family(name: str, tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     model = create_model("crate_descent_micro", depth=1)
-    with pytest.raises(ValueError, match="cannot be written as ONNX: ONNX has no operation for linalg") as found:
+    with pytest.raises(ValueError, match=r"cannot be written as ONNX: its exporter has no translation of \w+") as found:
         export_model(model, tmp_path / "model.onnx")
     assert "\n" not in str(found.value)
     with pytest.raises(ValueError, match="path must end in one of"):

@@ -1,5 +1,6 @@
 """The program as a user meets it: help, version, one sentence for a mistake, a traceback on demand."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from srr import __version__
+from srr import __version__, nn
 from srr.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,15 @@ def test_an_existing_run_folder_is_left_alone(tmp_path):
     assert str(tmp_path) in message
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_a_block_of_ones_own_is_trained_by_the_command(tmp_path, monkeypatch):
+    """The table is asked when the network is built: a row added by a program is a word of the command there."""
+    monkeypatch.setitem(nn.BLOCKS, "mine", dataclasses.replace(nn.BLOCKS["crate"], sign=-1, source="nowhere"))
+    run = tmp_path / "run"
+    words = ["--data", "mixture", "--epochs", "1", "model.block=mine", "model.depth=1", "trainer.progress=none"]
+    assert app.main(["train", *words, "--out", str(run)]) == 0
+    assert nn.load_model(run / "model").blocks[0].variant.source == "nowhere"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from public_api import public_names
 
 import srr
 from srr.cli import app
+from srr.nn import BLOCKS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -88,9 +89,13 @@ RUNNING = [
 def test_python_snippets_run(page, tmp_path, monkeypatch):
     """The snippets of a page run one after the other, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
-    scope = {}
-    for body in blocks(page, "python"):
-        exec(compile(body, label(page), "exec"), scope)
+    table, scope = dict(BLOCKS), {}
+    try:
+        for body in blocks(page, "python"):
+            exec(compile(body, label(page), "exec"), scope)
+    finally:  # a page may add a row of its own
+        BLOCKS.clear()
+        BLOCKS.update(table)
 
 
 def declared():

@@ -81,6 +81,7 @@ RUNNING = [
     DOCS / "derive.md",
     DOCS / "descent.md",
     DOCS / "objective-to-network.md",
+    DOCS / "training.md",
     *(p for f in ("start", "extend") for p in sorted((DOCS / f).glob("*.md"))),
 ]
 

@@ -19,7 +19,7 @@ from srr.training.module import NonFiniteError, TrainingModule
 from srr.training.optim import Lion, MuonWithAdamW, WeightAverage
 from srr.training.report import TrainedRun, open_run, trace_run
 from srr.training.run import load_run_config, train
-from srr.training.sources import DataModule, DataSpec, Source, load_data
+from srr.training.sources import DataModule, DataSpec, Source, load_data, own_source
 
 __all__ = [
     "Baseline",
@@ -40,6 +40,7 @@ __all__ = [
     "merge",
     "nearest_subspace",
     "open_run",
+    "own_source",
     "parse_overrides",
     "read_checkpoint",
     "read_config_file",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -85,7 +86,7 @@ class MetricsTable(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add one row; values of a step that has a row already go into it."""
-        row = {"step": str(step), **{name: _text(value) for name, value in metrics.items()}}
+        row = {"step": str(step), **{name: _text(value) for name, value in _from_one(metrics).items()}}
         new = [name for name in row if name not in self.columns]
         same = bool(self.rows) and self.rows[-1].get("step") == row["step"]
         if same:
@@ -107,12 +108,28 @@ class MetricsTable(Logger):
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
+class Board(TensorBoardLogger):
+    """TensorBoard's files, with epochs counted from 1 as everywhere."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add the values of one step."""
+        super().log_metrics(_from_one(metrics), step)
+
+
+def _from_one(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with the epoch counted from 1; Lightning counts from 0."""
+    return {name: value + 1 if name == "epoch" else value for name, value in metrics.items()}
+
+
 def _text(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{float(value):.9g}"
 
 
 class EpochLines(pl.Callback):
     """One line an epoch, for terminals that cannot redraw and for log files.
+
+    What is said of training is of the last batch alone, what is said of the held-out set of all of it.
 
     Args:
         console: where to write.
@@ -123,9 +140,12 @@ class EpochLines(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the line."""
-        shown = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-        metrics = trainer.callback_metrics
-        text = "  ".join(f"{name} {float(metrics[name]):.4f}" for name in shown if name in metrics)
+        metrics, parts = trainer.callback_metrics, []
+        for words, kind in (("last batch", "train"), ("held out", "val")):
+            shown = [name for name in ("loss", "accuracy") if f"{kind}_{name}" in metrics]
+            values = " ".join(f"{name} {float(metrics[f'{kind}_{name}']):.4f}" for name in shown)
+            parts += [f"{words}: {values}"] if values else []
+        text = "  ".join(parts)
         if trainer.is_global_zero:
             self.console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {text}", highlight=False)
 
@@ -163,7 +183,7 @@ class KeepCheckpoints(Checkpoint):
         self.folder, self.every = run / FOLDER, every
         self.metric, self.larger = metric, larger
         self.best: float | None = None
-        self.best_epoch = -1
+        self.best_epoch = 0  # counted from 1
 
     def save_last(self, trainer: pl.Trainer) -> None:
         """Write the last checkpoint now."""
@@ -192,7 +212,7 @@ class KeepCheckpoints(Checkpoint):
             return
         value = float(trainer.callback_metrics[self.metric])
         if self.best is None or (value > self.best if self.larger else value < self.best):
-            self.best, self.best_epoch = value, trainer.current_epoch
+            self.best, self.best_epoch = value, trainer.current_epoch + 1
             trainer.save_checkpoint(self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:

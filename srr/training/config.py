@@ -497,6 +497,12 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
+def flat_config(config: RunConfig) -> dict[str, Any]:
+    """Every key of a config with its value; lists as text."""
+    flat = dict(_flat(to_dict(config)))
+    return {key: str(value) if isinstance(value, list | dict) else value for key, value in flat.items()}
+
+
 def dump_config(config: RunConfig) -> str:
     """The config as YAML text.
 

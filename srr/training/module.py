@@ -143,7 +143,9 @@ class TrainingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Stop before a gradient that is not finite reaches the weights."""
+        """Log learning rate and gradient norm; stop before a gradient that is not finite reaches the weights."""
+        self.log("lr", float(optimizer.param_groups[0]["lr"]))
+        self.log("grad_norm", gradient_norm(self.model))
         if not self.config.trainer.check_finite:
             return
         bad = not gradients_finite(self.model)
@@ -210,6 +212,12 @@ def first_nonfinite(model: nn.Module, compute: Callable[[], Any]) -> str:
     with modules_entered(model) as inside, torch.enable_grad(), _FirstBad(inside) as watch:
         compute()
     return watch.found or "no operator of the forward pass, run again"
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """2-norm of the whole gradient, before any clipping."""
+    norm: Any = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return cast("Tensor", norm.full_tensor() if hasattr(norm, "full_tensor") else norm).detach()
 
 
 def gradients_finite(model: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lightning.pytorch as pl
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from srr.training.config import RunConfig, dump_config
 from srr.training.features import feature_spread, features_of
 from srr.training.module import TrainingModule
 from srr.training.run import METRICS, MODEL, initial_model, load_run_config
-from srr.training.sources import EvalOrder, Source, load_data
+from srr.training.sources import EvalOrder, Source, load_data, source_of
 from srr.training.start import load_weights
 
 
@@ -53,11 +54,12 @@ class TrainedRun(NamedTuple):
     untrained: nn.Module
 
 
-def open_run(run: str | Path) -> TrainedRun:
+def open_run(run: str | Path, *, data: Source | pl.LightningDataModule | None = None) -> TrainedRun:
     """Read a run back.
 
     Args:
         run: its folder.
+        data: those that were given to :func:`srr.training.train`, where the run has data of its own.
 
     Returns:
         Config, data, the exported model (or that of the newest checkpoint while the run is not finished) in
@@ -69,7 +71,7 @@ def open_run(run: str | Path) -> TrainedRun:
     """
     folder = Path(run)
     config = load_run_config(folder)
-    source = load_data(config.data, seed=config.seed)
+    source = load_data(config.data, seed=config.seed) if data is None else source_of(data)
     alone = replace(config.model, pretrained=None)
     try:
         untrained = initial_model(config.model, source.spec, seed=config.seed)

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from rich.console import Console
 from rich.text import Text
@@ -30,6 +30,7 @@ from srr.nn.pretrained import count_weights
 from srr.nn.probe import blocks_of
 from srr.training.baseline import nearest_subspace
 from srr.training.callbacks import (
+    Board,
     KeepCheckpoints,
     MetricsTable,
     StopOnSignal,
@@ -46,6 +47,7 @@ from srr.training.config import (
     TrainerConfig,
     check_resumable,
     dump_config,
+    flat_config,
     merge,
     read_config_file,
     resolve,
@@ -55,7 +57,7 @@ from srr.training.features import WatchFeatures
 from srr.training.module import TrainingModule
 from srr.training.objectives import check_objective
 from srr.training.optim import WeightAverage
-from srr.training.sources import BatchOrder, DataModule, DataSpec, Source, load_data
+from srr.training.sources import BatchOrder, DataModule, DataSpec, Source, load_data, source_of
 from srr.training.start import begun_from, load_weights
 
 METRICS, DATA, MODEL, LOCK = "metrics.json", "data.json", "model", ".lock"
@@ -75,13 +77,26 @@ class Parts(NamedTuple):
     average: WeightAverage | None
 
 
-def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    data: Source | pl.LightningDataModule | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> dict[str, Any]:
     """Train a model and leave its checkpoints, curves, exported weights and ``metrics.json`` in ``config.out``.
 
     Args:
         config: the config; on resuming, that of the run but for the keys in ``srr.training.config.RESUMABLE``.
         resume: continue from the newest readable checkpoint of ``config.out`` instead of beginning a new run.
         console: where progress is shown; the error stream by default.
+        data: in place of those that ``config.data`` names: :func:`srr.training.own_source` of two data sets, or a
+            Lightning data module with an attribute ``classes``. Order and batches are the run's, so that it resumes bit
+            for bit; a resume, :func:`srr.training.open_run` and what reads the run later take the same ``data``.
+        callbacks: Lightning's callbacks beside those of the run.
+        loggers: Lightning's loggers beside ``metrics.csv`` and TensorBoard.
 
     Returns:
         What ``metrics.json`` holds; with ``stopped`` set when a signal ended the run early.
@@ -96,6 +111,9 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     """
     console = console or Console(stderr=True)
     config = resolve(to_dict(config))
+    if data is not None:
+        data = source_of(data)
+        config = replace(config, data=replace(config.data, name=data.spec.name))
     run = Path(config.out)
     if resume:
         check_resumable(load_run_config(run), config)
@@ -103,7 +121,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         check_free(run)
         config = begun_from(config)
     accelerator(config.trainer)
-    source = load_data(config.data, seed=config.seed)
+    source = load_data(config.data, seed=config.seed) if data is None else data
     begun = replace(config.model, pretrained=None) if resume else config.model  # a checkpoint has all of it
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
@@ -121,7 +139,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
             if resume and dump_config(config) != (run / CONFIG).read_text(encoding="utf-8"):
                 write_atomically(run / CONFIG, lambda file: file.write(dump_config(config).encode()))
         checkpoint, after = _checkpoint(run, console) if resume else (None, None)
-        return _train(config, module, source, console, checkpoint, after)
+        return _train(config, module, source, console, checkpoint, after, (callbacks, loggers))
 
 
 def _train(
@@ -131,16 +149,18 @@ def _train(
     console: Console,
     checkpoint: Path | None,
     after: int | None,
+    own: tuple[Sequence[pl.Callback], Sequence[Logger]],
 ) -> dict[str, Any]:
     run = Path(config.out)
     if config.trainer.compile:
         for block in blocks_of(module.model):
             block.compile()
     parts, callbacks = _callbacks(config, run, console)
-    loggers: list[Logger] = [
-        MetricsTable(run, after=after),
-        TensorBoardLogger(run, name="", version="tensorboard"),
-    ]
+    board = Board(run, name="", version="tensorboard", default_hp_metric=False)
+    if after is None:
+        board.log_hyperparams(flat_config(config), {f"best/{parts.checkpoints.metric}": float("nan")})
+    loggers: list[Logger] = [MetricsTable(run, after=after), board, *own[1]]
+    callbacks += own[0]
     start = time.perf_counter()
     with _quiet():
         trainer = build_trainer(config, run, callbacks=callbacks, loggers=loggers)
@@ -152,7 +172,12 @@ def _train(
             raise KeyboardInterrupt from left
         except Stopped as reason:
             return {"stopped": str(reason), "step": trainer.global_step, "epoch": trainer.current_epoch}
-    return _finish(config, trainer, module, parts, source, time.perf_counter() - start)
+    result = _finish(config, trainer, module, parts, source, time.perf_counter() - start)
+    if result:
+        best = parts.checkpoints.best
+        board.log_metrics({f"best/{parts.checkpoints.metric}": float("nan") if best is None else best}, result["steps"])
+        board.save()
+    return result
 
 
 def _validate_if_needed(trainer: pl.Trainer, module: TrainingModule, data: DataModule) -> None:

@@ -490,6 +490,101 @@ def _column(part: Any, kind: str) -> str:
 
 
 @dataclass(frozen=True)
+class DatasetSamples:
+    """A data set of one's own, asked item by item: pairs (image, label), or dictionaries with ``x`` and ``y``."""
+
+    items: Any
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The items of these indices as one batch."""
+        pairs = [self._item(i) if i >= 0 else None for i in indices]
+        empty = next((torch.zeros_like(p[0]) for p in pairs if p is not None), torch.zeros(self.shape))
+        x = torch.stack([empty if p is None else p[0] for p in pairs])
+        return {"x": x, "y": torch.tensor([IGNORE if p is None else p[1] for p in pairs])}
+
+    def _item(self, index: int) -> tuple[torch.Tensor, int]:
+        x, y = _pair_of(self.items[index])
+        if tuple(x.shape) != self.shape:
+            raise ValueError(f"item {index} of the data set must have shape {self.shape}; got {tuple(x.shape)}")
+        return x, y
+
+
+def _pair_of(item: Any) -> tuple[torch.Tensor, int]:
+    try:
+        x, y = (item["x"], item["y"]) if isinstance(item, Mapping) else (item[0], item[1])
+        return torch.as_tensor(x), int(y)
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"an item must be a pair (image, label) or have x and y; got {type(item).__name__}") from error
+
+
+OWN = "own"
+
+
+def own_source(train: Any, val: Any, *, classes: Sequence[str], name: str = "data") -> Source:
+    """Data of one's own for :func:`srr.training.train`, from two data sets of torch.
+
+    Args:
+        train: has a length and items: pairs (image, label), or dictionaries with ``x`` and ``y``. An image is a tensor
+            or array (C, H, W) of 8 bits, or of floating numbers in [0, 1]; a label is a number.
+        val: the held-out items, of the same shape.
+        classes: name of each label.
+        name: what the run calls the data.
+
+    Returns:
+        The source. Mean and deviation are those of at most 1,024 training images, evenly spaced.
+
+    Raises:
+        ValueError: an empty set, items that are no such pairs, or labels without a name.
+
+    Example:
+        >>> pairs = [(torch.rand(3, 8, 8), k % 2) for k in range(10)]
+        >>> own_source(pairs[:8], pairs[8:], classes=["cat", "dog"]).spec.shape
+        (3, 8, 8)
+    """
+    if not len(train) or not len(val):
+        raise ValueError(f"both sets must have items; got {len(train)} and {len(val)}")
+    shape = tuple(_pair_of(train[0])[0].shape)
+    if len(shape) != 3:
+        raise ValueError(f"an image must have shape (channels, height, width); got {shape}")
+    sets = [DatasetSamples(items, shape) for items in (train, val)]
+    seen = [s.__getitems__(range(0, len(s), -(-len(s) // 1024))) for s in sets]
+    wrong = [int(y) for batch in seen for y in batch["y"] if not 0 <= y < len(classes)]
+    if wrong:
+        raise ValueError(f"labels must lie in [0, {len(classes)}), one for each of classes; got {wrong[0]}")
+    mean, std = channel_statistics(seen[0]["x"])
+    side = math.gcd(*shape[1:])
+    spec = DataSpec(f"{OWN}:{name}", "image", shape, tuple(map(str, classes)), mean, std, patch=_patch(side))
+    return Source(spec, sets[0], sets[1])
+
+
+def source_of(data: Source | pl.LightningDataModule, classes: Sequence[str] = ()) -> Source:
+    """A source as it is, or that of a Lightning data module: its two data sets; order and batches are the run's.
+
+    Raises:
+        ValueError: a data module without ``classes``, or of loaders that have no data sets with a length.
+    """
+    if isinstance(data, Source):
+        return data
+    names = classes or getattr(data, "classes", ())
+    data.prepare_data()
+    data.setup("fit")
+    sets = [getattr(loader(), "dataset", None) for loader in (data.train_dataloader, data.val_dataloader)]
+    if not names or any(not hasattr(items, "__getitem__") for items in sets):
+        raise ValueError(
+            "a data module needs an attribute classes, the names of its labels, and loaders of data sets with items; "
+            f"got {type(data).__name__}"
+        )
+    return own_source(*sets, classes=names, name=type(data).__name__)
+
+
+@dataclass(frozen=True)
 class TextSamples:
     """Windows of ``context`` + 1 symbols of one long sequence; ``stride`` symbols lie between their starts."""
 
@@ -584,6 +679,8 @@ def load_data(config: DataConfig, *, seed: int = 0) -> Source:
         FileNotFoundError: the files are not where they should be.
     """
     kind, _, argument = config.name.partition(":")
+    if kind == OWN:
+        raise ValueError(f"the run has data of its own, {argument!r}; give them again as data=")
     if kind not in SOURCES or bool(argument) != (kind in _WITH_ARGUMENT):
         known = ", ".join(f"{k}:{_WITH_ARGUMENT[k]}" if k in _WITH_ARGUMENT else k for k in SOURCES)
         raise ValueError(f"unknown data {config.name!r}; there are {known}")

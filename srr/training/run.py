@@ -95,8 +95,8 @@ def train(
         data: in place of those that ``config.data`` names: :func:`srr.training.own_source` of two data sets, or a
             Lightning data module with an attribute ``classes``. Order and batches are the run's, so that it resumes bit
             for bit; a resume, :func:`srr.training.open_run` and what reads the run later take the same ``data``.
-        callbacks: Lightning's callbacks beside those of the run.
-        loggers: Lightning's loggers beside ``metrics.csv`` and TensorBoard.
+        callbacks: of Lightning, beside those of the run.
+        loggers: of Lightning, beside ``metrics.csv`` and TensorBoard.
 
     Returns:
         What ``metrics.json`` holds; with ``stopped`` set when a signal ended the run early.

@@ -35,7 +35,7 @@ from srr.nn.network import NetworkConfig
 from srr.nn.preprocessing import Preprocessing, image_files, read_image
 from srr.nn.presets import PRESETS, create_model, load_model
 from srr.nn.pretrained import PretrainedModel, interpolate_positions
-from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens
+from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens, patch_maps, patch_tokens
 from srr.nn.released import load_released, released_names, to_released
 from srr.nn.stem import ClassAttention, ConvolutionalEmbedding, fourier_positions
 from srr.nn.steps import HalfProblem
@@ -63,6 +63,8 @@ __all__ = [
     "LayerState",
     "layer_tokens",
     "attention_maps",
+    "patch_maps",
+    "patch_tokens",
     "head_inputs",
     "cross_entropy",
     "reconstruction_loss",

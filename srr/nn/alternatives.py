@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
 from srr.nn.layers import MSSA, TORCH, uniform
-from srr.ops.attention import bare_contract_broadcast, bare_grid_means, bare_stretch_means, bare_tssa_heads
+from srr.ops.attention import (
+    bare_contract_broadcast,
+    bare_grid_means,
+    bare_stretch_means,
+    bare_tssa_heads,
+    bare_tssa_mass,
+    softmax_weights,
+)
 from srr.ops.sparse import bare_folded_ista_step, bare_ista_step, bare_prox_mm_step
 
 __all__ = ["CBSA", "TSSA", "OvercompleteISTA", "Perceptron", "ProxMM"]
@@ -84,9 +90,11 @@ class TSSA(MSSA):
         """Attention of the last ``count`` tokens: (..., K, n, p) to (..., K, count, p)."""
         return self.attend(V, mask)[..., -count:, :]
 
-    def attention_map(self, Z: Tensor) -> NoReturn:
-        """Refused: every token is weighed by its own membership, none by another."""
-        raise ValueError("token-statistics attention has no pairwise attention map: a token is weighed by its head")
+    def attention_map(self, Z: Tensor) -> Tensor:
+        """Memberships of the tokens in the heads, (..., K, n): no token attends to another by itself."""
+        V = self.coordinates(Z)
+        offset = None if self.offset is None else self.offset[:, : V.shape[-2]]
+        return bare_tssa_mass(V, self.temperature, self.causal, offset, None, TORCH)[0][..., 0]
 
 
 class CBSA(MSSA):
@@ -168,9 +176,11 @@ class CBSA(MSSA):
         kept = None if real is None else real[..., :-1]
         return bare_grid_means(V[..., :-1, :], grid, (side, side), kept, TORCH)
 
-    def attention_map(self, Z: Tensor) -> NoReturn:
-        """Refused: tokens attend to representatives, not to each other."""
-        raise ValueError("contract-and-broadcast attention has no pairwise attention map: tokens attend to means")
+    def attention_map(self, Z: Tensor) -> Tensor:
+        """What token i reads of token j through the representatives: AᵀA with rows that sum to one, (..., K, n, n)."""
+        V = self.coordinates(Z)
+        A = softmax_weights(self._means(V, None), V, self.scale, None, TORCH)  # (..., K, m, n)
+        return A.mT @ A / A.sum(dim=-2)[..., None]
 
 
 class OvercompleteISTA(nn.Module):

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LayerState", "attention_maps", "head_inputs", "layer_states", "layer_tokens", "modules_entered"]
+__all__ = [
+    "LayerState",
+    "attention_maps",
+    "head_inputs",
+    "layer_states",
+    "layer_tokens",
+    "modules_entered",
+    "patch_maps",
+    "patch_tokens",
+]
 
 
 class LayerState(NamedTuple):
@@ -193,12 +202,15 @@ def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tens
 
     Returns:
         Weights (B, K, n, n); row i is what token i attends to and sums to one. In row 0 of an image model the class
-        token attends to itself first, then to the patches in reading order.
+        token attends to itself first, then to the patches in reading order. Layers of representatives (``cbsa``) are
+        seen through them, AᵀA with its rows normalized. Layers of token statistics (``tssa``, ``tost``), in which no
+        token attends to another, give the memberships Π of their tokens in the heads, (B, K, n), which sum to one over
+        the heads.
 
     Raises:
-        ValueError: no such layer, or one without pairwise attention: one sentence, fit to be shown.
+        ValueError: no such layer, or one that has neither: one sentence, fit to be shown.
 
-    Source: [CRATE] (11), the softmax.
+    Source: [CRATE] (11), the softmax; Π of [TOST]; the map that the released code of [CBSA] draws.
 
     Example:
         >>> from srr.nn import create_model
@@ -213,3 +225,45 @@ def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tens
         block: Any = seen[layer].block
         maps: Tensor = block.attention.attention_map(block.attention_norm(seen[layer].before))
     return maps
+
+
+def patch_maps(model: nn.Module, images: Tensor, *, layer: int = -1) -> Tensor:
+    """What there is to draw over the patches: attention of the class token, or memberships of the patches in the heads.
+
+    Args:
+        model: :class:`srr.nn.CRATE` or :class:`srr.nn.CrateMAE`.
+        images: (B, C, H, W).
+        layer: which layer, counted from the end when negative.
+
+    Returns:
+        Numbers in [0, 1] for every head and patch, (B, K, n), patches in reading order.
+
+    Raises:
+        ValueError: no such layer, one that has neither, or pairwise attention among patches without a class token.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> patch_maps(create_model("crate_micro", block="tssa"), torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 4, 4])
+    """
+    maps = attention_maps(model, images, layer=layer)
+    late = bool(getattr(model.config, "class_layers", 0))
+    if maps.ndim == 3:
+        return maps if late else maps[..., 1:]  # (B, K, n), or (B, K, 1 + n) with the class token
+    if late:
+        raise ValueError("the class token joins after the layers of this network: in them it attends to nothing")
+    return maps[:, :, 0, 1:]  # (B, K, 1 + n, 1 + n) -> (B, K, n)
+
+
+def patch_tokens(model: nn.Module, images: Tensor, *, layer: int = -1) -> Tensor:
+    """Tokens of the patches after one layer, (B, n, d); arguments as :func:`patch_maps`.
+
+    Example:
+        >>> from srr.nn import create_model
+        >>> patch_tokens(create_model("crate_micro"), torch.zeros(2, 1, 8, 8), layer=0).shape
+        torch.Size([2, 4, 64])
+    """
+    with evaluating(model), layer_states(model, [layer]) as seen:
+        model(images)
+    late = bool(getattr(model.config, "class_layers", 0))
+    return seen[layer].after if late else seen[layer].after[:, 1:]

@@ -598,6 +598,15 @@ def bare_tssa_heads(
     V: ArrayT, temperature: ArrayT, causal: bool, offset: ArrayT | None, mask: ArrayT | None, xp: Namespace
 ) -> ArrayT:
     """Formula of :func:`tssa_heads`."""
+    mass, squares, sums = bare_tssa_mass(V, temperature, causal, offset, mask, xp)
+    moments = sums(mass * squares, xp) / (sums(mass, xp) + _EMPTY)
+    return -mass * V / (1.0 + moments)
+
+
+def bare_tssa_mass(
+    V: ArrayT, temperature: ArrayT, causal: bool, offset: ArrayT | None, mask: ArrayT | None, xp: Namespace
+) -> tuple[ArrayT, ArrayT, Callable[[ArrayT, Namespace], ArrayT]]:
+    """Memberships Π (..., K, n, 1) of :func:`tssa_heads`, the squares they weigh, and how they are summed."""
     keep = None if mask is None else xp.astype(mask, V.dtype)[..., None, :, None]  # (..., 1, n, 1)
     squares = V**2 if keep is None else V**2 * keep
     sums = _running_sum if causal else _total
@@ -605,10 +614,7 @@ def bare_tssa_heads(
     if offset is not None:
         share = share + offset
     mass = softmax(xp.sum(share, axis=-1) * temperature, axis=-2, xp=xp)[..., None]  # (..., K, n, 1)
-    if keep is not None:
-        mass = mass * keep
-    moments = sums(mass * squares, xp) / (sums(mass, xp) + _EMPTY)
-    return -mass * V / (1.0 + moments)
+    return mass if keep is None else mass * keep, squares, sums
 
 
 def _check_columns(x: Array | None, name: str, V: Array, n: int, xp: Namespace) -> None:

@@ -52,15 +52,22 @@ def token_colors(tokens: Array) -> npt.NDArray[np.float64]:
 
 
 def plot_attention(
-    image: Array, maps: Array, tokens: Array, *, grid: tuple[int, int], figure: Figure | None = None
+    image: Array,
+    maps: Array,
+    tokens: Array,
+    *,
+    grid: tuple[int, int],
+    memberships: bool = False,
+    figure: Figure | None = None,
 ) -> Figure:
-    """Draw an image, each head's attention over its patches, and its patch tokens as colors.
+    """Draw an image, each head's attention to its patches or their membership in it, and its patch tokens as colors.
 
     Args:
         image: picture of shape (height, width) or (height, width, 3), in [0, 1].
-        maps: attention of the class token to the patches, of shape (K, n).
+        maps: attention of the class token to the patches, or their memberships, of shape (K, n).
         tokens: patch tokens of shape (n, d).
         grid: rows and columns of patches, n in all.
+        memberships: whether the maps are shares of the patches in the heads, which sum to one over the heads.
         figure: matplotlib figure to draw into, a new one by default.
 
     Returns:
@@ -85,7 +92,8 @@ def plot_attention(
     _show(axes[0], picture, extent, "image")
     _show(axes[1], token_colors(tokens).reshape(*grid, 3), extent, "tokens (first three PCs)")
     for head, axis in enumerate(axes[2:panels]):
-        _show(axis, picture, extent, f"head {head}: {weights[head].sum():.0%} on patches")
+        share = f"{weights[head].mean():.0%} of patches" if memberships else f"{weights[head].sum():.0%} on patches"
+        _show(axis, picture, extent, f"head {head}: {share}")
         axis.imshow(weights[head].reshape(grid), extent=extent, cmap="inferno", alpha=0.75, interpolation="nearest")
     return figure
 

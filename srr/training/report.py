@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from srr._array.files import printable, write_atomically
 from srr.diagnostics import LayerTrace, layer_trace
-from srr.nn import attention_maps, layer_tokens
+from srr.nn import TSSA, patch_maps, patch_tokens
 from srr.nn.losses import IGNORE
 from srr.nn.probe import head_inputs
 from srr.ops.subspaces import orthonormalize
@@ -176,7 +176,7 @@ def write_report(runs: Sequence[str | Path], path: str | Path, *, eps: float = 0
             plot_layer_trace(trace_run(run, eps=eps, count=count)), f"layer trace of {run.folder.name}"
         ),
         "Features by class": lambda run: _features(run, count),
-        "Attention of the class token": _attention,
+        "Attention of the class token, or memberships": _attention,
         "Dictionary atoms": _atoms,
         "Coherence of the subspaces": _coherence,
     }
@@ -283,13 +283,14 @@ def _attention(run: TrainedRun) -> str:
         raise Missing("this model sees no images")
     x, picture, _ = held_out(run, 1)
     try:
-        maps = attention_maps(model, x)[0, :, 0, 1:]  # (1, K, 1 + n, 1 + n) -> (K, n)
+        maps = patch_maps(model, x)[0]
     except ValueError as reason:
         raise Missing(str(reason)) from reason
-    tokens = layer_tokens(model, x)[-2][0, 1:]  # (1, 1 + n, d) -> (n, d)
+    tokens = patch_tokens(model, x, layer=max(-2, -len(model.blocks)))[0]
     image = picture[0].permute(1, 2, 0).clamp(0, 1)
     image = image[..., 0] if image.shape[-1] != 3 else image
-    figure = plot_attention(image, maps, tokens, grid=model.config.grid)
+    shares = isinstance(model.blocks[-1].attention, TSSA)
+    figure = plot_attention(image, maps, tokens, grid=model.config.grid, memberships=shares)
     return _picture(figure, f"attention maps of {run.folder.name}")
 
 

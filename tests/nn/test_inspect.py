@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 
 from srr.cli import app
-from srr.nn import Preprocessing, attention_maps, create_model, layer_tokens, load_classifier, read_image
+from srr.nn import (
+    Preprocessing,
+    attention_maps,
+    create_model,
+    layer_states,
+    layer_tokens,
+    load_classifier,
+    patch_maps,
+    patch_tokens,
+    read_image,
+)
 from srr.plots import plot_attention, token_colors
 
 SMALL = {"depth": 2, "dim": 16, "heads": 4, "head_dim": 4, "channels": 3, "image_size": 8, "patch_size": 2}
@@ -41,9 +51,53 @@ def test_tokens_end_where_the_model_reads() -> None:
 
 def test_layers_without_pairwise_attention_are_refused() -> None:
     with pytest.raises(ValueError, match="no pairwise attention map"):
-        attention_maps(create_model("crate_micro", **SMALL, block="tssa"), torch.zeros(1, 3, 8, 8))
+        attention_maps(create_model("crate_micro", **SMALL, block="crate_descent"), torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="layer must lie"):
         attention_maps(create_model("crate_micro", **SMALL), torch.zeros(1, 3, 8, 8), layer=2)
+    late = create_model("tost_micro", depth=1, block="crate", class_layers=1)
+    with pytest.raises(ValueError, match="the class token joins after the layers"):
+        patch_maps(late, torch.zeros(1, 3, 32, 32))
+
+
+def layer_input(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
+    """Normalized tokens before the only layer, projected on all heads, (B, n, K, p)."""
+    block = model.blocks[0]
+    with layer_states(model) as seen, torch.no_grad():
+        model(images)
+        V = block.attention_norm(seen[0].before) @ block.attention.projection.T
+    shift = getattr(block.attention, "projection_bias", None)
+    return (V if shift is None else V + shift).detach().unflatten(-1, (4, -1)).numpy()
+
+
+def test_maps_of_token_statistics_are_memberships() -> None:
+    """A softmax over heads of the share that a token has in the squares of each."""
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for model in (
+        create_model("tost_micro", depth=1),
+        create_model("crate_micro", **{**SMALL, "depth": 1}, block="tssa"),
+    ):
+        model.double().eval()
+        x = images[..., : model.config.image_size, : model.config.image_size]
+        late = model.config.class_layers > 0
+        V = layer_input(model, x)
+        share = (V**2 / (V**2).sum(1, keepdims=True)).sum(-1)
+        Pi = np.exp(share) / np.exp(share).sum(-1, keepdims=True)  # (B, n, K)
+        np.testing.assert_allclose(attention_maps(model, x), Pi.swapaxes(1, 2), rtol=1e-10)
+        np.testing.assert_allclose(patch_maps(model, x), Pi[:, (0 if late else 1) :].swapaxes(1, 2), rtol=1e-10)
+        assert patch_tokens(model, x).shape == (2, 16, model.config.dim)
+
+
+def test_maps_of_representatives_go_through_them() -> None:
+    model = create_model("cbt_micro", depth=1).double().eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    V = torch.as_tensor(layer_input(model, x)).transpose(1, 2)  # (B, K, n, p)
+    laid = V[:, :, :-1].transpose(2, 3).flatten(0, 1).unflatten(-1, (4, 4))
+    Q = torch.nn.functional.adaptive_avg_pool2d(laid, (8, 8)).flatten(2).mT.unflatten(0, (2, 4))
+    A = torch.softmax(Q @ V.mT / 4, dim=-1)
+    wanted = A.mT @ A
+    maps = attention_maps(model, x)
+    torch.testing.assert_close(maps, wanted / wanted.sum(-1, keepdim=True))
+    torch.testing.assert_close(patch_maps(model, x), maps[:, :, 0, 1:])
 
 
 def test_colors_are_principal_components() -> None:

@@ -328,8 +328,11 @@ def test_a_report_of_names_that_look_like_formulas_and_markup(tmp_path, capsys):
     assert "\x1b[red]" not in shown
 
 
-def test_a_report_says_what_has_no_attention_maps(tiny, tmp_path):
+def test_a_report_draws_memberships_and_says_what_has_no_maps(tiny, tmp_path):
     train(tiny("trainer.max_steps=1", "model.block=tssa"))
+    assert "attention maps of" in write_report([tmp_path / "run"], tmp_path / "page.html", count=4).read_text()
+    shutil.rmtree(tmp_path / "run")
+    train(tiny("trainer.max_steps=1", "model.block=crate_descent"))
     text = write_report([tmp_path / "run"], tmp_path / "page.html", count=4).read_text()
     assert "no pairwise attention" in text
     assert "attention maps of" not in text

@@ -124,8 +124,35 @@ class Problem(ABC, Generic[G_co]):
         return self.regularizer.prox(Z, step=0.0)
 
 
+class _Penalized(Problem[G_co]):
+    """A problem whose penalty is a field."""
+
+    penalty: G_co
+
+    @property
+    def regularizer(self) -> G_co:
+        """The penalty."""
+        return self.penalty
+
+
+class _OnSubspaces(_Penalized[G_co]):
+    """A problem with bases."""
+
+    U: Array
+
+    def check(self, Z: Array) -> None:
+        """Refuse tokens that are not real, finite and of the bases' dimension."""
+        check_tokens(Z)
+        check_bases(self.U, Z.shape[-1])
+
+
+def _check_heads(x: Array, name: str) -> None:
+    if is_concrete(x) and not bool(namespace(x).all(x > 0)):
+        raise ValueError(f"{name} must be > 0 for every head")
+
+
 @dataclass(frozen=True, eq=False)
-class SparseRateReduction(Problem[G_co]):
+class SparseRateReduction(_OnSubspaces[G_co]):
     r"""Minimize the negative sparse rate reduction of tokens under known subspaces.
 
     .. math:: \min_Z \; R^c(Z; U) - R(Z) + g(Z)
@@ -183,11 +210,6 @@ class SparseRateReduction(Problem[G_co]):
     def regularizer(self) -> G_co:
         """The penalty, in the frame D when there is one."""
         return self._measured
-
-    def check(self, Z: Array) -> None:
-        """Refuse tokens that are not real, finite and of the bases' dimension."""
-        check_tokens(Z)
-        check_bases(self.U, Z.shape[-1])
 
     def start(self, Z: Array) -> Array:
         """The point of the domain of g nearest to Z; warns where solutions leave the subspaces."""
@@ -257,7 +279,7 @@ def _from_moment(A: Any, U: Any, eps: float, rtol: float, xp: Namespace) -> tupl
 
 
 @dataclass(frozen=True, eq=False)
-class RateReduction(Problem[G_co]):
+class RateReduction(_Penalized[G_co]):
     r"""Minimize the negative coding rate reduction of tokens with known membership (MCR²).
 
     .. math:: \min_Z \; R^c(Z \mid \Pi) - R(Z) + g(Z)
@@ -293,11 +315,6 @@ class RateReduction(Problem[G_co]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", check_distortion(self.eps))
 
-    @property
-    def regularizer(self) -> G_co:
-        """The penalty."""
-        return self.penalty
-
     def check(self, Z: Array) -> None:
         """Refuse tokens that are not real and finite, or not as many as the memberships."""
         check_tokens(Z)
@@ -332,7 +349,7 @@ class RateReduction(Problem[G_co]):
 
 
 @dataclass(frozen=True, eq=False)
-class SparseCoding(Problem[G_co]):
+class SparseCoding(_Penalized[G_co]):
     r"""Minimize the lasso over the codes A of shape (..., n, m).
 
     .. math:: \min_A \; \tfrac12 \lVert Z - A D^\top \rVert_F^2 + g(A)
@@ -366,11 +383,6 @@ class SparseCoding(Problem[G_co]):
         if self.D.ndim != 2 or self.D.shape[0] != self.Z.shape[-1]:
             raise ValueError(f"D must have shape (d, m) with d={self.Z.shape[-1]}; got {tuple(self.D.shape)}")
 
-    @property
-    def regularizer(self) -> G_co:
-        """The penalty."""
-        return self.penalty
-
     def check(self, A: Array) -> None:
         """Refuse codes that are not real and finite, or not one of m numbers for every token."""
         check_array(A, "A")
@@ -392,7 +404,7 @@ class SparseCoding(Problem[G_co]):
 
 
 @dataclass(frozen=True, eq=False)
-class SubspaceCompression(Problem[G_co]):
+class SubspaceCompression(_OnSubspaces[G_co]):
     r"""Minimize the coding rate of tokens under known subspaces, without the expansion.
 
     .. math:: \min_Z \; R^c(Z; U) + g(Z)
@@ -435,18 +447,7 @@ class SubspaceCompression(Problem[G_co]):
         check_array(self.eps, "eps", ndim=1)
         if self.eps.shape[-1] != self.U.shape[-3]:
             raise ValueError(f"eps must have one number for each of {self.U.shape[-3]} heads; got {self.eps.shape}")
-        if is_concrete(self.eps) and not bool(namespace(self.eps).all(self.eps > 0)):
-            raise ValueError("eps must be > 0 for every head")
-
-    @property
-    def regularizer(self) -> G_co:
-        """The penalty."""
-        return self.penalty
-
-    def check(self, Z: Array) -> None:
-        """Refuse tokens that are not real, finite and of the bases' dimension."""
-        check_tokens(Z)
-        check_bases(self.U, Z.shape[-1])
+        _check_heads(self.eps, "eps")
 
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
         """R^c and its gradient."""
@@ -468,7 +469,7 @@ class SubspaceCompression(Problem[G_co]):
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxEnergy(Problem[G_co]):
+class SoftmaxEnergy(_OnSubspaces[G_co]):
     r"""Minimize an energy whose gradient is softmax attention over given keys.
 
     .. math:: \min_Z \; \sum_k \frac{\sigma_k}{s_k} \sum_i \log \sum_j \exp(s_k \langle U_k^\top z_i, y_{kj} \rangle)
@@ -504,18 +505,7 @@ class SoftmaxEnergy(Problem[G_co]):
         check_same_dtype(U=self.U, Y=self.Y, weights=self.weights, scales=self.scales)
         if tuple(self.weights.shape) != tuple(self.scales.shape) or self.weights.shape[-1] != self.U.shape[-3]:
             raise ValueError(f"weights and scales must have shape ({self.U.shape[-3]},), one number for each head")
-        if is_concrete(self.scales) and not bool(namespace(self.scales).all(self.scales > 0)):
-            raise ValueError("scales must be > 0 for every head")
-
-    @property
-    def regularizer(self) -> G_co:
-        """The penalty."""
-        return self.penalty
-
-    def check(self, Z: Array) -> None:
-        """Refuse tokens that are not real, finite and of the bases' dimension."""
-        check_tokens(Z)
-        check_bases(self.U, Z.shape[-1])
+        _check_heads(self.scales, "scales")
 
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
         """The energy, shape (...), and Σ σ_k softmax(s_k V_k Y_kᵀ) Y_k U_kᵀ."""

@@ -362,6 +362,20 @@ def gap_bound() -> list[Claim]:
     ]
 
 
+@proves("rate-covering")
+def covering() -> list[Claim]:
+    """One axis of the ellipsoid."""
+    return [
+        by_hand(
+            """In units of δ: points of E more than 1 apart have disjoint half balls within an ellipsoid of axes s + ½,
+            so N ≤ Π(1 + 2s); balls that cover E cover its shadow on the axes with s > 1, so N ≥ Π max(1, s)."""
+        ),
+        Nonnegative("(1 + 2s)² ≤ 5(1 + s²)", 5 * c * (1 + s**2) - (1 + 2 * s) ** 2, {s: LINE}, ONE, [(1, s - 2)]),
+        Nonnegative("1 + s² ≤ 2 where s ≤ 1", 2 * c - (1 + s**2), {s: (0, 1)}, ONE),
+        Nonnegative("1 + s² ≤ 2s² where s ≥ 1", 2 * c * s**2 - (1 + s**2), {s: (1, oo)}, ONE),
+    ]
+
+
 @proves("srr-gap-approached")
 def gap_approached() -> list[Claim]:
     """The limit, for every K."""
@@ -416,6 +430,37 @@ def posterior_mean() -> list[Claim]:
         Equal("C_k times its inverse, times τ(1 + τ)", (P + tau) * (1 + tau - P), tau * (1 + tau), {(P, P): P}),
         Equal("I − τC_k⁻¹, times 1 + τ", (1 + tau) - (1 + tau - P), P),
         by_hand("So the exponents are ‖U_kᵀx‖²/(2τ(1 + τ)) up to a constant, and the means U_kU_kᵀx/(1 + τ)."),
+    ]
+
+
+@proves("tweedie-schedule")
+def schedule() -> list[Claim]:
+    """The same with a signal of any size."""
+    return [
+        by_hand(
+            """Given subspace k, x is normal with covariance C_k = aP + τI, a = α², τ = σ², P a projector; Tweedie's
+            mean of αz is x − τC_k⁻¹x, weighted by softmax(−½xᵀC_k⁻¹x)."""
+        ),
+        Equal(
+            "C_k times its inverse, times τ(a + τ)",
+            (alpha * P + tau) * (alpha + tau - alpha * P),
+            tau * (alpha + tau),
+            {(P, P): P},
+        ),
+        Equal("I − τC_k⁻¹, times a + τ", (alpha + tau) - (alpha + tau - alpha * P), alpha * P),
+        by_hand("So the exponents are a‖U_kᵀx‖²/(2τ(a + τ)), and divided by α the means are αU_kU_kᵀx/(a + τ)."),
+    ]
+
+
+@proves("entropy-diffusion")
+def entropies() -> list[Claim]:
+    """One direction of a normal token."""
+    slope = diff(log(x + y) / 2, y)
+    return [
+        by_hand("For normal z, h is ½ Σ log 2πe(λ + τ) with τ = t²; put x = λ ≥ 0, y = τ > 0."),
+        Equal("its slope in τ", slope, 1 / (2 * (x + y))),
+        Nonnegative("the denoiser's factor is at most one", c - x / (x + y), {x: RAY, y: RAY}, ONE),
+        by_hand("For any z de Bruijn's identity has half the Fisher information for that slope."),
     ]
 
 
@@ -671,6 +716,24 @@ def existence() -> list[Claim]:
     ]
 
 
+@proves("vmcr2-thin")
+def variational_thin() -> list[Claim]:
+    """Hadamard's inequality is Fischer's with blocks of one."""
+    return [*tangent(), FISCHER, by_hand("Here B = I + βV_kᵀV_k with blocks of one coordinate each; sum over heads.")]
+
+
+@proves("ctrl-equilibrium")
+def closed_loop() -> list[Claim]:
+    """Concavity with its case of equality."""
+    return [
+        *orthogonal_blocks()[3:],
+        JENSEN,
+        by_hand(
+            "I + α(ZᵀZ + ẐᵀẐ) is the mean of I + 2αZᵀZ and I + 2αẐᵀẐ; a strict tangent makes equality need ZᵀZ = ẐᵀẐ."
+        ),
+    ]
+
+
 @proves("vmcr2-bound")
 def variational() -> list[Claim]:
     """Schur, then Jensen for the three functions measured."""
@@ -821,4 +884,39 @@ _refuted(
     "relative error of 22.08 million",
     "0.0312",
     lambda f: 1 - f.arb(f.fmpq(22_080_000, 22_796_008)),
+)
+_refuted(
+    "erratum-book-half",
+    "One token 1 in one dimension, ε = 1: log 2 is printed for ½ log 2.",
+    "difference in nats",
+    "0.346",
+    lambda f: f.arb(2).log() / 2,
+)
+_refuted(
+    "erratum-book-neumann",
+    "βG = ¼: the resolvent is 4/5, the sum without its first term −1/5.",
+    "difference",
+    "0.99",
+    lambda f: f.arb(f.fmpq(4, 5)) + f.arb(f.fmpq(1, 5)),
+)
+_refuted(
+    "erratum-book-ranks",
+    "Two orthogonal classes of one token of norm 1 in R², ε = 1: ranks of one against a class of rank zero.",
+    "ΔR lost",
+    "0.0715",
+    lambda f: 2 * (f.arb(2).log() / 2 - f.arb(3).log() / 4) - (f.arb(2).log() / 2 - f.arb(3).log() / 4),
+)
+_refuted(
+    "erratum-book-entropy",
+    "N = 2 equally likely values.",
+    "log N less its half",
+    "0.346",
+    lambda f: f.arb(2).log() / 2,
+)
+_refuted(
+    "erratum-book-values",
+    "One token 2 in one dimension: its weight is 1, its value 2.",
+    "difference",
+    "0.99",
+    lambda f: f.arb(2) - f.arb(1),
 )

@@ -114,6 +114,82 @@ def small_noise(lab: Lab, p: Sample) -> Series:
     return Series(noise, gaps)
 
 
+def _scaled_token(rng: np.random.Generator, forget: bool = False) -> Sample:
+    """A token a·z + σ·w of a diffusion with any schedule; ``forget`` reads it as if a were one."""
+    p = _noisy_token(rng)
+    shrink = float(rng.uniform(0.2, 0.8))
+    return p.but(x=p.x, shrink=shrink, read=1.0 if forget else shrink)
+
+
+@identity(
+    "tweedie-schedule",
+    "3.9d",
+    source="Tweedie; CRATE (5) for a schedule (α_t, σ_t)",
+    inside=_scaled_token,
+    outside=lambda rng: _scaled_token(rng, forget=True),
+)
+def tweedie_schedule(lab: Lab, p: Sample) -> float:
+    r"""Tweedie's formula and its attention for any schedule of signal and noise.
+
+    $$E[z \mid x] = \frac{x + \sigma^2\nabla\log q(x)}{\alpha} = \frac{\alpha}{\alpha^2 + \sigma^2} \sum_k
+    \mathrm{softmax}_k\left(\frac{\alpha^2\Vert U_k^\top x\Vert^2}{2\sigma^2(\alpha^2 + \sigma^2)}\right) U_k
+    U_k^\top x, \quad x = \alpha z + \sigma w$$
+
+    Assumes: The mixture of (9); any α > 0 and σ > 0.
+    Measured: error relative to the score's posterior mean.
+    Outside: tokens that were shrunk by α, read as if α were one.
+    Proof: Given k, x is normal with covariance α²U_kU_kᵀ + σ²I. Differentiate log q and use ∇q = ∫ (αz − x)/σ² q(x, z).
+    """
+    a, noise = p.read, p.t**2
+    score = truth.gradient(lambda x: _log_density(x / p.shrink, p.U, p.t / p.shrink, p.prior), p.x)
+    temperature = noise * (a**2 + noise) / a**2
+    share = lab.ops.subspace_membership(p.x, p.U, temperature=temperature)
+    lifted = lab.ops.lift(share.T[:, :, None] * lab.ops.project(p.x, p.U), p.U)
+    return truth.error(a / (a**2 + noise) * lifted, (p.x + noise * score) / p.shrink)
+
+
+def _spread_source(rng: np.random.Generator, shrink: bool = False) -> Sample:
+    n, d = 12, int(rng.integers(2, 5))
+    low, high = np.sort(rng.uniform(0.1, 2.0, 2))
+    return Sample(Z=3 * rng.standard_normal((n, d)), low=float(low), high=float(high + 0.1), shrink=shrink)
+
+
+@inequality(
+    "entropy-diffusion",
+    "3.9e",
+    source="the 2025 book on deep representations of data distributions; de Bruijn's identity",
+    inside=_spread_source,
+    outside=lambda rng: _spread_source(rng, shrink=True),
+)
+def entropy_diffusion(lab: Lab, p: Sample) -> float:
+    r"""Entropy rises under added noise and falls under denoising.
+
+    $$h(z + t_1 w) < h(z + t_2 w), \; t_1 < t_2, \qquad h(E[z \mid x]) < h(x), \quad h(z + tw) = R(Z)
+    + \frac{d}{2}\log(2\pi e t^2), \; \varepsilon = t\sqrt{d}$$
+
+    Assumes: Noise is added to z and z is not shrunk; checked for normal z with covariance ZᵀZ/n, where h is the rate at
+    that distortion.
+    Measured: largest fall of entropy under noise, or rise under denoising, in nats.
+    Outside: a schedule that shrinks the signal as it adds noise; tokens longer than the noise then lose entropy.
+    Proof: De Bruijn: the derivative of h in t² is half the Fisher information, which is positive. The denoiser
+    multiplies each direction by λ/(λ + t²) < 1, which lowers h by its logarithm.
+    """
+    n, d = p.Z.shape
+
+    def entropy(Z: Any, t: float) -> float:
+        return float(lab.ops.coding_rate(Z, eps=float(t * np.sqrt(d)))) + d / 2 * np.log(2 * np.pi * np.e * t**2)
+
+    if p.shrink:
+        return entropy(p.Z, p.low) - entropy(np.sqrt(1 - 0.9**2) * p.Z, 0.9)
+    S = p.Z.T @ p.Z / n
+    values = np.linalg.eigvalsh(S)
+    exact = [float(np.sum(np.log(2 * np.pi * np.e * (values + t**2))) / 2) for t in (p.low, p.high)]
+    got = [entropy(p.Z, t) for t in (p.low, p.high)]
+    wrong = truth.error(np.array(got), np.array(exact))
+    denoised = got[1] + float(np.sum(np.log(values / (values + p.high**2))))
+    return max(got[0] - got[1], denoised - got[1], wrong - 1e-5)
+
+
 # --- The Neumann series of the compression gradient: where it is accurate, where it is useless
 
 
@@ -581,6 +657,32 @@ def heuristic_depth(lab: Lab, p: Sample) -> Series:
         gaps.append(float(np.linalg.norm(softmax - exact) / np.linalg.norm(exact)))
     depth = np.arange(1, 13)
     return Series(depth, gaps, depth <= 3)
+
+
+@order(
+    "structured-decoder",
+    "3.9f",
+    source="MAE, Section 3 (structured denoising and its inversion)",
+    inside=_valid,
+    slope=(1.9, 2.1),
+    parameter="step κ, over 1/L",
+)
+def structured_decoder(lab: Lab, p: Sample) -> Series:
+    r"""A decoder layer undoes an encoder layer to second order.
+
+    $$Z^+ = Z - \kappa\nabla R^c(Z), \quad \left\Vert Z^+ + \kappa\nabla R^c(Z^+) - Z\right\Vert \sim \kappa^2$$
+
+    Assumes: The exact gradient; κ between 10⁻³ and 10⁻² of 1/L. Attention in its place is as good as statement (11d).
+    Measured: slope of the error in κ.
+    Proof: ∇R^c(Z⁺) − ∇R^c(Z) is −κ∇²R^c[∇R^c] + O(κ²): the two steps cancel but for κ times that.
+    """
+    limit, shares, gaps = truth.beta(p.Z, p.U, p.eps), np.geomspace(1e-3, 1e-2, 8), []
+    for share in shares:
+        step = float(share / limit)
+        after = lab.ops.compression_step(p.Z, p.U, step=step, eps=p.eps)
+        back = after + step * lab.ops.subspace_coding_rate_grad(after, p.U, eps=p.eps)
+        gaps.append(float(np.linalg.norm(back - p.Z)))
+    return Series(shares, gaps)
 
 
 # --- Layers that provably descend

@@ -548,6 +548,97 @@ def _weighted(V: Any, scores: Any) -> Any:
     return out
 
 
+@inequality(
+    "vmcr2-thin",
+    "5.26d",
+    source="VMCR2, Theorem 1; TOST (9)-(10)",
+    inside=draws.subspaces,
+    outside=lambda rng: draws.subspaces(rng).but(convex=True),
+    rounding=1e5,
+)
+def variational_thin(lab: Lab, p: Sample) -> float:
+    r"""Thin bases too: the second moments of a head's coordinates bound its rate.
+
+    $$R^c(Z; U) \leq \frac{1}{2}\sum_k \sum_i \log(1 + \beta (V_k^\top V_k)_{ii})$$
+
+    Assumes: Any bases, orthonormal or free, of any width; equality where the coordinates of a head are uncorrelated.
+    Measured: excess over the bound, or gap in each head's own principal axes, relative.
+    Outside: a convex function for the logarithm: x² turns the inequality round.
+    Proof: (26) for M = V_kᵀV_k with Q = I; U_k need not be complete, as M is p × p.
+    """
+    scale, V = truth.beta(p.Z, p.U, p.eps), p.Z @ p.U
+    moments = scale * np.sum(V**2, axis=1)
+    if getattr(p, "convex", False):
+        exact = sum(float(np.sum(np.linalg.eigvalsh(scale * W.T @ W) ** 2)) for W in V)
+        return exact / float(np.sum(moments**2)) - 1 + 1e-3
+    axes = np.stack([np.linalg.eigh(W.T @ W)[1] for W in V])
+    bound = float(np.sum(np.log1p(moments))) / 2
+    turned = float(np.sum(np.log1p(scale * np.sum((V @ axes) ** 2, axis=1)))) / 2
+    rate = float(lab.ops.subspace_coding_rate(p.Z, p.U, eps=p.eps))
+    return max(rate / bound - 1, abs(rate / turned - 1))
+
+
+@identity("cbsa-special", "5.29", source="CBSA, Section 4", inside=_coordinates, rounding=1e5)
+def cbsa_special(lab: Lab, p: Sample) -> float:
+    r"""Contract-and-broadcast: its two ends are symmetric attention and one shared mean.
+
+    $$Q = V, \; \rho = 0: \; A^\top A V, \qquad m = 1: \; a\,(q + \rho\, a^\top V), \quad A =
+    \mathrm{softmax}_{\mathrm{rows}}(QV^\top)$$
+
+    Assumes: Representatives that are the tokens themselves, or a single one q; scale 1.
+    Proof: With Q = V the contraction is softmax attention and the broadcast its transpose, a positive semidefinite map
+    of V. A single representative attends to itself alone, and every token receives it by its weight.
+    """
+    worst = 0.0
+    for V in p.V:
+        A = np.stack([truth.softmax(row) for row in V @ V.T])
+        own = lab.ops.contract_broadcast(V, V, step=0.0)
+        q = V[:1] + 0.5
+        weights = truth.softmax((q @ V.T)[0])
+        single = weights[:, None] * (q + 0.7 * weights @ V)
+        got = lab.ops.contract_broadcast(V, q, step=0.7)
+        worst = max(worst, truth.error(own, A.T @ (A @ V)), truth.error(got, single))
+    return worst
+
+
+# --- Closed loops: the distance that the follower of a sequential game can bring to zero
+
+
+def _loop(rng: np.random.Generator, same: bool = True) -> Sample:
+    n, d = int(rng.integers(3, 8)), int(rng.integers(2, 5))
+    Z = draws.spread(rng, 0.3, 3.0) * rng.standard_normal((n, d))
+    back = draws.orthonormal(rng, n, n) @ Z if same else Z @ draws.orthonormal(rng, d, d)
+    return Sample(Z=Z, back=back, eps=draws.spread(rng, 0.3, 2.0))
+
+
+@identity(
+    "ctrl-equilibrium",
+    "5.30",
+    source="closed-loop transcription by sequential games (2022), Theorem 1",
+    inside=_loop,
+    outside=lambda rng: _loop(rng, same=False),
+)
+def sequential_equilibrium(lab: Lab, p: Sample) -> float:
+    r"""The follower of the closed loop reaches zero, so the leader maximizes the rate reduction.
+
+    $$\Delta R(Z, \hat Z) = R(Z \cup \hat Z) - \frac{1}{2} R(Z) - \frac{1}{2} R(\hat Z) \geq 0, \quad = 0
+    \Leftrightarrow Z^\top Z = \hat Z^\top \hat Z$$
+
+    Assumes: As many decoded tokens as tokens. The decoder moves second and may return any Ẑ with the second moments of
+    Z, such as Z itself: it leaves the encoder ΔR(Z | Π) to maximize, whose optimum is (23).
+    Measured: distance at equal second moments, relative to R; every draw also checks its sign at unequal ones.
+    Outside: a decoder that turns the tokens' space.
+    Proof: Log det is concave in ZᵀZ/n, strictly; equality needs equal second moments.
+    """
+    labels = np.repeat([0, 1], len(p.Z))
+    joint, n = np.vstack([p.Z, p.back]), len(p.Z)
+    size = float(truth.rate(joint, p.eps))
+    distance = float(lab.ops.rate_reduction(joint, labels, eps=p.eps)) / size
+    moved = float(lab.ops.rate_reduction(np.vstack([p.Z, 0.5 * p.back]), labels, eps=p.eps)) / size
+    exact = size - float(truth.rate(p.Z, p.eps) + truth.rate(p.back, p.eps)) / 2
+    return max(abs(distance), abs(distance - exact / size), 1.0 if moved <= 0 or n != len(p.back) else 0.0)
+
+
 # --- ReduNet: operators, increment, and their circulant form
 
 

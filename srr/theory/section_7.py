@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from srr.fits.coding_length import coding_length
 from srr.theory import draws, truth
 from srr.theory.lab import Lab
 from srr.theory.statement import Refutation, Sample, erratum
@@ -225,3 +226,119 @@ def lemma_six(lab: Lab, p: Sample) -> Refutation:
     points = (p.Z, np.full_like(p.Z, 1e-12))
     found = max(np.linalg.norm(truth.hessian(lambda X: truth.rate(X, p.eps), Z), 2) for Z in points)
     return Refutation(2.25 * alpha / found - 1, abs(alpha / found - 1), f"largest curvature {found / alpha:.6f} α")
+
+
+# --- The 2025 book on deep representations of data distributions
+
+BOOK = "the 2025 book on deep representations of data distributions"
+
+
+@erratum("erratum-book-half", "7.j", source=f"{BOOK}, an exercise", inside=draws.tokens, margin=0.5)
+def book_half(lab: Lab, p: Sample) -> Refutation:
+    r"""An exercise's rate lacks the ½.
+
+    $$R(Z) = \log\det(I + \alpha Z^\top Z)$$
+    Corrected: $$R(Z) = \frac{1}{2}\log\det(I + \alpha Z^\top Z)$$
+
+    Assumes: Every Z.
+    Measured: relative error.
+    Proof: A real coordinate of variance λ costs ½ log(1 + λ/δ²); the truth is the definition in 60 digits.
+    """
+    twice = truth.precise_logdet(p.Z, truth.alpha(p.Z, p.eps))
+    want, got = twice / 2, lab.ops.coding_rate(p.Z, eps=p.eps)
+    return Refutation(truth.error(twice, want), truth.error(got, want), f"{twice:.3f} instead of {want:.3f} nats")
+
+
+@erratum("erratum-book-neumann", "7.k", source=f"{BOOK}, on unrolled compression", inside=draws.orthogonal_subspaces)
+def book_neumann(lab: Lab, p: Sample) -> Refutation:
+    r"""The Neumann sum begins at zero.
+
+    $$(I + \beta G)^{-1} = \sum_{k \geq 1} (-\beta G)^k$$
+    Corrected: $$(I + \beta G)^{-1} = \sum_{k \geq 0} (-\beta G)^k$$
+
+    Assumes: β‖G‖ < 1, here ¼.
+    Measured: error of the gradient with 25 terms, relative.
+    Proof: The term k = 0 is I. Without it the gradient of a small Z, which is nearly βZ, vanishes.
+    """
+    top = np.max(np.linalg.norm(p.Z @ p.U, 2, axis=(1, 2)))
+    Z = p.Z * np.sqrt(0.25 / truth.beta(p.Z, p.U, p.eps)) / top
+    want = truth.gradient(lambda X: truth.subspace_rate(X, p.U, p.eps), Z)
+    got = lab.ops.neumann_grad(Z, p.U, eps=p.eps, terms=25)
+    first = truth.beta(Z, p.U, p.eps) * sum(Z @ basis @ basis.T for basis in p.U)
+    found = truth.error(want - first, want)
+    return Refutation(found, truth.error(got, want), f"without k = 0 the gradient is off by {found:.2f} of its size")
+
+
+def _ranked(rng: np.random.Generator) -> Sample:
+    """Two classes of 2 and 3 tokens in R⁵, and one singular value a class."""
+    return Sample(s=float(rng.uniform(2.0, 4.0)), eps=0.5)
+
+
+@erratum("erratum-book-ranks", "7.l", source=f"{BOOK}, a theorem on optima", inside=_ranked, margin=0.01)
+def book_ranks(lab: Lab, p: Sample) -> Refutation:
+    r"""Optimal ranks reach the smaller side, in tokens n (printed as m).
+
+    $$r_k < \min(n_k, d)$$
+    Corrected: $$r_k = \min(n_k, d) \;\mathrm{where\;the\;dimensions\;suffice}$$
+
+    Assumes: Two classes of 2 and 3 tokens in five dimensions, orthogonal, all singular values s.
+    Measured: rate reduction lost by ranks of one less, relative (corrected form: error of the operator).
+    Proof: A further orthogonal direction adds ½ log(1 + αs²) − (n_k/2n) log(1 + α_ks²) > 0 (α_kn_k = αn, concavity);
+    the theorem's first line forbids what its second asks for.
+    """
+    labels, full = np.array([0, 0, 1, 1, 1]), p.s * np.eye(5)
+    less = full.copy()
+    less[1, 1] = less[4, 4] = 0.0
+    one_hot = np.eye(2)[labels]
+    full_value, less_value = (
+        float(truth.rate(Z, p.eps) - truth.partition_rate(Z, one_hot, p.eps)) for Z in (full, less)
+    )
+    got = lab.ops.rate_reduction(full, labels, eps=p.eps)
+    witness = f"s = {p.s:.2f}: ΔR = {full_value:.3f} at full ranks, {less_value:.3f} at ranks of one less"
+    return Refutation(1 - less_value / full_value, truth.error(got, full_value), witness)
+
+
+def _labeled(rng: np.random.Generator) -> Sample:
+    count = int(rng.integers(2, 6))
+    return Sample(Z=rng.standard_normal((2 * count, 3)), count=count, eps=draws.spread(rng, 0.3, 1.0))
+
+
+@erratum("erratum-book-entropy", "7.m", source=f"{BOOK}, on entropy", inside=_labeled, margin=0.1)
+def book_entropy(lab: Lab, p: Sample) -> Refutation:
+    r"""The entropy of N equally likely values has no 1/N, and a conditional entropy has a minus.
+
+    $$H = \frac{1}{N}\log N, \quad H(y \mid x) = \sum p \log p$$
+    Corrected: $$H = \log N, \quad H(y \mid x) = -\sum p \log p$$
+
+    Assumes: N clusters of two tokens each; their labels are what the coding length pays for beside the tokens.
+    Measured: error in the nats of a label, relative.
+    Proof: −Σ (1/N) log(1/N) = log N. The label's price is read off `coding_length`, less that of the tokens in 60
+    digits.
+    """
+    labels = np.arange(2 * p.count) // 2
+    blocks = [p.Z[labels == k] for k in range(p.count)]
+    tokens = sum((2 + 3) / 2 * truth.precise_logdet(block, 3 / (2 * p.eps**2)) for block in blocks)
+    got = (coding_length(lab.array(p.Z), labels, eps=p.eps) - tokens) / len(labels)
+    want = float(np.log(p.count))
+    witness = f"N = {p.count}: {want / p.count:.3f} printed, {want:.3f} nats paid"
+    size = max(1.0, tokens / len(labels))  # the label is what is left of a larger number
+    return Refutation(1 - 1 / p.count, abs(float(got) - want) / size, witness)
+
+
+@erratum("erratum-book-values", "7.n", source=f"{BOOK}, causal attention", inside=_sequence, margin=0.1)
+def book_values(lab: Lab, p: Sample) -> Refutation:
+    r"""Causal attention averages the values.
+
+    $$\mathrm{SSA}_{\mathrm{causal}}(V) = \mathrm{softmax}(\mathrm{mask}(VV^\top))$$
+    Corrected: $$\mathrm{SSA}_{\mathrm{causal}}(V) = \mathrm{softmax}(\mathrm{mask}(VV^\top))\,V$$
+
+    Assumes: Five tokens of three coordinates, padded to five where the printed form is compared.
+    Measured: relative error.
+    Proof: The weights alone are n × n, not tokens: the printed form cannot be lifted by U_k unless n = p.
+    """
+    want = truth.attend(p.V, visible=lambda i, j: j <= i)
+    weights = np.zeros((5, 5))
+    for i, query in enumerate(p.V):
+        weights[i, : i + 1] = truth.softmax([query @ key for key in p.V[: i + 1]])
+    printed = truth.error(weights, np.pad(want, ((0, 0), (0, 2))))
+    return Refutation(printed, truth.error(lab.ops.ssa(p.V, causal=True), want), f"off by {printed:.2f} of its size")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from srr.theory.lab import Lab
+    from srr.theory.proof import Claim
 
 PROVED = "proved"
 HOLDS = "holds"
@@ -180,7 +181,7 @@ class Statement(ABC, Generic[M]):
     quantity: str = field(init=False, default="relative error")
     breaks: str = field(init=False, default="")
     proof: str = field(init=False)
-    claims: Callable[[], Sequence[Any]] | None = field(init=False, default=None)
+    claims: Callable[[], Sequence[Claim]] | None = field(init=False, default=None)
 
     def __call__(self, measure: Callable[[Lab, Sample], M]) -> Self:
         """Read the docstring of the measurement and enter the statement into the register.

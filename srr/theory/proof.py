@@ -694,12 +694,17 @@ def proves(*labels: str) -> Callable[[Callable[[], Sequence[Claim]]], Callable[[
         for label in labels:
             if label not in _REGISTER:
                 raise ValueError(f"labels must name registered statements; got {label!r}")
-            if _REGISTER[label].claims is not None:
+            known = _REGISTER[label].claims
+            if known is not None and _origin(known) != _origin(claims):  # a module may be run again
                 raise ValueError(f"a statement has one proof; got a second one of {label!r}")
             _REGISTER[label].claims = claims
         return claims
 
     return attach
+
+
+def _origin(claims: Callable[[], Sequence[Claim]]) -> tuple[str | None, str]:
+    return inspect.getsourcefile(claims), claims.__qualname__
 
 
 def prove(claims: Callable[[], Sequence[Claim]], *, fresh: bool = False) -> Proof | None:

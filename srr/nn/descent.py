@@ -56,7 +56,7 @@ class Descending(Heads):
             raise ValueError(f"dim must be >= 2, a centered token of one coordinate is zero; got {dim}")
         self.projection = nn.Parameter(uniform(heads * head_dim, dim, fan_in=dim))
         self.share = nn.Parameter(torch.tensor(BEGIN))
-        self.kept = Kept()
+        self.kept: Kept[Tensor] = Kept()
 
     def curvature(self, weights: Tensor) -> Tensor:
         """Upper bound of ‖Σ wₖ UₖUₖᵀ‖₂ for weights wₖ ≥ 0, (K,); a weight of zero has no slope."""
@@ -335,7 +335,7 @@ class FeasibleISTA(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.D)
         self.share = nn.Parameter(torch.tensor(BEGIN))
-        self.kept = Kept()
+        self.kept: Kept[Tensor] = Kept()
 
     def forward(self, X: Tensor) -> Tensor:
         """Sparse codes of the tokens."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["Kept"]
 
+T = TypeVar("T")
 
-class Kept:
+
+class Kept(Generic[T]):
     """What evaluation makes of weights, kept until one of them is another tensor or has other numbers.
 
     torch counts what is written into a tensor, but not what is written into its ``data``. On a CPU the numbers
@@ -20,12 +22,12 @@ class Kept:
     Copies and pickles keep nothing.
     """
 
-    value: Any = None
+    value: T | None = None
     _weights: tuple[weakref.ref[Tensor], ...] = ()
     _stamp: tuple[Any, ...] = ()
     _prints: tuple[Tensor, ...] = ()
 
-    def __call__(self, make: Callable[[], Any], *weights: Tensor, key: object = None, training: bool = False) -> Any:
+    def __call__(self, make: Callable[[], T], *weights: Tensor, key: object = None, training: bool = False) -> T | None:
         """The value, made where need be; None in training, under autograd, in a trace, or where weights are no leaves.
 
         Args:
@@ -47,7 +49,7 @@ class Kept:
             self._weights, self._stamp, self._prints = tuple(map(weakref.ref, weights)), stamp, prints
         return self.value
 
-    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Kept[T]], tuple[()]]:
         return Kept, ()
 
 

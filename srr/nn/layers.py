@@ -249,7 +249,7 @@ class ISTA(nn.Module):
         check_count(dim, "dim")
         self.step, self.lam = check_positive(step, "step"), check_nonnegative(lam, "lam")
         self.D = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(dim, dim)))
-        self.kept = Kept()
+        self.kept: Kept[Tensor] = Kept()
 
     def forward(self, Z: Tensor) -> Tensor:
         """Sparse codes of the tokens."""

@@ -22,15 +22,14 @@ CLASSES = [entry for entry in NAMES if inspect.isclass(entry.value)]
 # Where anything is taken or given: what it is, as a pattern of "name argument".
 ANYTHING = {
     r"SecondMoment\.from_dask ": "Dask has no types",
-    r"(Proof|Enclosed|Equal|Limit|Nonnegative|Statement\.claims)\b": "SymPy and python-flint have no types",
     r"Classifier\.predict images": "a path, pixels, or a sequence of paths, as nested as they come",
     r"own_source (train|val)": "whatever has a length and items",
     r"Lab\.numpy ": "NumPy arrays, numbers and tuples of them come back as nested as they were given",
     r"(Result(\.__init__)?(\.statement| statement)|(ledger|load|verify) \w+)": "statements of all kinds in one list",
     r"(Result|Proof)\.as_dict return|Proof\.of found": "JSON",
-    r"(Enclosed|Equal|Limit|Nonnegative)\.": "expressions of SymPy and balls of python-flint, which have no types",
+    r"(Enclosed|Equal|Limit|Nonnegative)\.|Statement\.claims": "expressions of SymPy and balls of python-flint, which have no types",
     r"plot_objective solution": "points of any kind: only the history is drawn",
-    r"(create_model|load_model|load_classifier|PretrainedModel\.from_pretrained) overrides": "fields of whichever config the name has",
+    r"(create_model|load_model|load_classifier|PretrainedModel\.from_pretrained) overrides": "fields of a config",
     r"NetworkConfig\.(override|from_dict) ": "fields of whichever config it is",
     r"(\w+Config\.attention_options|Block\.__init__) ": "options of whichever attention it is",
     r"PretrainedModel\.(save_pretrained|push_to_hub) ": "options handed on to huggingface_hub",

@@ -27,7 +27,7 @@ ANYTHING = {
     r"Lab\.numpy ": "NumPy arrays, numbers and tuples of them come back as nested as they were given",
     r"(Result(\.__init__)?(\.statement| statement)|(ledger|load|verify) \w+)": "statements of all kinds in one list",
     r"(Result|Proof)\.as_dict return|Proof\.of found": "JSON",
-    r"(Enclosed|Equal|Limit|Nonnegative)\.|Statement\.claims": "expressions of SymPy and balls of python-flint, which have no types",
+    r"(Enclosed|Equal|Limit|Nonnegative)\.|Statement\.claims": "SymPy and python-flint have no types",
     r"plot_objective solution": "points of any kind: only the history is drawn",
     r"(create_model|load_model|load_classifier|PretrainedModel\.from_pretrained) overrides": "fields of a config",
     r"NetworkConfig\.(override|from_dict) ": "fields of whichever config it is",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol, Self, TypeAlias, TypeGuard, TypeVar
 
 import array_api_compat
@@ -319,11 +320,37 @@ def softmax(scores: ArrayT, *, axis: int, xp: Namespace) -> ArrayT:
     return mass / xp.where(total > 0, total, xp.ones_like(total))
 
 
+WRITTEN_OUT = {False: 512, True: 2048}
+"""Tokens up to which bfloat16 attention is written out, without and with derivatives."""
+
+
+def _written_out(V: Array) -> bool:
+    torch = sys.modules["torch"]
+    if V.dtype != torch.bfloat16 or V.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return V.shape[-2] <= WRITTEN_OUT[is_differentiated(V)] and multiplies_bfloat16()
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether the vector units of this CPU multiply bfloat16 and it has no tiles that do."""
+    asked = sys.modules["torch"].cpu
+    units, tiles = (getattr(asked, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return units is not None and tiles is not None and units() and not tiles()
+
+
 def scaled_dot_product_attention(Q: ArrayT, V: ArrayT, *, scale: float, causal: bool, mask: ArrayT | None) -> ArrayT:
     """Softmax attention of torch with key = value = V, on whichever fused kernel torch has for the case.
 
-    Those kernels want four axes, and take no second and no forward derivative; three axes keep these.
+    Those kernels want four axes, and take no second and no forward derivative; three axes keep these. In bfloat16 on
+    a CPU whose vector units multiply it and that has no tiles for it, the fused kernel is the slower one: there the
+    products are written out, up to the numbers of tokens at which that was measured to win.
     """
+    if mask is None and not causal and _written_out(V):
+        keys = V.reshape(-1, *V.shape[-2:])
+        queries = keys if Q is V else Q.reshape(-1, *Q.shape[-2:])
+        scores = sys.modules["torch"].baddbmm(keys.new_zeros(()), queries, keys.mT, beta=0.0, alpha=scale)
+        return (scores.softmax(-1) @ keys).view(Q.shape)
     attention = sys.modules["torch.nn.functional"].scaled_dot_product_attention
     if V.ndim == 3 and mask is None and not _is_differentiated(V):
         keys = V[None]

@@ -101,12 +101,13 @@ class CrateConfig(NetworkConfig):
         return patch_grid(self.image_size, self.patch_size)
 
 
-def patchify(images: Tensor, patch_size: Size) -> Tensor:
+def patchify(images: Tensor, patch_size: Size, *, channels_first: bool = False) -> Tensor:
     """Patches of images as rows, channel fastest.
 
     Args:
         images: (B, C, H, W).
         patch_size: height p1 and width p2 of a patch.
+        channels_first: channel slowest instead, a copy of longer stretches.
 
     Returns:
         (B, H/p1 · W/p2, p1 · p2 · C), patches in reading order.
@@ -123,7 +124,8 @@ def patchify(images: Tensor, patch_size: Size) -> Tensor:
     (B, C, H, W), (p1, p2) = images.shape, pair(patch_size)
     h, w = patch_grid((H, W), patch_size)
     tiles = images.reshape(B, C, h, p1, w, p2)  # (B, C, H, W) -> (B, C, h, p1, w, p2)
-    return tiles.permute(0, 2, 4, 3, 5, 1).reshape(B, h * w, p1 * p2 * C)  # (B, n, patch_dim)
+    order = (0, 2, 4, 1, 3, 5) if channels_first else (0, 2, 4, 3, 5, 1)
+    return tiles.permute(order).reshape(B, h * w, p1 * p2 * C)  # (B, n, patch_dim)
 
 
 class PatchEmbedding(nn.Module):
@@ -163,9 +165,25 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Tokens of the images, class token first."""
         check_images(images, self.channels, self.image_size)
-        patches = patchify(images, self.patch_size)  # (B, C, H, W) -> (B, n, patch_dim)
-        Z = self.token_norm(self.linear(self.patch_norm(patches)))  # (B, n, d)
+        Z = self.token_norm(self.project(images))  # (B, C, H, W) -> (B, n, d)
         return prepend(self.class_token, Z) + self.positions  # (B, 1 + n, d)
+
+    def project(self, images: Tensor) -> Tensor:
+        """Linear map of normalized patches, (B, n, d).
+
+        Pixels stay in the order of images, channels slowest, and the weights are put in it: they are fewer.
+        """
+        if self.channels == 1 or type(self.linear) is not nn.Linear or is_watched(self):
+            return self.linear(self.patch_norm(patchify(images, self.patch_size)))
+        patches = patchify(images, self.patch_size, channels_first=True)  # (B, n, patch_dim)
+        if isinstance(self.patch_norm, nn.LayerNorm):
+            scale, shift = (self.channels_first(w) for w in (self.patch_norm.weight, self.patch_norm.bias))
+            patches = nn.functional.layer_norm(patches, patches.shape[-1:], scale, shift, self.patch_norm.eps)
+        return nn.functional.linear(patches, self.channels_first(self.linear.weight), self.linear.bias)
+
+    def channels_first(self, weight: Tensor) -> Tensor:
+        """Weights (..., patch_dim) of pixels with channels fastest as those of pixels with channels slowest."""
+        return weight.unflatten(-1, (-1, self.channels)).mT.flatten(-2)
 
 
 class ClassifierHead(nn.Module):

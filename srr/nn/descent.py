@@ -153,7 +153,7 @@ class RateCompression(Descending):
         bound = bound.clamp(min=torch.finfo(bound.dtype).tiny) / Z.shape[-2]
         if mask is None:
             return scale, bound
-        real = Z.shape[-2] / mask.sum(-1).clamp(min=1)  # (...)
+        real = Z.shape[-2] / mask.sum(-1).clamp(min=1).to(scale.dtype)  # (...)
         return scale * real[..., None], bound * real
 
     def distortion(self, Z: Tensor, mask: Tensor | None) -> Tensor:
@@ -161,7 +161,7 @@ class RateCompression(Descending):
         eps = within(self.log_eps).exp()
         if mask is None:
             return eps
-        share = mask.sum(-1, keepdim=True).clamp(min=1) / Z.shape[-2]
+        share = mask.sum(-1, keepdim=True).clamp(min=1).to(eps.dtype) / Z.shape[-2]
         return eps * share.sqrt()
 
     def length(self, Z: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from srr.nn.probe import modules_entered
 from srr.training.augment import augment_images, mix_images
 from srr.training.config import RunConfig
 from srr.training.objectives import Losses, build_objective
-from srr.training.optim import build_optimizer, warmup_cosine
+from srr.training.optim import build_optimizer, may_fuse, warmup_cosine
 from srr.training.sources import DataSpec, mix_seeds
 from srr.training.start import NETWORK
 
@@ -136,7 +136,7 @@ class TrainingModule(pl.LightningModule):
         total = trainer.datamodule.steps(self.config.trainer)
         epochs = max(1, self.config.trainer.max_epochs)
         share = min(self.config.optim.warmup_epochs / epochs, 1.0)
-        optimizer = build_optimizer(self.model, self.config.optim)
+        optimizer = build_optimizer(self.model, self.config.optim, fused=may_fuse(self.config.trainer))
         schedule = warmup_cosine(
             optimizer, warmup=round(share * total), total=total, floor=self.config.optim.min_lr_ratio
         )

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
-from srr.training.config import OptimConfig
+from srr.training.config import OptimConfig, TrainerConfig
 
 Groups = list[dict[str, Any]]
 
@@ -161,11 +161,16 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
     return "layer" if "blocks." in name and parameter.ndim == 2 else "other"
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimizer a config names, over :func:`parameter_groups` of a model."""
+def may_fuse(trainer: TrainerConfig) -> bool:
+    """Whether AdamW may take its step in one kernel: Lightning clips no gradients for it under mixed precision."""
+    return not (trainer.clip_norm and trainer.precision in ("bf16", "16"))
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = False) -> Optimizer:
+    """The optimizer a config names, over :func:`parameter_groups` of a model; AdamW in one kernel where fused."""
     betas = cast("tuple[float, float]", config.betas)
     known: dict[str, Callable[..., Optimizer]] = {
-        "adamw": partial(AdamW, betas=betas or (0.9, 0.999)),
+        "adamw": partial(AdamW, betas=betas or (0.9, 0.999), fused=fused),
         "lion": partial(Lion, betas=betas or (0.9, 0.99)),
         "muon": partial(MuonWithAdamW, betas=betas or (0.9, 0.999), momentum=config.momentum),
     }

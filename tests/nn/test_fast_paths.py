@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from srr.nn import ISTA, create_model
+from srr._array import namespace
+from srr.nn import ISTA, PatchEmbedding, create_model
+from srr.nn.layers import TORCH
+from srr.ops.attention import bare_ssa
 from tests.benchmarks.reference_crate import reference_crate, twin_weights
 
 SMALL = {"dim": 64, "heads": 4, "head_dim": 16, "depth": 3}
@@ -116,3 +119,53 @@ def test_gradients_of_both_orders_pass_through_the_folded_step():
 
     assert torch.autograd.gradcheck(step, (Z, D))
     assert torch.autograd.gradgradcheck(step, (Z, D))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_patches_with_channels_slowest_give_the_same_tokens(norm):
+    torch.manual_seed(0)
+    embed = PatchEmbedding((6, 8), (3, 2), channels=3, dim=5, norm=norm).double()
+    if norm:
+        nn.init.normal_(embed.patch_norm.weight)
+        nn.init.normal_(embed.patch_norm.bias)
+    images = torch.randn(2, 3, 6, 8, dtype=torch.float64)
+    found = []
+    for watched in (False, True):  # a hook may ask for patches in the released order
+        handle = embed.linear.register_forward_hook(lambda *_: None) if watched else None
+        embed.zero_grad()
+        tokens = embed(images)
+        tokens.square().sum().backward()
+        found.append([tokens.detach(), *(p.grad.clone() for p in embed.parameters())])
+        if handle:
+            handle.remove()
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
+    patches = [images[0, :, 3:6, 2:4].permute(1, 2, 0).flatten()]  # second row, second column, channel fastest
+    want = embed.token_norm(embed.linear(embed.patch_norm(patches[0])))
+    torch.testing.assert_close(embed(images)[0, 6] - embed.positions[0, 6], want)
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_attention_written_out_in_half_precision_is_attention(rows, monkeypatch):
+    monkeypatch.setattr(namespace, "multiplies_bfloat16", lambda: True)
+    calls = []
+    plain = nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or plain(*a, **k)
+    )
+    V = torch.randn(2, 3, 9, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    grads = []
+    for dtype in (torch.bfloat16, torch.float64):
+        X = V.detach().to(dtype).requires_grad_()
+        if dtype == torch.bfloat16:
+            out = bare_ssa(X, 0.5, False, None, rows, TORCH)
+        else:
+            out = (X[..., :rows, :] @ X.mT * 0.5).softmax(-1) @ X
+        out.sum().backward()
+        grads.append((out.detach().double(), X.grad.double()))
+    assert not calls
+    for half, exact in zip(*grads, strict=True):
+        assert float((half - exact).norm() / exact.norm()) < 2e-2
+    bare_ssa(V.float(), 0.5, False, None, rows, TORCH)
+    bare_ssa(V, 0.5, True, None, None, TORCH)
+    assert len(calls) == 2  # float32, and causal rows, keep the fused kernel

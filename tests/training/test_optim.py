@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from srr.nn import create_model
-from srr.training.config import resolve
-from srr.training.optim import Lion, MuonWithAdamW, parameter_groups, warmup_cosine
+from srr.training.config import OptimConfig, TrainerConfig, resolve
+from srr.training.optim import Lion, MuonWithAdamW, build_optimizer, may_fuse, parameter_groups, warmup_cosine
 
 
 def gradients(steps=4, shape=(3, 5)):
@@ -117,3 +117,15 @@ def test_warmup_then_cosine():
 def test_bad_optimizers(change, words):
     with pytest.raises(ValueError, match=words):
         resolve({"optim": change})
+
+
+@pytest.mark.parametrize(("clip", "precision", "fused"), [(0, "bf16", True), (1, "32", True), (1, "bf16", False)])
+def test_adamw_is_fused_where_clipping_allows(clip, precision, fused):
+    assert may_fuse(TrainerConfig(clip_norm=clip, precision=precision)) is fused
+    weights = [torch.nn.Linear(3, 2, bias=False) for _ in range(2)]
+    for weight, optimizer in zip(weights, (True, False), strict=True):
+        weight.weight.data = torch.arange(6.0).view(2, 3)
+        weight.weight.grad = torch.ones(2, 3)
+        built = build_optimizer(weight, OptimConfig(lr=0.1), fused=optimizer)
+        built.step()
+    torch.testing.assert_close(weights[0].weight, weights[1].weight)

@@ -347,10 +347,10 @@ def scaled_dot_product_attention(Q: ArrayT, V: ArrayT, *, scale: float, causal: 
     products are written out, up to the numbers of tokens at which that was measured to win.
     """
     if mask is None and not causal and _written_out(V):
-        keys = V.reshape(-1, *V.shape[-2:])
-        queries = keys if Q is V else Q.reshape(-1, *Q.shape[-2:])
-        scores = sys.modules["torch"].baddbmm(keys.new_zeros(()), queries, keys.mT, beta=0.0, alpha=scale)
-        return (scores.softmax(-1) @ keys).view(Q.shape)
+        torch: Any = sys.modules["torch"]
+        keys, queries = (torch.reshape(X, (-1, *X.shape[-2:])) for X in (V, Q))
+        scores = torch.baddbmm(keys.new_zeros(()), queries, keys.mT, beta=0.0, alpha=scale)
+        return torch.reshape(scores.softmax(-1) @ keys, Q.shape)
     attention = sys.modules["torch.nn.functional"].scaled_dot_product_attention
     if V.ndim == 3 and mask is None and not _is_differentiated(V):
         keys = V[None]

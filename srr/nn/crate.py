@@ -183,7 +183,7 @@ class PatchEmbedding(nn.Module):
 
     def channels_first(self, weight: Tensor) -> Tensor:
         """Weights (..., patch_dim) of pixels with channels fastest as those of pixels with channels slowest."""
-        return weight.unflatten(-1, (-1, self.channels)).mT.flatten(-2)
+        return weight.reshape(*weight.shape[:-1], -1, self.channels).mT.flatten(-2)
 
 
 class ClassifierHead(nn.Module):

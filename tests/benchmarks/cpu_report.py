@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import srr
-from srr.nn import ISTA, MSSA, TSSA
+from srr.nn import ISTA, MSSA, TSSA, RateCompression
 from tests.benchmarks import reference_rates as naive
 from tests.benchmarks.cases import EPS, LARGE_RATES, SMALL_RATES, RateCase, arguments, token_counts
 from tests.benchmarks.device_models import evaluation, training
@@ -28,7 +28,7 @@ from tests.benchmarks.timing import best_ratio, interleaved, median_ratio
 
 Forms = dict[str, Callable[[], Any]]
 WALL = "work" not in sys.argv
-TOKEN_LAYERS = {"plain": Attention, "MSSA": MSSA, "TSSA": TSSA}
+TOKEN_LAYERS = {"plain": Attention, "MSSA": MSSA, "TSSA": TSSA, "R^c": RateCompression}
 
 
 def line(name: str, forms: Forms, *, target: float | str = "", rounds: int = 11) -> None:
@@ -101,11 +101,15 @@ def layers() -> None:
 
 
 def tokens() -> None:
-    """One layer of width 384 and 6 heads, one sequence, forward and backward."""
+    """One layer of width 384 and 6 heads, one sequence: forward and backward, and evaluation."""
     for n in token_counts():
         Z = torch.randn(1, n, 384, requires_grad=True)
-        forms = {name: partial(training, layer(384, 6, 64), Z, False) for name, layer in TOKEN_LAYERS.items()}
-        line(f"{n} tokens", forms, rounds=7)
+        for step in (training, evaluation):
+            forms = {
+                name: partial(step, layer(384, 6, 64).train(step is training), Z, False)
+                for name, layer in TOKEN_LAYERS.items()
+            }
+            line(f"{n} tokens, {step.__name__}", forms, rounds=7)
 
 
 def token_memory() -> None:

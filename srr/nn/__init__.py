@@ -8,7 +8,7 @@ from srr.nn.alternatives import CBSA, TSSA, OvercompleteISTA, Perceptron, ProxMM
 from srr.nn.blocks import BLOCKS, Block, Variant, keep_orthonormal
 from srr.nn.causal import CausalConfig, CausalCRATE, DecodingState, TokenEmbedding
 from srr.nn.classify import Classifier, Predictions, load_classifier
-from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, PatchEmbedding, build_blocks, patchify
+from srr.nn.crate import CRATE, ClassifierHead, CrateConfig, PatchEmbedding, build_blocks
 from srr.nn.descent import Descent, EnergyAttention, FeasibleISTA, RateCompression
 from srr.nn.export import export_model
 from srr.nn.halves import HalfObjective
@@ -31,7 +31,7 @@ from srr.nn.losses import (
     views_loss,
 )
 from srr.nn.mae import CrateMAE, DecoderBlock, MaeConfig, random_patch_mask, sincos_positions, unpatchify
-from srr.nn.network import NetworkConfig
+from srr.nn.network import NetworkConfig, patchify
 from srr.nn.preprocessing import Preprocessing, image_files, read_image
 from srr.nn.presets import PRESETS, create_model, load_model
 from srr.nn.pretrained import PretrainedModel, interpolate_positions

@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from srr._array.checks import check_count, check_positive
 from srr.nn.blocks import Block, keep_orthonormal
 from srr.nn.layers import check_mask
-from srr.nn.network import NetworkConfig, Size, check_images, pair, patch_grid, prepend
+from srr.nn.network import NetworkConfig, Size, check_images, pair, patch_grid, patchify, prepend
 from srr.nn.pretrained import PretrainedModel
 from srr.nn.probe import is_watched
 from srr.nn.stem import ClassAttention, ConvolutionalEmbedding
 from srr.solvers.driver import unroll
 
-__all__ = ["CRATE", "ClassifierHead", "CrateConfig", "PatchEmbedding", "build_blocks", "patchify"]
+__all__ = ["CRATE", "ClassifierHead", "CrateConfig", "PatchEmbedding", "build_blocks"]
 
 
 @dataclass(frozen=True)
@@ -99,33 +99,6 @@ class CrateConfig(NetworkConfig):
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         return patch_grid(self.image_size, self.patch_size)
-
-
-def patchify(images: Tensor, patch_size: Size, *, channels_first: bool = False) -> Tensor:
-    """Patches of images as rows, channel fastest.
-
-    Args:
-        images: (B, C, H, W).
-        patch_size: height p1 and width p2 of a patch.
-        channels_first: channel slowest instead, a copy of longer stretches.
-
-    Returns:
-        (B, H/p1 · W/p2, p1 · p2 · C), patches in reading order.
-
-    Raises:
-        ValueError: not four axes, or no whole number of patches.
-
-    Example:
-        >>> patchify(torch.zeros(2, 3, 8, 12), 4).shape
-        torch.Size([2, 6, 48])
-    """
-    if images.ndim != 4:
-        raise ValueError(f"images must have shape (batch, channels, height, width); got {tuple(images.shape)}")
-    (B, C, H, W), (p1, p2) = images.shape, pair(patch_size)
-    h, w = patch_grid((H, W), patch_size)
-    tiles = images.reshape(B, C, h, p1, w, p2)  # (B, C, H, W) -> (B, C, h, p1, w, p2)
-    order = (0, 2, 4, 1, 3, 5) if channels_first else (0, 2, 4, 3, 5, 1)
-    return tiles.permute(order).reshape(B, h * w, p1 * p2 * C)  # (B, n, patch_dim)
 
 
 class PatchEmbedding(nn.Module):

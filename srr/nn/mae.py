@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from srr._array.checks import check_count
-from srr.nn.crate import build_blocks, layer_steps, patchify, with_class_token
+from srr.nn.crate import build_blocks, layer_steps, with_class_token
 from srr.nn.halves import HalfObjective
 from srr.nn.layers import MSSA
 from srr.nn.losses import reconstruction_loss, standardize_patches
-from srr.nn.network import NetworkConfig, Size, check_images, pair, patch_grid, prepend
+from srr.nn.network import NetworkConfig, Size, check_images, pair, patch_grid, patchify, prepend
 from srr.nn.pretrained import PretrainedModel
 from srr.solvers.driver import unroll
 

@@ -117,3 +117,30 @@ def check_images(images: Tensor, channels: int, size: tuple[int, int]) -> None:
         raise ValueError(f"images must have shape (batch, {', '.join(map(str, wanted))}); got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"images must have a floating dtype; got {images.dtype}")
+
+
+def patchify(images: Tensor, patch_size: Size, *, channels_first: bool = False) -> Tensor:
+    """Patches of images as rows, channel fastest.
+
+    Args:
+        images: (B, C, H, W).
+        patch_size: height p1 and width p2 of a patch.
+        channels_first: channel slowest instead, a copy of longer stretches.
+
+    Returns:
+        (B, H/p1 · W/p2, p1 · p2 · C), patches in reading order.
+
+    Raises:
+        ValueError: not four axes, or no whole number of patches.
+
+    Example:
+        >>> patchify(torch.zeros(2, 3, 8, 12), 4).shape
+        torch.Size([2, 6, 48])
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (batch, channels, height, width); got {tuple(images.shape)}")
+    (B, C, H, W), (p1, p2) = images.shape, pair(patch_size)
+    h, w = patch_grid((H, W), patch_size)
+    tiles = images.reshape(B, C, h, p1, w, p2)  # (B, C, H, W) -> (B, C, h, p1, w, p2)
+    order = (0, 2, 4, 1, 3, 5) if channels_first else (0, 2, 4, 3, 5, 1)
+    return tiles.permute(order).reshape(B, h * w, p1 * p2 * C)  # (B, n, patch_dim)

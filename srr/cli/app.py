@@ -18,13 +18,16 @@ from srr._array.files import printable
 from srr._array.interrupt import hand_over
 from srr.cli.demo import demo
 from srr.cli.encode import decode, encode
-from srr.cli.images import attention, export, predict
+from srr.cli.images import attention, export, predict, segment
 from srr.cli.runs import certify, probe, report, trace, train
 from srr.cli.solve import solve
 from srr.cli.verify import verify
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
-COMMANDS = (verify, solve, train, trace, certify, probe, demo, attention, predict, export, report, encode, decode)
+COMMANDS = (
+    *(verify, solve, train, trace, certify, probe, demo),
+    *(attention, segment, predict, export, report, encode, decode),
+)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""`srr attention`, `srr predict` and `srr export`: what a trained network sees in images, and its graph."""
+"""`srr attention`, `srr segment`, `srr predict` and `srr export`: what a trained network sees, and its graph."""
 
 from __future__ import annotations
 
@@ -40,6 +40,28 @@ def attention(
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     typer.echo(f"wrote {out}: {len(maps)} heads of layer {layer % len(model.blocks)}, {tokens.shape[0]} patches")
+
+
+def segment(
+    run: Run,
+    image: ImageFile,
+    out: Annotated[Path, typer.Option(help="New picture.")] = Path("segment.png"),
+    layer: Annotated[int, typer.Option(help="Layer, from the end when negative.")] = -1,
+    size: Annotated[int | None, typer.Option(help="Image size for finer masks; positions are interpolated.")] = None,
+) -> None:
+    """Draw masks of the object that a trained model finds though it never saw one: by attention, PCA and a cut."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another --out")
+    from srr.nn import segment as masks_of
+    from srr.plots import plot_masks
+
+    model = load_image_model(run, size=size)
+    picture, batch = prepare(run, model, image)
+    masks = {name: mask[0] for name, mask in masks_of(model, batch, layer=layer).items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plot_masks(picture.permute(1, 2, 0).squeeze(-1), masks).savefig(out, dpi=120)
+    shares = ", ".join(f"{name} {mask.double().mean():.0%}" for name, mask in masks.items())
+    typer.echo(f"wrote {out}: share of the image in each mask: {shares}")
 
 
 def predict(

@@ -1,6 +1,6 @@
 """Floor 4: matplotlib pictures. Each function draws into a figure and returns it; none of them shows or saves."""
 
-from srr.plots.attention import plot_attention, token_colors
+from srr.plots.attention import plot_attention, plot_masks, token_colors
 from srr.plots.networks import plot_atoms, plot_coherence, plot_confusion, plot_curves, plot_features
 from srr.plots.solutions import plot_energies, plot_gram, plot_objective
 from srr.plots.traces import plot_layer_trace
@@ -21,4 +21,5 @@ __all__ = [
     # attention
     "token_colors",
     "plot_attention",
+    "plot_masks",
 ]

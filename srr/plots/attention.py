@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-__all__ = ["plot_attention", "token_colors"]
+__all__ = ["plot_attention", "plot_masks", "token_colors"]
 
 
 def token_colors(tokens: Array) -> npt.NDArray[np.float64]:
@@ -95,6 +96,36 @@ def plot_attention(
         share = f"{weights[head].mean():.0%} of patches" if memberships else f"{weights[head].sum():.0%} on patches"
         _show(axis, picture, extent, f"head {head}: {share}")
         axis.imshow(weights[head].reshape(grid), extent=extent, cmap="inferno", alpha=0.75, interpolation="nearest")
+    return figure
+
+
+def plot_masks(image: Array, masks: Mapping[str, Array], *, figure: Figure | None = None) -> Figure:
+    """Draw an image, and what each mask leaves of it.
+
+    Args:
+        image: picture of shape (height, width) or (height, width, 3), in [0, 1].
+        masks: boolean, (height, width), by the title of their panel.
+        figure: matplotlib figure to draw into, a new one by default.
+
+    Returns:
+        The figure: one panel more than there are masks.
+
+    Raises:
+        ValueError: a mask of another size than the image.
+    """
+    picture = to_numpy(image)
+    figure = canvas(figure, (2.4 * (len(masks) + 1), 2.6))
+    axes = figure.subplots(1, len(masks) + 1, squeeze=False).ravel()
+    extent = (0, picture.shape[1], picture.shape[0], 0)
+    _show(axes[0], picture, extent, "image")
+    for axis, (name, mask) in zip(axes[1:], masks.items(), strict=True):
+        kept = to_numpy(mask)
+        if kept.shape != picture.shape[:2]:
+            raise ValueError(f"masks must have the shape {picture.shape[:2]} of the image; got {kept.shape}")
+        keep = kept if picture.ndim == 2 else kept[..., None]
+        _show(axis, np.where(keep, picture, 0.15 * picture), extent, f"{name}: {kept.mean():.0%} of the image")
+    for axis in axes:
+        axis.axis("off")
     return figure
 
 

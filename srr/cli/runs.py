@@ -223,8 +223,8 @@ def report(
     eps: Eps = 0.1,
     samples: HeldOut = 256,
 ) -> None:
-    """Write one HTML page: config, curves, confusion, layer traces, features, attention, atoms, coherence."""
-    from srr.training.report import write_report
+    """Write one HTML page: result and baseline, curves, layers, wrong predictions; two runs on shared axes."""
+    from srr.training.page import write_report
 
     runs = [run] if other is None else [run, other]
     path = write_report(runs, out or Path(run) / "report.html", eps=eps, count=samples)

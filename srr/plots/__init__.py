@@ -3,7 +3,7 @@
 from srr.plots.attention import plot_attention, plot_masks, token_colors
 from srr.plots.networks import plot_atoms, plot_coherence, plot_confusion, plot_curves, plot_features
 from srr.plots.solutions import plot_energies, plot_gram, plot_objective
-from srr.plots.traces import plot_layer_trace
+from srr.plots.traces import plot_layer_objective, plot_layer_trace
 
 __all__ = [
     # tokens and solutions
@@ -12,6 +12,7 @@ __all__ = [
     "plot_energies",
     # objectives and layers
     "plot_layer_trace",
+    "plot_layer_objective",
     # networks
     "plot_curves",
     "plot_confusion",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-__all__ = ["plot_layer_trace"]
+__all__ = ["plot_layer_objective", "plot_layer_trace"]
 
 PANELS = (
     ("compression_raw", "R^c(Z; U of the layer), tokens as they are (nats)"),
@@ -60,6 +60,32 @@ def plot_layer_trace(traces: Mapping[str, LayerTrace], *, figure: Figure | None 
         if field == "sparsity":
             axis.set_ylim(0.0, 1.05)
     axes[0].legend()
+    return figure
+
+
+def plot_layer_objective(objectives: Mapping[str, Numbers], *, figure: Figure | None = None) -> Figure:
+    """Draw an objective at the three places of every layer, each layer by itself: its measure is its own.
+
+    Args:
+        objectives: values (L, 3) before, between and after the halves of L layers, by the name in the legend.
+        figure: matplotlib figure to draw into, a new one by default.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not objectives:
+        raise ValueError("objectives must hold at least one array; got none")
+    figure = canvas(figure, (8.0, 3.6))
+    axis = figure.subplots()
+    for number, (name, values) in enumerate(objectives.items()):
+        _draw(axis, values, name, f"C{number}", apart=True)
+    depth = max(len(values) for values in objectives.values())
+    axis.set_xticks(np.arange(depth) + 0.5, [str(layer) for layer in range(depth)])
+    axis.set(xlabel="layer", ylabel="objective (nats)")
+    axis.legend(fontsize=8)
     return figure
 
 

@@ -14,7 +14,7 @@ from srr.training.callbacks import curve, read_table
 from srr.training.config import ObjectiveConfig, resolve
 from srr.training.features import feature_spread, features_of, nearest_neighbors, read_out, spaced_samples
 from srr.training.objectives import build_objective
-from srr.training.report import write_report
+from srr.training.page import write_report
 from srr.training.sources import TensorSamples
 
 WORDS = ["objective.name=views", "trainer.max_epochs=3", "trainer.progress=lines", "augment.crop_scale=[0.6,1.0]"]

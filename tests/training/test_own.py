@@ -1,5 +1,10 @@
 """What a user brings to a run: data, callbacks and loggers; and what a run tells TensorBoard."""
 
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -9,11 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, Dataset
 
 from srr.nn import load_classifier
-from srr.training import open_run, own_source, train
+from srr.training import open_run, own_source, page, train
 from srr.training.callbacks import curve, read_table
 from srr.training.config import resolve
 from srr.training.module import gradient_norm
+from srr.training.page import write_report
 from srr.training.run import load_run_config
+
+HOSTILE = "</td><script>document.title='run'</script>\n\u202e$x^$<img src=x onerror=\"document.title='run'\">"
 
 
 class Stripes(Dataset):
@@ -32,7 +40,7 @@ class Stripes(Dataset):
 
 
 class StripesModule(pl.LightningDataModule):
-    classes = ("rows", "<columns>")
+    classes = ("rows", HOSTILE)
 
     def train_dataloader(self):
         return DataLoader(Stripes(48), batch_size=3)
@@ -73,7 +81,7 @@ def test_a_data_module_callbacks_and_loggers_of_ones_own(run):
     assert "val_loss" in (out.parent / "mine" / "version_0" / "metrics.csv").read_text()
     assert load_run_config(out).data.name == "own:StripesModule"
     found = load_classifier(out).predict(np.stack([Stripes(20)[k][0] for k in range(20)]))
-    assert set(found.names) <= {"rows", "<columns>"}
+    assert set(found.names) <= {"rows", HOSTILE}
     right = np.mean([int(label) == k % 2 for k, label in enumerate(found.labels)])
     assert right == pytest.approx(result["val_accuracy"])
 
@@ -134,3 +142,57 @@ def test_the_norm_of_a_gradient_is_that_of_all_of_it():
     layer = torch.nn.Linear(2, 1)
     layer(torch.tensor([[3.0, 4.0]])).sum().backward()
     assert float(gradient_norm(layer)) == pytest.approx(26**0.5)
+
+
+class Tags(HTMLParser):
+    """What a browser would make of a page: every tag with its attributes, and the text outside."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_names_of_classes_and_folders_are_text_in_the_report(run, tmp_path, monkeypatch):
+    """Markup, scripts, ends of lines and marks that turn the direction of writing; two runs, all sections."""
+    folder = tmp_path / "<img src=x onerror=alert(1)>\n\u202e$y_$"
+    shutil.copytree(run[0], folder)
+    monkeypatch.setattr(page, "open_run", lambda place: open_run(place, data=StripesModule()))
+    text = write_report([folder, run[0]], tmp_path / "report.html", count=8).read_text()
+    seen = Tags(text)
+    plain = (
+        "html head meta title link style body h1 h2 h3 p div table tr th td img figure figcaption details summary pre"
+    )
+    assert {tag for tag, _ in seen.tags} <= {*plain.split(), "pre"}
+    assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)
+    assert all(a["src"].startswith("data:image/png;base64,") for tag, a in seen.tags if tag == "img")
+    assert "\u202e" not in text
+    assert "\\u202e" in seen.text
+    assert "<img src=x onerror=alert(1)>" in seen.text
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    done = subprocess.run(
+        [chromium, *flags, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "<title>run</title>" not in done.stdout
+
+
+def test_the_report_begins_with_the_result_and_its_baseline(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "open_run", lambda place: open_run(place, data=StripesModule()))
+    seen = Tags(write_report([run[0]], tmp_path / "report.html", count=8).read_text())
+    places = [seen.text.index(words) for words in ("Result", "held-out accuracy", "Curves", "Resolved config")]
+    assert places == sorted(places)
+    wrong = round(20 * (1 - json.loads((run[0] / "metrics.json").read_text())["val_accuracy"]))
+    assert f"{wrong} of 20 held-out samples are wrong" in seen.text
+    assert sum(tag == "figcaption" for tag, _ in seen.tags) == min(wrong, 12)
+    assert [tag for tag, _ in seen.tags].index("details") > max(
+        at for at, (tag, _) in enumerate(seen.tags) if tag == "h2"
+    )

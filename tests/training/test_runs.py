@@ -24,7 +24,8 @@ from srr.nn import CRATE, create_model, load_model
 from srr.training.callbacks import curve, read_table
 from srr.training.checkpoint import read_checkpoint
 from srr.training.config import TrainerConfig, merge, parse_overrides, read_config_file, resolve_with_recipe
-from srr.training.report import open_run, scores, trace_run, write_report
+from srr.training.page import write_report
+from srr.training.report import open_run, scores, trace_run
 from srr.training.run import accelerator, initial_model, load_run_config, train
 from srr.training.sources import load_data
 

@@ -27,9 +27,9 @@ from srr._array.linalg import value_factor
 from srr._array.namespace import softmax
 from srr.fits.coding_length import CodingLengthSegmentation
 from srr.fits.mixture import SubspaceMixture, candidates, expectation
-from srr.fits.redunet import build_redunet
+from srr.fits.redunet import build_redunet, lift_signals, random_filters
 from srr.ops.rates import rate_scale, sparse_rate_reduction_smoothness
-from srr.ops.redunet import circular_convolution, expansion_operator, to_sphere
+from srr.ops.redunet import expansion_operator, to_sphere
 from srr.ops.sparse import unit_soft_threshold
 
 __all__ = [
@@ -338,9 +338,8 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     def _draw_filters(self, dtype: np.dtype[Any]) -> Matrix | None:
         if self.signal_shape is None or not self.n_filters:
             return None
-        rng = np.random.default_rng(seed_of(self.random_state))
-        shape = (self.n_filters, self.signal_shape[0], *[self.filter_size] * self._shift_axes)
-        return rng.standard_normal(shape).astype(dtype)
+        size, seed = (self.filter_size,) * self._shift_axes, seed_of(self.random_state)
+        return random_filters(self.n_filters, channels=self.signal_shape[0], size=size, seed=seed).astype(dtype)
 
     def _tokens(self, X: Matrix) -> Matrix:
         """Vectors with their constant, or lifted signals."""
@@ -351,7 +350,7 @@ class ReduNetClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         signals = X.reshape(len(X), *self.signal_shape)
         if self.filters_ is None:
             return signals
-        return np.asarray(np.maximum(circular_convolution(signals, self.filters_.astype(X.dtype)), 0.0))
+        return lift_signals(signals, self.filters_.astype(X.dtype))
 
 
 class SubspaceMixtureClustering(ClusterMixin, FitsSamples):

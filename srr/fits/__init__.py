@@ -11,7 +11,15 @@ from srr.fits.mixture import (
     SubspaceMixture,
     SubspaceMixtureFit,
 )
-from srr.fits.redunet import ReduNet, ReduNetLayer, ReduNetwork, SphereRateReduction, build_redunet
+from srr.fits.redunet import (
+    ReduNet,
+    ReduNetLayer,
+    ReduNetwork,
+    SphereRateReduction,
+    build_redunet,
+    lift_signals,
+    random_filters,
+)
 
 __all__ = [
     # mixtures of subspaces
@@ -30,4 +38,6 @@ __all__ = [
     "ReduNetLayer",
     "ReduNetwork",
     "build_redunet",
+    "random_filters",
+    "lift_signals",
 ]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
-from srr._array.namespace import Array, DType, namespace
+from srr._array.namespace import Array, ArrayT, DType, Namespace, namespace
 from srr.ops.rates import rate_scale
-from srr.ops.redunet import ReduNetOperators, compression_norms, redunet_increment, redunet_operators, to_sphere
+from srr.ops.redunet import (
+    ReduNetOperators,
+    circular_convolution,
+    compression_norms,
+    redunet_increment,
+    redunet_operators,
+    to_sphere,
+)
 from srr.solvers.driver import Observation, Solution, minimize, unroll
 from srr.solvers.proximal import FixedStep
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+MEMBERSHIPS = ("labels", "estimated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +87,36 @@ class ReduNet:
     On the sphere the normalized step maximizes the gradient's linear model less ‖ΔZ‖²/(2η), so it never lowers
     ΔR as long as 1/η is at least the curvature 9α/8: that η = 8nε²/(9d) is the default.
 
+    With ``membership="estimated"`` the operators are those of the labels, but the tokens move by the membership that
+    the operators give them, as tokens without labels do and as the released code moves its training tokens; ΔR may
+    then fall.
+
     Args:
         rule: `FixedStep` of length η, 8/(9α) by default.
+        membership: ``"labels"`` or ``"estimated"``.
+        sharpness: λ ≥ 0 of the estimated membership.
 
-    Source: [REDU] (13)-(15).
+    Raises:
+        ValueError: another membership, or sharpness negative.
+
+    Source: [REDU] (13)-(15); (19) for the estimate.
     """
 
     rule: FixedStep = field(default_factory=FixedStep)
+    membership: str = "labels"
+    sharpness: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.membership not in MEMBERSHIPS:
+            raise ValueError(f"membership must be one of {MEMBERSHIPS}; got {self.membership!r}")
+        check_nonnegative(self.sharpness, "sharpness")
 
     def init(self, problem: SphereRateReduction, Z: Array) -> ReduNetState:
         """State at the first tokens."""
         xp = namespace(Z)
         made = problem.operators(Z)
-        move = redunet_increment(Z, made, problem.Pi, shift_axes=problem.shift_axes, xp=xp)
+        known = problem.Pi if self.membership == "labels" else None
+        move = redunet_increment(Z, made, known, sharpness=self.sharpness, shift_axes=problem.shift_axes, xp=xp)
         axes = tuple(range(-1 - problem.shift_axes, 0))
         along = move - xp.sum(move * Z, axis=axes, keepdims=True) * Z
         residual = xp.sqrt(xp.sum(along**2, axis=(axes[0] - 1, *axes)))
@@ -173,6 +202,7 @@ def build_redunet(
     depth: int,
     step: float | None = None,
     sharpness: float = 100.0,
+    membership: str = "labels",
     shift_axes: int = 0,
     core_dtype: DType = None,
 ) -> ReduNetwork:
@@ -181,7 +211,8 @@ def build_redunet(
     .. math:: \max_Z \; \Delta R(Z \mid \Pi) \quad\text{subject to}\quad \lVert z_i \rVert = 1
 
     The training tokens move by their labels, so that each layer is an exact step of the ascent; tokens without
-    labels move by the membership that the operators give them.
+    labels move by the membership that the operators give them. With ``membership="estimated"`` the training tokens
+    do, too, as in the released code: their features are then those of the network, and ΔR may fall.
 
     Args:
         Z: training tokens of shape (n, d), or signals (n, C, T) or (n, C, H, W).
@@ -189,7 +220,8 @@ def build_redunet(
         eps: distortion ε > 0, to be compared with the unit norm of the tokens.
         depth: number of layers ≥ 0.
         step: η > 0; None for the largest step that is sure to raise ΔR, 8/(9α).
-        sharpness: λ ≥ 0 of the estimated membership.
+        sharpness: λ ≥ 0 of the estimated membership, per unit of ‖C_k z‖.
+        membership: by what the training tokens move: ``"labels"`` or ``"estimated"``.
         shift_axes: 0 for vectors; 1 or 2 for signals whose circular shifts belong to their class.
         core_dtype: dtype of the Gram matrices and their factors; float64 by default.
 
@@ -213,8 +245,8 @@ def build_redunet(
         100
     """
     check_count(depth, "depth", least=0)
-    check_nonnegative(sharpness, "sharpness")
-    problem, solver = SphereRateReduction(Pi, eps, shift_axes, core_dtype), ReduNet(FixedStep(step))
+    solver = ReduNet(FixedStep(step), membership, sharpness)
+    problem = SphereRateReduction(Pi, eps, shift_axes, core_dtype)
     made: list[ReduNetOperators] = []
 
     def keep(seen: Observation[Array, ReduNetState]) -> None:
@@ -224,3 +256,56 @@ def build_redunet(
     length = solver.rule.length(problem, solution.Z)
     layers = tuple(ReduNetLayer(operators, length, sharpness, shift_axes) for operators in made[:-1])
     return ReduNetwork(layers, made[-1], problem.alpha(solution.Z), shift_axes, solution)
+
+
+def lift_signals(Z: ArrayT, filters: ArrayT, *, xp: Namespace = None) -> ArrayT:
+    """Signals lifted to more channels before a shift-invariant ReduNet: circular convolution, then ReLU.
+
+    Args:
+        Z: signals of shape (..., n, B, T) or (..., n, B, H, W).
+        filters: filters of shape (C, B, t) or (C, B, h, w), such as those of :func:`random_filters`.
+        xp: array namespace; looked up when None.
+
+    Returns:
+        Signals of shape (..., n, C, T) or (..., n, C, H, W), non-negative; circular shifts commute with it.
+
+    Raises:
+        TypeError: Z or filters is not a real floating array.
+        ValueError: as :func:`srr.ops.circular_convolution`.
+
+    Source: [REDU] §4.1.
+
+    Example:
+        >>> import numpy as np, srr
+        >>> filters = srr.fits.random_filters(4, channels=1, size=(3,), seed=0)
+        >>> srr.fits.lift_signals(np.ones((2, 1, 8)), filters).shape
+        (2, 4, 8)
+    """
+    xp = namespace(Z, filters, xp=xp)
+    made = circular_convolution(Z, filters, xp=xp)
+    return xp.maximum(made, xp.zeros_like(made))
+
+
+def random_filters(count: int, *, channels: int, size: tuple[int, ...], seed: int | np.random.Generator) -> FloatArray:
+    """Filters of independent standard normal numbers for :func:`lift_signals`.
+
+    Args:
+        count: number C of filters.
+        channels: channels B of the signals.
+        size: length of a filter along each shift axis.
+        seed: seed or generator.
+
+    Returns:
+        NumPy array (C, B, *size).
+
+    Raises:
+        TypeError: a number that is not an integer.
+        ValueError: a number below one, or other than one or two shift axes.
+
+    Source: [REDU] §4.1, random kernels.
+    """
+    for name, number in {"count": count, "channels": channels, **{f"size[{i}]": s for i, s in enumerate(size)}}.items():
+        check_count(number, name)
+    if len(size) not in (1, 2):
+        raise ValueError(f"size must have one or two numbers; got {size}")
+    return np.random.default_rng(seed).standard_normal((count, channels, *size))

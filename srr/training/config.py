@@ -107,7 +107,11 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """``adamw``, ``lion`` or ``muon``; linear warm-up and then a cosine down to ``min_lr_ratio`` of ``lr``."""
+    """``adamw``, ``lion`` or ``muon``; linear warm-up and then a cosine down to ``min_lr_ratio`` of ``lr``.
+
+    ``decay`` says which parameters decay: ``matrices`` (not biases, norms, positions and tokens) or ``all``;
+    ``schedule`` whether the rate changes after each ``step`` or after each ``epoch``.
+    """
 
     name: Literal["adamw", "lion", "muon"] = "adamw"
     lr: Annotated[float, Meta(ge=0, le=1e3)] = 1e-3
@@ -116,6 +120,8 @@ class OptimConfig:
     momentum: BelowOne = 0.95
     warmup_epochs: NonNegative = 2.0
     min_lr_ratio: Share = 0.0
+    decay: Literal["matrices", "all"] = "matrices"
+    schedule: Literal["step", "epoch"] = "step"
 
 
 @dataclass(frozen=True)

@@ -137,9 +137,9 @@ class TrainingModule(pl.LightningModule):
         epochs = max(1, self.config.trainer.max_epochs)
         share = min(self.config.optim.warmup_epochs / epochs, 1.0)
         optimizer = build_optimizer(self.model, self.config.optim, fused=may_fuse(self.config.trainer))
-        schedule = warmup_cosine(
-            optimizer, warmup=round(share * total), total=total, floor=self.config.optim.min_lr_ratio
-        )
+        stairs = epochs if self.config.optim.schedule == "epoch" else 0
+        floor = self.config.optim.min_lr_ratio
+        schedule = warmup_cosine(optimizer, warmup=round(share * total), total=total, floor=floor, stairs=stairs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:

@@ -132,12 +132,13 @@ def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tenso
                 yield group, x, x.grad, optimizer.state[x]
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> Groups:
+def parameter_groups(model: nn.Module, *, weight_decay: float, everything: bool = False) -> Groups:
     """Three groups: matrices of the layers, other matrices, and what is never decayed (vectors, positions, tokens).
 
     Args:
         model: the network.
         weight_decay: decay of the first two groups.
+        everything: decay the third as well.
 
     Returns:
         Groups for an optimizer, empty ones left out; ``orthogonal`` marks the first.
@@ -146,7 +147,11 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> Groups:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kinds[_kind(name, parameter)].append(parameter)
-    settings = {"layer": (weight_decay, True), "other": (weight_decay, False), "plain": (0.0, False)}
+    settings = {
+        "layer": (weight_decay, True),
+        "other": (weight_decay, False),
+        "plain": (weight_decay * everything, False),
+    }
     return [
         {"params": found, "weight_decay": settings[kind][0], "orthogonal": settings[kind][1]}
         for kind, found in kinds.items()
@@ -174,19 +179,25 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = Fals
         "lion": partial(Lion, betas=betas or (0.9, 0.99)),
         "muon": partial(MuonWithAdamW, betas=betas or (0.9, 0.999), momentum=config.momentum),
     }
-    groups = parameter_groups(model, weight_decay=config.weight_decay)
+    groups = parameter_groups(model, weight_decay=config.weight_decay, everything=config.decay == "all")
     return known[config.name](groups, lr=config.lr, weight_decay=config.weight_decay)
 
 
-def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float = 0.0) -> LambdaLR:
-    """Learning rate rising linearly for ``warmup`` steps, then half a cosine to ``floor`` of its peak at ``total``."""
-    return LambdaLR(optimizer, partial(_factor, warmup, total, floor))
+def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float = 0.0, stairs: int = 0) -> LambdaLR:
+    """Learning rate rising linearly for ``warmup`` steps, then half a cosine to ``floor`` of its peak at ``total``.
+
+    With ``stairs`` the rate keeps the value it has at the start of each of as many equal parts, such as epochs.
+    """
+    return LambdaLR(optimizer, partial(_factor, warmup, total, floor, stairs))
 
 
-def _factor(warmup: int, total: int, floor: float, step: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+def _factor(warmup: int, total: int, floor: float, stairs: int, step: int) -> float:
+    place: float = step
+    if stairs:
+        place = step * stairs // max(1, total) * total / stairs
+    if place < warmup:
+        return (place + 1) / warmup
+    progress = min(1.0, (place - warmup) / max(1, total - warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -201,3 +201,43 @@ def test_tokens_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="fit"):
         network(np.ones((4, 5)))
     assert to_numpy(network(np.ones((4, 3)))).shape == (4, 3)
+
+
+def test_training_tokens_that_move_by_the_estimated_membership_are_those_of_the_network() -> None:
+    """Layer by layer from the definition: operators of the labels, softmax of -λ‖C_k z‖, explicit inverses."""
+    Z, labels = gaussians_on_the_sphere(3, 60, 0)
+    step, sharpness, eps = 0.4, 7.0, 0.5
+    options = {"eps": eps, "depth": 3, "step": step, "sharpness": sharpness}
+    network = srr.fits.build_redunet(Z, labels, membership="estimated", **options)
+    n, d = Z.shape
+    wanted = Z
+    for _ in range(3):
+        alpha, parts = d / (n * eps**2), [wanted[labels == k] for k in range(3)]
+        E = alpha * np.linalg.inv(np.eye(d) + alpha * wanted.T @ wanted)
+        alphas = [d / (len(part) * eps**2) for part in parts]
+        C = [a * np.linalg.inv(np.eye(d) + a * part.T @ part) for a, part in zip(alphas, parts, strict=True)]
+        scores = np.exp(-sharpness * np.stack([np.linalg.norm(wanted @ c, axis=1) for c in C], axis=1))
+        pi = scores / scores.sum(1, keepdims=True)
+        gamma = [len(part) / n for part in parts]
+        move = wanted @ E - sum(g * pi[:, [k]] * (wanted @ c) for k, (g, c) in enumerate(zip(gamma, C, strict=True)))
+        moved = wanted + step * move
+        wanted = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    np.testing.assert_allclose(network.solution.Z, wanted, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(network(Z), network.solution.Z, rtol=1e-11, atol=1e-12)
+    by_labels = srr.fits.build_redunet(Z, labels, **options)
+    assert np.abs(by_labels(Z) - by_labels.solution.Z).max() > 1e-3  # there the two differ
+    with pytest.raises(ValueError, match="membership must be one of"):
+        srr.fits.build_redunet(Z, labels, eps=0.5, depth=1, membership="guessed")
+
+
+def test_lifting_is_convolution_on_the_circle_and_relu() -> None:
+    filters = srr.fits.random_filters(4, channels=2, size=(3,), seed=0)
+    Z = np.random.default_rng(1).normal(size=(5, 2, 7))
+    wanted = np.zeros((5, 4, 7))
+    for c in range(4):
+        for b in range(2):
+            for s in range(3):
+                wanted[:, c] += filters[c, b, s] * np.roll(Z[:, b], s, axis=-1)
+    np.testing.assert_allclose(srr.fits.lift_signals(Z, filters), np.maximum(wanted, 0), atol=1e-12)
+    with pytest.raises(ValueError, match="one or two numbers"):
+        srr.fits.random_filters(4, channels=2, size=(3, 3, 3), seed=0)

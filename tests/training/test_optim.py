@@ -98,6 +98,29 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay():
     assert all(names[id(p)].startswith("blocks.") for g in groups if g["orthogonal"] for p in g["params"])
 
 
+def test_everything_decays_where_that_is_asked_for():
+    model = create_model("crate_micro", depth=1)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5, decay="all"))
+    before = model.head.norm.weight.detach().clone()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    torch.testing.assert_close(model.head.norm.weight.detach(), before * (1 - 0.1 * 0.5))
+
+
+def test_a_schedule_by_epoch_is_that_of_torch():
+    optimizer, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0) for _ in range(2))
+    schedule = warmup_cosine(optimizer, warmup=0, total=5 * 7, stairs=5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, 5)
+    for _ in range(5):
+        for _ in range(7):
+            np.testing.assert_allclose(schedule.get_last_lr(), cosine.get_last_lr(), rtol=1e-12)
+            optimizer.step()
+            schedule.step()
+        theirs.step()
+        cosine.step()
+
+
 def test_warmup_then_cosine():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = warmup_cosine(optimizer, warmup=4, total=12, floor=0.1)

@@ -105,6 +105,7 @@ class RateCompression(Descending):
         head_dim: dimension p of each.
         causal: refused, since every token moves by the Gram matrix of all.
         eps: initial distortion ε of every head; it is learned.
+        steps: T ≥ 1 exact steps with the same bases and one bound; each of them descends.
 
     Shapes:
         Centered tokens ``(..., n, dim)`` to tokens of the same norms; ``mask`` is ``(..., n)``, True at real tokens,
@@ -123,10 +124,14 @@ class RateCompression(Descending):
         True
     """
 
-    def __init__(self, dim: int, heads: int, head_dim: int, *, causal: bool = False, eps: float = 1.0) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, *, causal: bool = False, eps: float = 1.0, steps: int = 1
+    ) -> None:
         if causal:
             raise ValueError("exact compression moves a token by the Gram matrix of all tokens; it has no causal form")
         super().__init__(dim, heads, head_dim)
+        check_count(steps, "steps")
+        self.steps = steps
         self.log_eps = nn.Parameter(torch.full((heads,), eps).log())
 
     def forward(self, Z: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
@@ -137,12 +142,18 @@ class RateCompression(Descending):
         """Tokens after the half, its step κ = a/L and L, (...)."""
         scale, bound = self._scale(Z, mask)
         step = within(self.share).sigmoid() / bound
+        for left in reversed(range(self.steps)):
+            Z = self._moved(Z, mask, scale, step, None if left else rows)
+        return Z, step, bound
+
+    def _moved(self, Z: Tensor, mask: Tensor | None, scale: Tensor, step: Tensor, rows: int | None) -> Tensor:
+        """The first rows of the tokens, all when None, after one step of length κ."""
         wide = Z @ self.projection.mT  # (..., n, d) -> (..., n, K p)
         V = split_heads(masked(wide, mask), self.heads, self.head_dim, TORCH)  # (..., K, n, p)
         factor = -(step[..., None] * scale)[..., None, None] * resolvent(V, scale)  # (..., K, p, p)
         move = merge_heads(V[..., :rows, :] @ factor, TORCH)  # (..., K, rows, p) -> (..., rows, K p)
         Z = Z[..., :rows, :]
-        return self.onto_spheres(add_product(Z, move, self.projection), Z), step, bound
+        return self.onto_spheres(add_product(Z, move, self.projection), Z)
 
     def _scale(self, Z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """βₖ = p/(n εₖ²), (..., K), and the bound of ‖Σ βₖ UₖUₖᵀ‖₂, (...): fewer real tokens scale both alike."""
@@ -169,10 +180,14 @@ class RateCompression(Descending):
         return self._step(Z, None, None)[1]
 
     def descent(self, Z: Tensor, mask: Tensor | None = None) -> Descent:
-        """R^c(·; U) before and after the half, and the decrease (1/κ − L)/2 ‖ΔZ‖² that is guaranteed."""
-        after, step, bound = self._step(Z, mask, None)
+        """R^c(·; U) before and after the half, and the decrease (1/κ − L)/2 Σ ‖ΔZ‖² that its steps guarantee."""
+        scale, bound = self._scale(Z, mask)
+        step = within(self.share).sigmoid() / bound
+        after, moved = Z, torch.zeros_like(bound)
+        for _ in range(self.steps):
+            last, after = after, self._moved(after, mask, scale, step, None)
+            moved = moved + (after - last).square().sum((-2, -1))
         eps, rounding = self.distortion(Z, mask), 64 * torch.finfo(Z.dtype).eps
-        moved = (after - Z).square().sum((-2, -1))
         rate, fallen = (bare_subspace_coding_rate(masked(X, mask), self.U, eps, rounding, TORCH) for X in (Z, after))
         return Descent(rate, fallen, (1 / step - bound) / 2 * moved)
 

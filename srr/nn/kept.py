@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -66,7 +67,12 @@ def fingerprint(W: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         rows = W.detach().reshape(-1, W.shape[-1] if W.ndim else 1)
         rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-        return rows @ irregular(rows.shape[-1], 1, rows)[:, 0]
+        return rows @ _probe(rows.shape[-1], rows.dtype)
+
+
+@cache
+def _probe(size: int, dtype: torch.dtype) -> Tensor:
+    return irregular(size, 1, torch.empty(0, dtype=dtype))[:, 0].contiguous()
 
 
 def irregular(rows: int, columns: int, like: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ def _descending_problem(attention: Descending, H: Tensor) -> HalfProblem | None:
         )
     else:
         return None
-    return HalfProblem(problem, ProximalGradient(FixedStep(attention.length(H))), H)
+    steps = attention.steps if isinstance(attention, RateCompression) else 1
+    return HalfProblem(problem, ProximalGradient(FixedStep(attention.length(H))), H, steps)
 
 
 def coding_problem(coder: nn.Module | None, X: Tensor, U: Tensor) -> HalfProblem | None:

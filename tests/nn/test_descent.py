@@ -162,6 +162,27 @@ def test_codes_that_begin_at_zero_take_one_product():
         FeasibleISTA(DIM, start="none")
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_several_exact_steps_are_steps_of_one_layer_and_descend(scale):
+    layer = draw(Block("crate_descent", DIM, HEADS, P, steps=3), 1, scale)
+    Z = centered(4, N, DIM)
+    with torch.no_grad():
+        three = layer.compress(Z)
+        torch.testing.assert_close(layer.step(Z), three, rtol=1e-9, atol=1e-10)
+        found = layer.descents(Z)["compress"]
+        layer.attention.steps, want = 1, Z
+        singles = [layer.descents(want)["compress"]]
+        for _ in range(3):
+            want = layer.attention(want) if want is not Z else layer.compress(want)
+            singles.append(layer.attention.descent(want))
+    torch.testing.assert_close(three, want, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.guaranteed, sum(step.guaranteed for step in singles[:3]), rtol=1e-6, atol=1e-9)
+    rounding = 1e-12 * (found.before.abs() + found.after.abs() + found.guaranteed)
+    assert (found.before - found.after >= found.guaranteed - rounding).all()
+    with pytest.raises(ValueError, match="steps"):
+        RateCompression(DIM, HEADS, P, steps=0)
+
+
 @pytest.mark.parametrize("block", PROVED)
 def test_a_mask_leaves_padding_out(block):
     layer, Z = draw(Block(block, DIM, HEADS, P)), centered(2, N, DIM)

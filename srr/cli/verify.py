@@ -35,6 +35,9 @@ def verify(
         list[str] | None,
         typer.Argument(help="Labels, or how they begin, all by default; or Python files with statements of your own."),
     ] = None,
+    package: Annotated[
+        list[str] | None, typer.Option(help="Statements of an installed package, by its entry point; may be repeated.")
+    ] = None,
     source: Annotated[str, typer.Option(help="Only statements whose source contains this text.")] = "",
     kind: Annotated[list[str] | None, typer.Option(help="Only this kind; may be repeated.")] = None,
     samples: Annotated[int, typer.Option(help="Random problems per statement.")] = 10,
@@ -49,10 +52,11 @@ def verify(
 ) -> None:
     """Check every statement of the theory; exit status 1 if one that should hold does not."""
     from srr import theory
-    from srr.theory import Lab, ledger, load
+    from srr.theory import Lab, ledger, load, load_package
 
     words = labels or []
     own = [statement for word in words if word.endswith(".py") for statement in load(Path(word))]
+    own += [statement for name in package or () for statement in load_package(name)]
     names = [word for word in words if not word.endswith(".py")]
     statements = ledger(labels=names, source=source, kinds=kind or (), among=own or None)
     printed = [name for name, chosen in (("json", as_json), ("markdown", as_markdown), ("latex", as_latex)) if chosen]

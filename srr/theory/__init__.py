@@ -31,6 +31,7 @@ from srr.theory.statement import (
     inequality,
     ledger,
     load,
+    load_package,
     order,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "inequality",
     "ledger",
     "load",
+    "load_package",
     "order",
     "prove",
     "proves",

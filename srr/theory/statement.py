@@ -19,6 +19,7 @@ further parts, where they apply.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import inspect
 import re
@@ -417,21 +418,51 @@ def load(path: Path) -> list[Statement[Any]]:
     Raises:
         ValueError: if the file does not run, or decorates nothing.
     """
-    before = dict(_REGISTER)
     spec = importlib.util.spec_from_file_location(f"srr_statements_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"statements must stand in a Python file; got {path}")
-    module = importlib.util.module_from_spec(spec)
+    loader, module = spec.loader, importlib.util.module_from_spec(spec)
+    return _added(lambda: loader.exec_module(module), str(path))
+
+
+def load_package(name: str) -> list[Statement[Any]]:
+    """The statements of an installed package, whose module is an entry point of the group ``srr.statements``.
+
+    Args:
+        name: of the entry point.
+
+    Returns:
+        Its statements, in the order in which they stand.
+
+    Raises:
+        ValueError: if no installed package has the entry point, if its module does not run, or decorates nothing.
+    """
+    known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none is installed"
+        raise ValueError(f"package must be an entry point of the group {ENTRY_POINTS!r} ({names}); got {name!r}")
+    if name not in _PACKAGES:  # a module runs once in a process
+        _PACKAGES[name] = _added(known[name].load, f"the entry point {name!r}")
+    return _PACKAGES[name]
+
+
+ENTRY_POINTS = "srr.statements"
+_PACKAGES: dict[str, list[Statement[Any]]] = {}
+
+
+def _added(run: Callable[[], object], what: str) -> list[Statement[Any]]:
+    """The statements that some code decorates; the register is as before when it is done."""
+    before = dict(_REGISTER)
     try:
-        spec.loader.exec_module(module)
+        run()
         added = [entry for label, entry in _REGISTER.items() if label not in before]
     except Exception as error:
-        raise ValueError(f"{path} must run; it raises {type(error).__name__}: {error}") from error
+        raise ValueError(f"{what} must run; it raises {type(error).__name__}: {error}") from error
     finally:
         _REGISTER.clear()
         _REGISTER.update(before)
     if not added:
-        raise ValueError(f"{path} must decorate at least one statement; got none")
+        raise ValueError(f"{what} must decorate at least one statement; got none")
     return added
 
 

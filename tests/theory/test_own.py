@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from srr.cli.app import main
-from srr.theory import Sample, Sides, draws, identity, ledger, load, truth, verify
+from srr.theory import Sample, Sides, draws, identity, ledger, load, load_package, truth, verify
 from srr.theory.diagnose import diagnose
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory" / "own.md"
@@ -148,3 +148,63 @@ def test_sides_of_the_library_hold_and_shapes_must_agree():
     turned = identity("mine", source="here", inside=lambda rng: Sample(x=np.ones((2, 3)))).read(gradient)
     turned.measure = lambda lab, p: Sides(p.x, p.x.T)
     assert next(verify([turned])).finding.note.endswith("the right side fits transposed")
+
+
+# --- Statements of an installed package
+
+
+MODULE = '''
+from srr.theory import draws, identity
+
+
+@identity("shipped-one", source="a package", inside=draws.tokens)
+def one(lab, p):
+    """One.
+
+    $$1 = 1$$
+
+    Assumes: Nothing.
+    Proof: None.
+    """
+    return {error}
+'''
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Lay a package with an entry point where Python finds it, as pip does."""
+
+    def put(name, error, module="{name}"):
+        home = tmp_path / name
+        home.mkdir()
+        (home / f"{name}.py").write_text(MODULE.replace("{error}", error), encoding="utf-8")
+        info = home / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+        point = f"[srr.statements]\n{name} = {module.format(name=name)}\n"
+        (info / "entry_points.txt").write_text(point, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(home))
+
+    return put
+
+
+def test_statements_of_an_installed_package(install, capsys):
+    install("shipped_right", "0.0")
+    assert main(["verify", "--package", "shipped_right"]) == 0
+    assert "1 statements" in capsys.readouterr().out
+    assert main(["verify", "--package", "shipped_right", "shipped-one", "--json"]) == 0  # twice in one process
+    assert '"label": "shipped-one"' in capsys.readouterr().out
+    assert "shipped-one" not in {entry.label for entry in ledger()}
+    install("shipped_wrong", "1.0")
+    assert main(["verify", "--package", "shipped_wrong"]) == 1
+
+
+def test_packages_that_cannot_be_loaded(install):
+    with pytest.raises(ValueError, match=r"entry point of the group 'srr\.statements'"):
+        load_package("not_installed")
+    install("shipped_broken", "0.0", module="no_such_module")
+    with pytest.raises(ValueError, match="must run; it raises ModuleNotFoundError"):
+        load_package("shipped_broken")
+    install("shipped_empty", "0.0", module="json")
+    with pytest.raises(ValueError, match="decorate at least one"):
+        load_package("shipped_empty")

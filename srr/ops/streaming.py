@@ -222,7 +222,7 @@ def _by_class(A: Array, weights: Array | None, labels: Array, K: int, xp: Namesp
     empty = xp.zeros((d, d), dtype=A.dtype, device=device(A)), xp.zeros((), dtype=A.dtype, device=device(A))
     parts = []
     for a, b in itertools.pairwise(ends):  # one segment a class: their lengths differ
-        part = _whole(A[a:b], None if weights is None else weights[a:b], xp) if b > a else None
+        part = _whole(A[a:b, :], None if weights is None else weights[a:b], xp) if b > a else None
         parts.append(empty if part is None else (part.moment, part.count))
     return SecondMoment(xp.stack([p[0] for p in parts]), xp.stack([p[1] for p in parts]))
 

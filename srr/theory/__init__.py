@@ -12,7 +12,7 @@ from srr._array.extras import need
 
 need("mpmath", by="srr.theory")
 
-from srr.theory import section_1, section_2, section_3, section_4, section_5, section_7  # noqa: F401  (they register)
+from srr.theory import section_1, section_2, section_3, section_4, section_5, section_6, section_7  # noqa: F401  (they register)
 from srr.theory.lab import Lab
 from srr.theory.proof import Proof, Step, prove, proves
 from srr.theory.results import Result, verify

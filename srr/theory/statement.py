@@ -56,6 +56,7 @@ SECTIONS = {
     3: "Attention is a compression step",
     4: "The MLP is a sparse-coding step",
     5: "The problem itself",
+    6: "What the algorithms stand on",
     7: "Errata",
 }
 TRIES = 30  # problems drawn in search of one that breaks a statement, or shows what refutes it

@@ -21,8 +21,9 @@ def install(monkeypatch, mutant: Mutant) -> None:
     """Put the broken function in the place of the right one wherever the package has bound it."""
     *path, last = (mutant.target if "." in mutant.target else f"ops.{mutant.target}").split(".")
     home = importlib.import_module("srr." + path[0])
-    for name in path[1:]:
-        home = getattr(home, name)
+    for i, name in enumerate(path[1:], 2):
+        inner = sys.modules.get(".".join(["srr", *path[:i]]))  # a package may name a function as its module
+        home = getattr(home, name) if inner is None else inner
     original = getattr(home, last)
 
     def broken(*args, **options):
@@ -211,7 +212,75 @@ def uphill_problem(f, self, Z):
     return value, -slope
 
 
+def merge_forgets(f, self, other):
+    return self
+
+
+def sines_only(f, A, B, **options):
+    return np.arcsin(np.clip(np.sin(f(A, B, **options)), -1.0, 1.0)) / 2
+
+
+def mask_or_causal(f, V, *, causal=False, mask=None, **options):
+    return f(V, causal=causal and mask is None, mask=mask, **options)
+
+
+def unmasked_statistics(f, V, temperature, *, mask=None, **options):
+    return f(V, temperature, **options)
+
+
+def likelihood_off(f, Z, parameters):
+    share, value = f(Z, parameters)
+    return share, 1.01 * value
+
+
+def uncounted_labels(f, count, logdet, n, d):
+    return f(count, logdet, n, d) - count * np.log(n / count)
+
+
+def never_there(f, self, Z, grad):
+    return f(self, Z, grad) + 0.01
+
+
+def half_length(f, self, *arrays):
+    return f(self, *arrays) / 9
+
+
+def uphill_half(f, self, problem, Z):
+    return 2 * Z - f(self, problem, Z)
+
+
+def bits_lost(f, Z, *, eps, **options):
+    return f(Z, eps=1.1 * eps, **options)
+
+
+def shifted_bare(f, *arrays, **options):
+    value, slope = f(*arrays, **options)
+    return value, 1.01 * slope
+
+
 MUTANTS = [
+    Mutant("merge-forgets", "ops.streaming.SecondMoment.merge", merge_forgets),
+    Mutant("angles-halved", "principal_angles", sines_only),
+    Mutant("mask-or-causal", "ssa", mask_or_causal),
+    Mutant("statistics-unmasked", "tssa_heads", unmasked_statistics),
+    Mutant("likelihood-off", "fits.mixture.expectation", likelihood_off),
+    Mutant("labels-for-free", "fits.coding_length.cluster_length", uncounted_labels),
+    Mutant("distance-never-zero", "penalties.L1.distance", never_there),
+    Mutant("smoothness-a-ninth", "problems.SparseCoding.smoothness", half_length),
+    Mutant("reduction-smoothness-a-ninth", "problems.RateReduction.smoothness", half_length),
+    Mutant("half-step-uphill", "solvers.layers.ExactCompression.__call__", uphill_half),
+    Mutant("code-too-coarse", "fits.dithered.dithered_encode", bits_lost),
+    Mutant("bare-rate-gradient", "ops.rates.bare_coding_rate_value_and_grad", shifted_bare),
+    Mutant("bare-subspace-gradient", "ops.rates.bare_subspace_coding_rate_value_and_grad", shifted_bare),
+    Mutant("bare-scale", "ops.rates.bare_rate_scale", scaled(1.01)),
+    Mutant("bare-neumann", "ops.attention.bare_neumann_grad", scaled(1.01)),
+    Mutant("bare-attention", "ops.attention.bare_ssa", scaled(1.01)),
+    Mutant("bare-ista", "ops.sparse.bare_ista_step", scaled(1.01)),
+    Mutant("bare-lasso", "ops.sparse.bare_lasso", scaled(1.01)),
+    Mutant("bare-projection", "ops.subspaces.bare_project", scaled(1.01)),
+    Mutant("bare-contraction", "ops.attention.bare_contract_broadcast", scaled(1.01)),
+    Mutant("bare-statistics", "ops.attention.bare_tssa_heads", scaled(1.01)),
+    Mutant("bare-membership", "ops.subspaces.bare_membership", scaled(1.01)),
     Mutant("half-dropped-from-rate", "coding_rate", scaled(2.0)),
     Mutant("half-dropped-from-subspace-rate", "subspace_coding_rate", scaled(2.0)),
     Mutant("half-dropped-from-partition-rate", "partition_coding_rate", scaled(2.0)),

@@ -121,7 +121,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether every step that a machine decides holds."""
+        """Whether every step that the machine decided holds; steps by hand are taken as said."""
         return all(step.ok for step in self.steps)
 
     @property

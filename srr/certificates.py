@@ -297,6 +297,8 @@ def _enclosed(block: Any, half: str, Z: Tensor) -> EnclosedHalf | None:
     attends = type(block.attention) in (RateCompression, EnergyAttention)
     if not attends or (half == "sparsify" and type(layer) is not FeasibleISTA):
         return None
+    if getattr(block.attention, "steps", 1) > 1:
+        return None  # enclosed for one step between the layer's tokens
     exact = _Layer(f, block)
     rows, bits = [], FIRST
     for tokens in Z.reshape(-1, *Z.shape[-2:]):
@@ -415,7 +417,7 @@ class _Layer:
             rest = X - A * D.transpose()
             return inner(rest, rest) / 2 + lam * sum((x for row in A.tolist() for x in row), f.arb(0))
 
-        path = [relu(X, f.arb(0))]
+        path = [relu(X, f.arb(0)) if layer.start == "positive" else X * 0]
         for _ in range(layer.steps):
             A = path[-1]
             path.append(relu(A - (A * D.transpose() - X) * D * step, step * lam))

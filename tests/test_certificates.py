@@ -12,7 +12,7 @@ from srr.certificates import EnclosedHalf
 from srr.nn import create_model
 
 pytest.importorskip("flint")
-BLOCKS = ("crate_descent", "crate_energy")
+BLOCKS = ("crate_descent", "crate_descent_zero", "crate_energy")
 
 
 def network(block, scale=1.0, **options):

@@ -74,8 +74,11 @@ def inner(A: Ball, B: Ball) -> Ball:
     return sum(products[1:], products[0])
 
 
-def spectral_bound(M: Ball, squarings: int = 3) -> Ball:
-    """(tr M^{2^{s+1}})^{2^{−s−1}}, at least the spectral norm of a symmetric positive semidefinite matrix."""
+def spectral_bound(M: Ball, squarings: int = 7) -> Ball:
+    """(tr M^{2^{s+1}})^{2^{−s−1}}, at least the spectral norm of a symmetric positive semidefinite matrix.
+
+    Seven squarings are within d^{1/256} of it, less than the 3 % that the bounds of layers leave, up to d = 1,900.
+    """
     for _ in range(squarings):
         M = M * M
     power = inner(M, M)

@@ -28,6 +28,7 @@ from srr._array.namespace import (
     core_cast,
     epsilon,
     eye,
+    from_host,
     is_compiling,
     is_concrete,
     is_differentiated,
@@ -43,6 +44,8 @@ from srr.ops.rates import (
     bare_subspace_coding_rate_value_and_grad,
     check_distortion,
     check_partition,
+    core_of,
+    core_subspace_coding_rate_value_and_grad,
     core_tolerance,
     parts_of,
 )
@@ -310,7 +313,7 @@ class RateReduction(_Penalized[G_co]):
     eps: float
     penalty: G_co
     core_dtype: DType = None
-    _parts: dict[tuple[int, ...], Any] = field(init=False, repr=False, default_factory=dict)  # by the shape of tokens
+    _parts: dict[tuple[Any, ...], Any] = field(init=False, repr=False, default_factory=dict)  # by the kind of tokens
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", check_distortion(self.eps))
@@ -323,19 +326,18 @@ class RateReduction(_Penalized[G_co]):
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
         """R^c - R and its gradient."""
         xp = namespace(Z)
-        A = core_cast(Z, self.core_dtype, xp)
-        rtol = core_tolerance(A, A, xp)
-        value, grad = bare_rate_reduction_value_and_grad(A, self._parts_of(A, xp), self.eps, rtol, xp)
-        return -value, xp.astype(-grad, Z.dtype, copy=False)
+        soft = self.Pi if is_floating(self.Pi, namespace(self.Pi)) else None
+        A, parts, (rtol, wide, core) = core_of(Z, self.core_dtype, xp, soft, mixed=soft is None)
+        parts = self._parts_of(A) if parts is None else parts
+        value, grad = bare_rate_reduction_value_and_grad(A, parts, self.eps, rtol, core, wide)
+        return from_host(-value, Z), xp.astype(from_host(-grad, Z), Z.dtype, copy=False)
 
-    def _parts_of(self, A: Array, xp: Namespace) -> Any:
-        """Memberships in the dtype of the core, or the labels, which are sorted once."""
-        if is_floating(self.Pi, namespace(self.Pi)):
-            return xp.astype(self.Pi, A.dtype, copy=False)
-        shape = tuple(A.shape)
-        if shape not in self._parts:
-            self._parts[shape] = parts_of(self.Pi, A)
-        return self._parts[shape]
+    def _parts_of(self, A: Array) -> Any:
+        """The labels, which are sorted once for all tokens of one shape in one library."""
+        key = (type(A), *A.shape)
+        if key not in self._parts:
+            self._parts[key] = parts_of(self.Pi, A)
+        return self._parts[key]
 
     def smoothness(self, Z: Array) -> Array:
         """The constant 9α/8, since the compressed rate has curvature at most α and -R at most α/8."""
@@ -452,8 +454,11 @@ class SubspaceCompression(_OnSubspaces[G_co]):
     def value_and_grad(self, Z: Array) -> tuple[Array, Array]:
         """R^c and its gradient."""
         xp = namespace(Z, self.U)
-        A, U = (core_cast(X, self.core_dtype, xp) for X in (Z, self.U))
         eps = self._distortion(xp)
+        if isinstance(eps, int | float):
+            value, grad = core_subspace_coding_rate_value_and_grad(Z, self.U, eps, self.core_dtype, xp)
+            return from_host(value, Z), xp.astype(from_host(grad, Z), Z.dtype, copy=False)
+        A, U = (core_cast(X, self.core_dtype, xp) for X in (Z, self.U))
         value, grad = bare_subspace_coding_rate_value_and_grad(A, U, eps, core_tolerance(Z, A, xp), xp)
         return value, xp.astype(grad, Z.dtype, copy=False)
 

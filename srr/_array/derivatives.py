@@ -17,10 +17,19 @@ from typing import Any
 import numpy as np
 
 from srr._array.linalg import GramFactor, as_column, traced_factor, value_factor
-from srr._array.namespace import Namespace, is_compiling, is_differentiated, is_floating, is_jax, is_torch
+from srr._array.namespace import DType, Namespace, is_compiling, is_differentiated, is_floating, is_jax, is_torch
 
 
-def gram_factor(A: Any, scale: Any, *, rtol: float, xp: Namespace, weights: Any = None, low: Any = None) -> GramFactor:
+def gram_factor(
+    A: Any,
+    scale: Any,
+    *,
+    rtol: float,
+    xp: Namespace,
+    weights: Any = None,
+    low: Any = None,
+    core: DType = None,
+) -> GramFactor:
     """Factor of I + s·AᴴWA: for its values alone, or with its derivatives where they may be asked for.
 
     Args:
@@ -31,10 +40,11 @@ def gram_factor(A: Any, scale: Any, *, rtol: float, xp: Namespace, weights: Any 
         xp: array namespace.
         weights: weights ≥ 0 of shape (..., n), or None.
         low: computes what rounding took from A, where A is a product; derivatives do without.
+        core: dtype of the Gram matrix and its factor where it is not that of A; no derivative may be asked for then.
     """
     given = [a for a in (A, weights, scale) if hasattr(a, "ndim")]
     if not is_differentiated(*given):
-        return value_factor(A, weights, scale, rtol, xp, low)
+        return value_factor(A, weights, scale, rtol, xp, low, core)
     if is_compiling(A) or not is_floating(A, xp) or not (is_torch(A) or is_jax(A)):
         return traced_factor(A, weights, scale, xp)
     batch = np.broadcast_shapes(

@@ -8,21 +8,24 @@ over, and products with twice the digits repair what a resolvent loses in direct
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.linalg import lapack
 
 from srr._array.exact import Pair, add, exact_sum, matmul, scaled, times
 from srr._array.namespace import (
+    DType,
     Namespace,
     any_true,
     device,
     epsilon,
     eye,
+    from_host,
+    host_view,
     is_cupy,
     is_differentiated,
     is_floating,
@@ -32,9 +35,11 @@ from srr._array.namespace import (
     is_torch,
 )
 
-_PANELS = 4  # column panels of a blocked symmetric Gram matrix: 10 of its 16 blocks are computed
-_BLOCKED_FROM = 512  # columns from which the blocked form wins on a CPU; it loses at 128
 _REPAIRS = 4
+_LAPACK_FROM = 48  # size from which one LAPACK call for each matrix of a batch beats what the libraries do with batches
+_POTRF = {"f": lapack.spotrf, "d": lapack.dpotrf}
+_POTRI = {"f": lapack.spotri, "d": lapack.dpotri}
+_KEPT = 16.0  # roundings of float32 that a product of the mixed core may lose before float64 takes over
 _REPAIRABLE = 1e3  # u·s·σ_max² up to which these repairs leave a resolvent with at least ten digits, as measured
 
 
@@ -43,6 +48,13 @@ _REPAIRABLE = 1e3  # u·s·σ_max² up to which these repairs leave a resolvent 
 
 def cholesky(M: Any, xp: Namespace) -> Any:
     """Lower Cholesky factor of a batch of Hermitian matrices; None where the library finds one of them not positive."""
+    host = _for_lapack(M)
+    if host is not None:
+        L = _cholesky_lapack(host)
+        return None if L is None else from_host(L, M)
+    if is_torch(M) and is_readable(M):
+        L, broken = sys.modules["torch"].linalg.cholesky_ex(M)
+        return None if any_true(broken > 0, xp) else L
     try:
         return xp.linalg.cholesky(M)
     except (np.linalg.LinAlgError, RuntimeError):
@@ -58,6 +70,26 @@ def has_cholesky(M: Any) -> Any:
     lower bound of the smallest eigenvalue.
     """
     return sys.modules["torch"].linalg.cholesky_ex(M).info == 0
+
+
+def _for_lapack(M: Any) -> Any:
+    """The matrices as NumPy sees them, where SciPy's LAPACK is the fastest way to their factors."""
+    if 0 in M.shape or (M.ndim > 2 and M.shape[-1] < _LAPACK_FROM):
+        return None
+    return host_view(M)
+
+
+def _cholesky_lapack(M: Any) -> Any:
+    """Lower factors in one LAPACK call each; None where one does not exist."""
+    factor = _POTRF[M.dtype.char]
+    if M.ndim == 2:
+        upper, info = factor(M.T, lower=False, clean=True)  # the transpose is in the order of Fortran
+        return None if info else upper.T
+    L = np.array(M, order="C")
+    for item in L.reshape(-1, *L.shape[-2:]):
+        if factor(item.T, lower=False, clean=True, overwrite_a=True)[1]:
+            return None
+    return L
 
 
 def cholesky_solve(L: Any, B: Any, xp: Namespace) -> Any:
@@ -94,16 +126,36 @@ def _cholesky_solve_numpy(L: Any, B: Any) -> Any:
 
 
 def inverse_of_factor(L: Any, xp: Namespace) -> Any:
-    """(L Lᴴ)⁻¹ by triangular solves with the identity, to be multiplied with many tokens at once.
+    """(L Lᴴ)⁻¹, to be multiplied with many tokens at once.
 
     A product runs at five to ten times the speed of triangular solves with as many right sides, and the factor keeps
-    it as accurate: both forms lose the condition of L Lᴴ in the same directions. ``torch.cholesky_inverse`` would be
-    as fast, but its forward-mode derivative is wrong.
+    it as accurate: both forms lose the condition of L Lᴴ in the same directions. ``torch.cholesky_inverse`` is
+    used for values only, since its forward-mode derivative is wrong.
     """
+    if is_numpy(L) and L.dtype.char in "fd" and L.size:
+        return _inverse_lapack(L)
+    host = _for_lapack(L)
+    if host is not None:
+        return from_host(_inverse_lapack(host), L)
     if is_torch(L) and not L.requires_grad and is_readable(L):
         return sys.modules["torch"].cholesky_inverse(L)
     identity = eye(L.shape[-1], L, xp)
     return cholesky_solve(L, identity if L.ndim == 2 or is_numpy(L) else xp.broadcast_to(identity, L.shape), xp)
+
+
+def _inverse_lapack(L: Any) -> Any:
+    """Inverses from lower factors in one LAPACK call each, which fills one triangle."""
+    invert = _POTRI[L.dtype.char]
+    if L.ndim == 2:
+        half = invert(L.T, lower=False)[0].T
+        X = half + half.T
+    else:
+        half = np.array(L, order="C")
+        for item in half.reshape(-1, *half.shape[-2:]):
+            invert(item.T, lower=False, overwrite_c=True)
+        X = half + half.mT
+    X.reshape((*X.shape[:-2], -1))[..., :: X.shape[-1] + 1] *= 0.5
+    return X
 
 
 def logdet_of_factor(L: Any, xp: Namespace) -> Any:
@@ -128,6 +180,8 @@ def trusted_cholesky(M: Any, rtol: float, xp: Namespace, scale: Any = None) -> t
     While a program is traced no value can be asked, and the factor is what the library gives. Where the scale s of
     shape (..., 1, 1) in M = I + s·G is zero, as for a class without tokens, nothing can be lost.
     """
+    if is_numpy(M) and M.ndim == 2 and M.dtype.char in "fd" and M.size:
+        return _trusted_by_lapack(M, rtol, scale)
     L = cholesky(M, xp)
     if L is None:
         return None
@@ -137,6 +191,19 @@ def trusted_cholesky(M: Any, rtol: float, xp: Namespace, scale: Any = None) -> t
         lost = ~_keeps(*asked, rtol, xp)
         if any_true(lost, xp) and (scale is None or any_true(lost & (scale[..., 0, 0] != 0.0), xp)):
             return None
+    return L, logdet
+
+
+def _trusted_by_lapack(M: Any, rtol: float, scale: Any) -> tuple[Any, Any] | None:
+    """The same for one matrix of NumPy, with as few calls as it takes."""
+    L = _cholesky_lapack(M)
+    if L is None:
+        return None
+    pivots = L.diagonal()
+    logdet = 2.0 * np.log(pivots).sum()
+    lost = (M.diagonal() / (pivots * pivots)).sum()
+    if not lost <= rtol / np.finfo(M.dtype).eps * logdet and (scale is None or scale.item() != 0.0):
+        return None
     return L, logdet
 
 
@@ -155,17 +222,12 @@ def adjoint(A: Any, xp: Namespace) -> Any:
 
 
 def bare_gram(A: Any, xp: Namespace) -> Any:
-    """AᴴA; wide torch matrices on a CPU in column panels that are mirrored, which skips 6 of 16 blocks."""
-    d = A.shape[-1]
-    if d < _BLOCKED_FROM or not (is_torch(A) and A.device.type == "cpu" and is_floating(A, xp)):
-        return adjoint(A, xp) @ A
-    edges = [d * i // _PANELS for i in range(_PANELS + 1)]
-    upper = [A[..., a:b].mT @ A[..., a:] for a, b in itertools.pairwise(edges)]
-    rows = []
-    for i, (a, b) in enumerate(itertools.pairwise(edges)):
-        left = [upper[j][..., a - edges[j] : b - edges[j]].mT for j in range(i)]
-        rows.append(xp.concat([*left, upper[i]], axis=-1))
-    return xp.concat(rows, axis=-2)
+    """AᴴA; by NumPy on a CPU, whose product of an array with itself computes one triangle and mirrors it."""
+    if A.ndim == 2 or A.shape[-1] >= _LAPACK_FROM:
+        host = host_view(A)
+        if host is not None:
+            return from_host(host.mT @ host, A)
+    return adjoint(A, xp) @ A
 
 
 def weighted_gram(A: Any, weights: Any, xp: Namespace) -> Any:
@@ -236,7 +298,10 @@ class GramFactor(Protocol):
 
 @dataclass(frozen=True)
 class CholeskyFactor:
-    """Lower factor L of I + s·AᴴA (tall A) or I + s·AAᴴ (wide A); scale has shape (..., 1, 1)."""
+    """Lower factor L of I + s·AᴴA (tall A) or I + s·AAᴴ (wide A); scale has shape (..., 1, 1).
+
+    In the mixed core A is float32 and everything else float64: products with A are then taken in float32.
+    """
 
     A: Any
     scale: Any
@@ -255,8 +320,25 @@ class CholeskyFactor:
 
     def resolvent(self) -> Any:
         """See `GramFactor`."""
+        if self.A.dtype != self.L.dtype:
+            return self._mixed_resolvent()
         inverse = inverse_of_factor(self.L, self.xp)
         return self.A @ inverse if self.tall else inverse @ self.A
+
+    def _mixed_resolvent(self) -> Any:
+        xp, inverse = self.xp, inverse_of_factor(self.L, self.xp)
+        P, lost = self.narrow(inverse)
+        if product_keeps(lost, sum_of_squares(P, xp), xp):
+            return P
+        A, rtol = xp.astype(self.A, self.L.dtype), core_rtol(self.L.dtype, xp)
+        return value_factor(A, None, self.scale[..., 0, 0], rtol, xp).resolvent()
+
+    def narrow(self, inverse: Any) -> tuple[Any, Any]:
+        """The resolvent in the dtype of A, and what rounding of the inverse does to it: see :func:`product_keeps`."""
+        xp, S = self.xp, self.xp.astype(inverse, self.A.dtype)
+        squares = (xp.sum(self.L * self.L, axis=-1) - 1.0) / self.scale[..., 0]  # of the columns of A, or of its rows
+        lost = xp.sum(squares * xp.sum(inverse * inverse, axis=-1), axis=-1)
+        return (self.A @ S if self.tall else S @ self.A), lost
 
     def apply(self, X: Any) -> Any:
         """See `GramFactor`."""
@@ -270,6 +352,28 @@ class CholeskyFactor:
             return inverse_of_factor(self.L, self.xp)
         taken: Any = self.scale * (adjoint(self.A, self.xp) @ self.resolvent())
         return eye(self.A.shape[-1], self.A, self.xp) - taken
+
+
+def core_rtol(dtype: DType, xp: Namespace) -> float:
+    """Relative error of a log-determinant that rounding alone may cause in this dtype."""
+    return 64.0 * epsilon(dtype, xp)
+
+
+def sum_of_squares(X: Any, xp: Namespace, *, axes: int = 2) -> Any:
+    """‖X‖² over the last axes."""
+    if is_numpy(X) and X.ndim == axes:
+        flat = X.ravel(order="K")
+        return np.vdot(flat, flat)
+    return xp.sum(X * X, axis=tuple(range(-axes, 0)))
+
+
+def product_keeps(lost: Any, size: Any, xp: Namespace) -> bool:
+    """Whether the product of tokens A with a matrix S that was rounded keeps its digits, for every item of a batch.
+
+    Independent roundings u·S_ij change A S by u·(Σ_i ‖a_i‖² ‖S_i‖²)^½ in the mean of squares, with the columns a_i of
+    A and the rows S_i of S: ``lost`` is that sum and ``size`` is ‖A S‖². They may be 16 roundings of the product.
+    """
+    return not any_true(~(lost <= _KEPT**2 * size), xp)
 
 
 @dataclass(frozen=True)
@@ -418,7 +522,13 @@ class LinearFactor:
 
 
 def value_factor(
-    A: Any, weights: Any, scale: Any, rtol: float, xp: Namespace, low: Callable[[], Any] | None = None
+    A: Any,
+    weights: Any,
+    scale: Any,
+    rtol: float,
+    xp: Namespace,
+    low: Callable[[], Any] | None = None,
+    core: DType = None,
 ) -> GramFactor:
     """Factor of I + s·AᴴWA for its values: no derivative should be taken through it.
 
@@ -429,7 +539,9 @@ def value_factor(
         rtol: relative error of the log-determinant above which the singular values take over from Cholesky.
         xp: array namespace.
         low: computes what rounding took from A, where A is a product.
+        core: dtype of the Gram matrix, its factor and inverse where it is not that of A, which has no weights then.
     """
+    narrow, A = A, A if core is None else xp.astype(A, core)
     if weights is not None:
         root = xp.sqrt(weights)[..., None]
 
@@ -446,7 +558,9 @@ def value_factor(
         kept = xp.all(pivots_keep(M, L, rtol, xp) | (column[..., 0, 0] == 0.0))
         return ChosenFactor(kept, CholeskyFactor(A, column, L, xp), safe)
     found = trusted_cholesky(M, rtol, xp, column)
-    return SpectralFactor(A, column, xp, low) if found is None else CholeskyFactor(A, column, found[0], xp, found[1])
+    return (
+        SpectralFactor(A, column, xp, low) if found is None else CholeskyFactor(narrow, column, found[0], xp, found[1])
+    )
 
 
 def traced_factor(A: Any, weights: Any, scale: Any, xp: Namespace) -> GramFactor:

@@ -73,8 +73,12 @@ class Array(Protocol):  # noqa: PLW1641
 
 ArrayT = TypeVar("ArrayT", bound=Array)
 _NUMPY = {np.ndarray}
+_NUMPY_KINDS = (np.ndarray, np.generic)  # as a tuple, which torch.compile can follow
 
-is_numpy = array_api_compat.is_numpy_array
+
+def is_numpy(x: object) -> TypeGuard[Any]:
+    """Whether x is an array or a number of NumPy."""
+    return isinstance(x, _NUMPY_KINDS)
 
 
 def is_jax(x: object) -> TypeGuard[Any]:
@@ -167,6 +171,31 @@ def is_readable(x: Array) -> bool:
     if is_jax(x):
         return not isinstance(x, sys.modules["jax"].core.Tracer)
     return not array_api_compat.is_dask_array(x)
+
+
+def host_view(x: Any) -> np.ndarray[Any, Any] | None:
+    """Real numbers of one or two words as NumPy sees them in place, where that may be used for any arithmetic.
+
+    That is an array of NumPy, or a plain tensor on a CPU whose values exist and of which no derivative is taken; None
+    for everything else.
+    """
+    if isinstance(x, np.ndarray):
+        return x if x.dtype.char in "fd" else None
+    torch = sys.modules.get("torch")
+    if torch is None or type(x) not in (torch.Tensor, torch.nn.Parameter) or not x.is_cpu:
+        return None
+    if x.dtype not in (torch.float32, torch.float64) or x.layout != torch.strided:
+        return None
+    if _is_differentiated(x) or torch._C._len_torch_dispatch_stack() > 0:  # a mode that counts or records calls
+        return None
+    return np.asarray(x.detach().resolve_neg().numpy())
+
+
+def from_host(x: Any, like: ArrayT) -> ArrayT:
+    """What NumPy computed from a :func:`host_view`, without a copy, in the library of ``like``."""
+    if not isinstance(x, _NUMPY_KINDS) or not is_torch(like):
+        return x
+    return sys.modules["torch"].from_numpy(np.asarray(x))
 
 
 def unwrapped(x: Any) -> Any:
@@ -268,13 +297,14 @@ def epsilon(dtype: DType, xp: Namespace) -> float:
 def core_cast(Z: ArrayT, core_dtype: DType, xp: Namespace) -> ArrayT:
     """Tokens in the dtype of the core: float64 unless asked otherwise; without one (JAX without x64) float32."""
     if core_dtype is None:
-        if not _has_float64(Z, xp):
+        if not has_float64(Z, xp):
             return widen(Z, xp)
         core_dtype = xp.float64
     return Z if Z.dtype == core_dtype else xp.astype(Z, core_dtype)
 
 
-def _has_float64(Z: Array, xp: Namespace) -> bool:
+def has_float64(Z: Array, xp: Namespace) -> bool:
+    """Whether the library computes in float64 where the array lies."""
     if is_jax(Z):
         return bool(sys.modules["jax"].config.jax_enable_x64)
     return not (is_torch(Z) and Z.device.type == "mps")

@@ -1,8 +1,9 @@
 """Coding rates with their closed-form gradients and curvature, the scale and the precision that every rate shares.
 
 ``eps`` is the distortion ε; rates are in nats. Values and gradients of float32 (and lower) tokens are computed in a
-float64 core unless ``core_dtype`` says otherwise: the float32 core is faster and can be trusted where
-6e-8 · α · λ_max(ZᵀZ) ≪ 1.
+mixed core unless ``core_dtype`` says otherwise: Gram matrices, factors and inverses in float64, products with the
+tokens in float32 where they keep their digits and in float64 where not. The float32 core is faster and can be trusted
+where 6e-8 · α · λ_max(ZᵀZ) ≪ 1.
 
 A public function checks its arguments once and calls the formula of the same name that starts with ``bare_``: arrays
 in the dtype of the core in, arrays in the dtype of the core out. ``rtol`` is the relative error such a value may
@@ -11,10 +12,12 @@ carry, from ``core_tolerance``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, overload
 
+import array_api_compat.numpy
 import numpy as np
 
 from srr._array.checks import (
@@ -30,11 +33,15 @@ from srr._array.checks import (
 from srr._array.derivatives import gram_factor
 from srr._array.exact import Pair, matmul
 from srr._array.linalg import (
+    CholeskyFactor,
     GramFactor,
     as_column,
     bare_gram,
+    core_rtol,
     inverse_of_factor,
+    product_keeps,
     shifted,
+    sum_of_squares,
     trusted_cholesky,
 )
 from srr._array.namespace import (
@@ -47,12 +54,17 @@ from srr._array.namespace import (
     cast_like,
     core_cast,
     epsilon,
+    from_host,
+    has_float64,
+    host_view,
     index_like,
     is_compiling,
     is_concrete,
     is_differentiated,
     is_floating,
+    is_numpy,
     is_readable,
+    is_torch,
     namespace,
     to_numpy,
     unwrapped,
@@ -114,7 +126,45 @@ def bare_rate_scale(n: Any, p: int, eps: Any) -> Any:
 
 def core_tolerance(Z: Array, A: Array, xp: Namespace) -> float:
     """Relative error a rate may carry: rounding of the core, or of the result where that is coarser."""
-    return max(64 * epsilon(A.dtype, xp), epsilon(Z.dtype, xp))
+    return max(core_rtol(A.dtype, xp), epsilon(Z.dtype, xp))
+
+
+class Core(NamedTuple):
+    """How the rates of given tokens are computed: in which precision, and by which library."""
+
+    rtol: float  # relative error a rate may carry
+    wide: DType  # float64 where Gram matrices, factors and inverses have it and the tokens stay float32; else None
+    xp: Namespace
+
+
+def core_of(Z: Any, core_dtype: DType, xp: Namespace, second: Any = None, *, mixed: bool = True) -> tuple[Any, ...]:
+    """Tokens (..., n, d), and weights, bases or memberships beside them, as the bare formulas take them; and `Core`.
+
+    Float32 (and lower) tokens stay float32 in the mixed core, the default; with ``core_dtype``, with weights, while a
+    derivative may be taken and where values cannot be read, all arrays get the dtype of the core. One set of tokens in
+    the memory of a CPU is given to NumPy as it lies.
+    """
+    A = widen(Z, xp)
+    given = (A,) if second is None else (A, second)
+    if core_dtype is not None or not mixed or not _may_mix(given, xp):
+        A, wide = core_cast(Z, core_dtype, xp), None
+        rtol = core_tolerance(Z, A, xp)
+    else:
+        wide = xp.float64
+        rtol = max(core_rtol(wide, xp), epsilon(Z.dtype, xp))
+    if second is not None:
+        second = xp.astype(second, A.dtype, copy=False)
+    if Z.ndim == 2:
+        host = [host_view(X) for X in (A, second) if X is not None]
+        if all(X is not None for X in host):
+            found = Core(rtol, None if wide is None else np.float64, array_api_compat.numpy)
+            return (*host, found) if second is not None else (host[0], None, found)
+    return A, second, Core(rtol, wide, xp)
+
+
+def _may_mix(arrays: tuple[Any, ...], xp: Namespace) -> bool:
+    A = arrays[0]
+    return A.dtype == xp.float32 and has_float64(A, xp) and is_readable(A) and not is_differentiated(*arrays)
 
 
 def _column(scale: Any) -> Any:
@@ -122,9 +172,14 @@ def _column(scale: Any) -> Any:
     return scale[..., None, None] if hasattr(scale, "ndim") else scale
 
 
-def _like(Z: ArrayT, value: Any, xp: Namespace) -> ArrayT:
-    """A result of the core in the dtype of the tokens."""
-    return xp.astype(value, Z.dtype, copy=False)
+def _like(Z: ArrayT, value: Any) -> ArrayT:
+    """A result of the core in the dtype and library of the tokens."""
+    value = from_host(value, Z)
+    if value.dtype == Z.dtype:
+        return value
+    if is_torch(value):
+        return value.to(Z.dtype)
+    return namespace(Z).astype(value, Z.dtype, copy=False)
 
 
 def gram(A: ArrayT, *, xp: Namespace = None) -> ArrayT:
@@ -226,7 +281,7 @@ def coding_rate(
         Z: tokens of shape (..., n, d).
         eps: distortion ε > 0.
         weights: token weights w ≥ 0 of shape (..., n), all one by default; zero masks a token.
-        core_dtype: dtype of the Gram matrix and its factor; float64 by default.
+        core_dtype: dtype of all arithmetic; by default the mixed core, float64 but for safe products.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -244,8 +299,10 @@ def coding_rate(
         2.0
     """
     xp = namespace(Z, weights, xp=xp)
-    A, w, rtol = _core(Z, weights, core_dtype, xp)
-    return _like(Z, bare_coding_rate(A, w, check_distortion(eps), rtol, xp), xp)
+    check_tokens(Z, xp=xp)
+    if weights is not None:
+        check_weights(weights, Z, xp=xp)
+    return _like(Z, core_coding_rate(Z, weights, check_distortion(eps), core_dtype, xp))
 
 
 def coding_rate_grad(
@@ -275,36 +332,45 @@ def coding_rate_value_and_grad(
     Source: [CRATE] (7) and its gradient.
     """
     xp = namespace(Z, weights, xp=xp)
-    A, w, rtol = _core(Z, weights, core_dtype, xp)
-    value, grad = bare_coding_rate_value_and_grad(A, w, check_distortion(eps), rtol, xp)
-    return _like(Z, value, xp), _like(Z, grad, xp)
-
-
-def _core(Z: ArrayT, weights: ArrayT | None, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, ArrayT | None, float]:
-    """Tokens and weights, checked and in the dtype of the core, and the error a rate of them may carry."""
     check_tokens(Z, xp=xp)
     if weights is not None:
         check_weights(weights, Z, xp=xp)
-    A = core_cast(Z, core_dtype, xp)
-    return A, None if weights is None else xp.astype(weights, A.dtype, copy=False), core_tolerance(Z, A, xp)
+    value, grad = core_coding_rate_value_and_grad(Z, weights, check_distortion(eps), core_dtype, xp)
+    return _like(Z, value), _like(Z, grad)
 
 
-def bare_coding_rate(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace) -> Any:
-    """R of core tokens."""
-    return 0.5 * _factor(A, weights, eps, rtol, xp)[0].logdet()
+def core_coding_rate(Z: Any, weights: Any, eps: float, core_dtype: DType, xp: Namespace) -> Any:
+    """R of checked tokens, in the dtype and library of their core."""
+    A, w, core = core_of(Z, core_dtype, xp, weights, mixed=weights is None)
+    return bare_coding_rate(A, w, eps, core.rtol, core.xp, core.wide)
 
 
-def bare_coding_rate_value_and_grad(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any]:
-    """R of core tokens, and ∇R."""
-    factor, scale = _factor(A, weights, eps, rtol, xp)
+def core_coding_rate_value_and_grad(
+    Z: Any, weights: Any, eps: float, core_dtype: DType, xp: Namespace
+) -> tuple[Any, Any]:
+    """R of checked tokens, and ∇R, in the library of their core."""
+    A, w, core = core_of(Z, core_dtype, xp, weights, mixed=weights is None)
+    return bare_coding_rate_value_and_grad(A, w, eps, core.rtol, core.xp, core.wide)
+
+
+def bare_coding_rate(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+    """R of core tokens; ``wide`` as in `Core`."""
+    return 0.5 * _factor(A, weights, eps, rtol, xp, wide)[0].logdet()
+
+
+def bare_coding_rate_value_and_grad(
+    A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[Any, Any]:
+    """R of core tokens, and ∇R; ``wide`` as in `Core`."""
+    factor, scale = _factor(A, weights, eps, rtol, xp, wide)
     return 0.5 * factor.logdet(), _column(scale) * factor.resolvent()
 
 
-def _factor(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
+def _factor(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, wide: DType) -> tuple[GramFactor, Any]:
     """Factor of I + α ZᵀWZ, and α."""
     n, d = A.shape[-2:]
     scale = bare_rate_scale(n if weights is None else xp.sum(weights, axis=-1), d, eps)
-    return gram_factor(A, scale, weights=weights, rtol=rtol, xp=xp), scale
+    return gram_factor(A, scale, weights=weights, rtol=rtol, xp=xp, core=wide), scale
 
 
 # Rate under subspace codebooks, and the sparse rate reduction that CRATE ascends
@@ -320,7 +386,7 @@ def subspace_coding_rate(Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType 
         Z: tokens of shape (..., n, d).
         U: bases of shape (K, d, p), one subspace each.
         eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+        core_dtype: dtype of all arithmetic; by default the mixed core, float64 but for safe products.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -339,8 +405,9 @@ def subspace_coding_rate(Z: ArrayT, U: ArrayT, *, eps: float, core_dtype: DType 
         2.0
     """
     xp = namespace(Z, U, xp=xp)
-    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
-    return _like(Z, bare_subspace_coding_rate(A, bases, check_distortion(eps), rtol, xp), xp)
+    _check_bases_of(Z, U, xp)
+    A, bases, core = core_of(Z, core_dtype, xp, U)
+    return _like(Z, bare_subspace_coding_rate(A, bases, check_distortion(eps), core.rtol, core.xp, core.wide))
 
 
 def subspace_coding_rate_grad(
@@ -369,30 +436,88 @@ def subspace_coding_rate_value_and_grad(
     Source: [CRATE] (8)-(9).
     """
     xp = namespace(Z, U, xp=xp)
-    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
-    value, grad = bare_subspace_coding_rate_value_and_grad(A, bases, check_distortion(eps), rtol, xp)
-    return _like(Z, value, xp), _like(Z, grad, xp)
+    _check_bases_of(Z, U, xp)
+    value, grad = core_subspace_coding_rate_value_and_grad(Z, U, check_distortion(eps), core_dtype, xp)
+    return _like(Z, value), _like(Z, grad)
 
 
-def _core_with_bases(Z: ArrayT, U: ArrayT, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, ArrayT, float]:
-    """Tokens and bases, checked and in the dtype of the core, and the error a rate of them may carry."""
+def _check_bases_of(Z: Array, U: Array, xp: Namespace) -> None:
     check_tokens(Z, xp=xp)
     check_bases(U, Z.shape[-1], xp=xp)
     check_same_dtype(Z=Z, U=U)
-    A = core_cast(Z, core_dtype, xp)
-    return A, core_cast(U, core_dtype, xp), core_tolerance(Z, A, xp)
 
 
-def bare_subspace_coding_rate(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace) -> Any:
-    """R^c(·; U) of core tokens; ε is a number, or one for each head, (..., K)."""
+def core_subspace_coding_rate_value_and_grad(
+    Z: Any, U: Any, eps: Any, core_dtype: DType, xp: Namespace
+) -> tuple[Any, Any]:
+    """R^c(·; U) of checked tokens, and ∇R^c, in the library of their core."""
+    A, bases, core = core_of(Z, core_dtype, xp, U)
+    return bare_subspace_coding_rate_value_and_grad(A, bases, eps, core.rtol, core.xp, core.wide)
+
+
+def bare_subspace_coding_rate(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+    """R^c(·; U) of core tokens; ε is a number, or one for each head, (..., K); ``wide`` as in `Core`."""
+    if wide is not None:
+        found = _mixed_heads(A, U, eps, rtol, xp, wide)
+        if found is not None:
+            return 0.5 * found.logdet
+        (A, U), rtol = (xp.astype(X, wide) for X in (A, U)), core_rtol(wide, xp)
     return 0.5 * xp.sum(_subspace_factor(A, U, eps, rtol, xp)[0].logdet(), axis=-1)
 
 
-def bare_subspace_coding_rate_value_and_grad(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace) -> tuple[Any, Any]:
-    """R^c(·; U) of core tokens, and ∇R^c; ε is a number, or one for each head, (..., K)."""
+def bare_subspace_coding_rate_value_and_grad(
+    A: Any, U: Any, eps: Any, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[Any, Any]:
+    """R^c(·; U) of core tokens, and ∇R^c; ε is a number, or one for each head, (..., K); ``wide`` as in `Core`."""
+    if wide is not None:
+        found = _mixed_heads(A, U, eps, rtol, xp, wide)
+        rows = None if found is None else _mixed_rows(found, xp)
+        if found is not None and rows is not None:
+            return 0.5 * found.logdet, bare_lift(rows, U, xp)
+        (A, U), rtol = (xp.astype(X, wide) for X in (A, U)), core_rtol(wide, xp)
     factor, scale = _subspace_factor(A, U, eps, rtol, xp)
     grad = bare_lift(_column(scale) * factor.resolvent(), U, xp)
     return 0.5 * xp.sum(factor.logdet(), axis=-1), grad
+
+
+class _Heads(NamedTuple):
+    """Factors of all heads in the mixed core, and the sum of their log-determinants (...)."""
+
+    factor: CholeskyFactor
+    logdet: Any
+    noise: Any  # (...): ‖Z‖² ‖U‖²/(d K p), the square of what one coordinate answers for the rounding of a product
+
+
+def _mixed_heads(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace, wide: DType) -> _Heads | None:
+    """Projections in float32, their Gram matrices and factors in float64; None where the value may lose digits.
+
+    Rounding of V = ZU changes log-determinants by 2β⟨V(I + βVᵀV)⁻¹, δV⟩. The first factor is at most the smaller of
+    (β tr βVᵀV)^½ and (βp)^½/2, the second in the mean u‖Z‖‖U‖/√d: together they may be 16 roundings of the value.
+    """
+    V = bare_project(A, U, xp)
+    scale = as_column(bare_rate_scale(A.shape[-2], U.shape[-1], eps), xp.astype(V[..., :1, :1], wide), xp)
+    factor = gram_factor(V, scale[..., 0, 0], rtol=rtol, xp=xp, core=wide)
+    if not isinstance(factor, CholeskyFactor):
+        return None
+    K, d, p = U.shape[-3:]
+    logdet, beta = xp.sum(factor.logdet(), axis=-1), scale[..., 0, 0]
+    energy = xp.sum(factor.L * factor.L, axis=(-2, -1)) - factor.L.shape[-1]  # tr βVᵀV, (..., K)
+    steep = xp.sum(beta * xp.where(energy < 0.25 * p, energy, xp.full_like(energy, 0.25 * p)), axis=-1)
+    noise = xp.astype(sum_of_squares(A, xp), wide) * xp.astype(sum_of_squares(U, xp, axes=3), wide) / d
+    if any_true(~(4.0 * steep * noise <= (16.0 * logdet) ** 2), xp):
+        return None
+    return _Heads(factor, logdet, noise / (K * p))
+
+
+def _mixed_rows(heads: _Heads, xp: Namespace) -> Any:
+    """β V (I + βVᵀV)⁻¹ in float32, (..., K, n, p); None where rounding of V or of the inverses may take digits."""
+    factor = heads.factor
+    S = factor.scale * inverse_of_factor(factor.L, xp)
+    rows, lost = factor.narrow(S)
+    # (I + βVᵀV)⁻¹ has the eigenvalues of (I + βVVᵀ)⁻¹, and ones
+    spare = factor.scale[..., 0, 0] ** 2 * max(factor.A.shape[-1] - S.shape[-1], 0)
+    lost = lost + heads.noise[..., None] * (xp.sum(S * S, axis=(-2, -1)) + spare)
+    return rows if product_keeps(xp.sum(lost, axis=-1), sum_of_squares(rows, xp, axes=3), xp) else None
 
 
 def _subspace_factor(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
@@ -420,7 +545,7 @@ def sparse_rate_reduction(
         U: bases of shape (K, d, p).
         eps: distortion ε > 0.
         lam: sparsity weight λ ≥ 0, in nats per unit of Z.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+        core_dtype: dtype of all arithmetic; by default the mixed core, float64 but for safe products.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -439,9 +564,11 @@ def sparse_rate_reduction(
     """
     xp = namespace(Z, U, xp=xp)
     lam, eps = check_nonnegative(lam, "lam"), check_distortion(eps)
-    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
-    smooth = bare_coding_rate(A, None, eps, rtol, xp) - bare_subspace_coding_rate(A, bases, eps, rtol, xp)
-    return _like(Z, smooth - lam * xp.sum(xp.abs(A), axis=(-2, -1)), xp)
+    _check_bases_of(Z, U, xp)
+    A, bases, (rtol, wide, xp) = core_of(Z, core_dtype, xp, U)
+    expanded = bare_coding_rate(A, None, eps, rtol, xp, wide)
+    smooth = expanded - bare_subspace_coding_rate(A, bases, eps, rtol, xp, wide)
+    return _like(Z, smooth - lam * _l1(A, wide, xp))
 
 
 def sparse_rate_reduction_grad(
@@ -470,18 +597,36 @@ def sparse_rate_reduction_value_and_grad(
     """
     xp = namespace(Z, U, xp=xp)
     lam, eps = check_nonnegative(lam, "lam"), check_distortion(eps)
-    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
-    smooth, grad = bare_sparse_rate_reduction_value_and_grad(A, bases, eps, rtol, xp)
-    return _like(Z, smooth - lam * xp.sum(xp.abs(A), axis=(-2, -1)), xp), _like(Z, grad, xp)
+    _check_bases_of(Z, U, xp)
+    A, bases, (rtol, wide, xp) = core_of(Z, core_dtype, xp, U)
+    smooth, grad = bare_sparse_rate_reduction_value_and_grad(A, bases, eps, rtol, xp, wide)
+    return _like(Z, smooth - lam * _l1(A, wide, xp)), _like(Z, grad)
+
+
+def _l1(A: Any, wide: DType, xp: Namespace) -> Any:
+    """‖Z‖₁, summed in the dtype of the core."""
+    return xp.sum(xp.abs(A if wide is None else xp.astype(A, wide)), axis=(-2, -1))
 
 
 def bare_sparse_rate_reduction_value_and_grad(
-    A: Any, U: Any, eps: float, rtol: float, xp: Namespace
+    A: Any, U: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
 ) -> tuple[Any, Any]:
-    """R − R^c(·; U) of core tokens, and its gradient."""
-    compressed, compress = bare_subspace_coding_rate_value_and_grad(A, U, eps, rtol, xp)
-    expanded, expand = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp)
-    return expanded - compressed, expand - compress
+    """R − R^c(·; U) of core tokens, and its gradient; ``wide`` as in `Core`."""
+    compressed, compress = bare_subspace_coding_rate_value_and_grad(A, U, eps, rtol, xp, wide)
+    expanded, expand = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp, wide)
+    return _difference(
+        (expanded, expand), (compressed, compress), wide, xp
+    ) or bare_sparse_rate_reduction_value_and_grad(xp.astype(A, wide), xp.astype(U, wide), eps, rtol, xp)
+
+
+def _difference(first: tuple[Any, Any], second: tuple[Any, Any], wide: DType, xp: Namespace) -> tuple[Any, Any] | None:
+    """Value and gradient of a difference; None where two gradients of the mixed core cancel more than four bits."""
+    grad = first[1] - second[1]
+    if wide is not None and not product_keeps(
+        sum_of_squares(first[1], xp) + sum_of_squares(second[1], xp), sum_of_squares(grad, xp), xp
+    ):
+        return None
+    return first[0] - second[0], grad
 
 
 # Tokens sorted by label once: classes as padded batches of similar size, and the way back
@@ -552,10 +697,11 @@ class Segments:
         """
         batch, n = tuple(Z.shape[:-2]), Z.shape[-2]
         host, K = checked_labels(labels, batch, n, classes)
-        return cls._sorted((host + K * np.arange(len(host))[:, None]).ravel(), batch, len(host), K)
+        return cls.sorted(batch, (host + K * np.arange(len(host))[:, None]).ravel(), len(host), K)
 
     @classmethod
-    def _sorted(cls, segment: Index, batch: tuple[int, ...], items: int, K: int) -> Segments:
+    def sorted(cls, batch: tuple[int, ...], segment: Index, items: int, K: int) -> Segments:
+        """Sort tokens by the number of their segment, which is that of the class plus K times that of the item."""
         order = np.argsort(segment, kind="stable")
         size = np.bincount(segment, minlength=items * K)
         start = np.concatenate([[0], np.cumsum(size)])[:-1]
@@ -619,7 +765,7 @@ def partition_coding_rate(
             (..., n) or (n,), names without an order, which are sorted into segments and need concrete values (no
             tracing).
         eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+        core_dtype: dtype of all arithmetic; by default the mixed core, float64 but for safe products.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -639,8 +785,8 @@ def partition_coding_rate(
         1.0
     """
     xp = namespace(Z, Pi, xp=xp)
-    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
-    return _like(Z, bare_partition_coding_rate(A, parts, check_distortion(eps), rtol, xp), xp)
+    A, parts, core = _core_with_parts(Z, Pi, core_dtype, xp)
+    return _like(Z, bare_partition_coding_rate(A, parts, check_distortion(eps), core.rtol, core.xp, core.wide))
 
 
 def partition_coding_rate_grad(
@@ -670,9 +816,9 @@ def partition_coding_rate_value_and_grad(
     Source: [MCR2] (8) and its gradient.
     """
     xp = namespace(Z, Pi, xp=xp)
-    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
-    value, grad = bare_partition_coding_rate_value_and_grad(A, parts, check_distortion(eps), rtol, xp)
-    return _like(Z, value, xp), _like(Z, grad, xp)
+    A, parts, (rtol, wide, xp) = _core_with_parts(Z, Pi, core_dtype, xp)
+    value, grad = bare_partition_coding_rate_value_and_grad(A, parts, check_distortion(eps), rtol, xp, wide)
+    return _like(Z, value), _like(Z, grad)
 
 
 def check_partition(Pi: Array, Z: Array, xp: Namespace, classes: int | None = None) -> bool:
@@ -692,16 +838,18 @@ def check_partition(Pi: Array, Z: Array, xp: Namespace, classes: int | None = No
     return False
 
 
-def _core_with_parts(Z: ArrayT, Pi: Array, core_dtype: DType, xp: Namespace) -> tuple[ArrayT, Any, float]:
-    """Tokens in the dtype of the core, their classes, and the error a rate may carry."""
+def _core_with_parts(Z: ArrayT, Pi: Array, core_dtype: DType, xp: Namespace) -> tuple[Any, Any, Core]:
+    """Checked tokens as their core takes them, and their classes."""
     check_tokens(Z, xp=xp)
-    labeled = check_partition(Pi, Z, xp)
-    A = core_cast(Z, core_dtype, xp)
-    parts = parts_of(Pi, A) if labeled else xp.astype(Pi, A.dtype, copy=False)
-    return A, parts, core_tolerance(Z, A, xp)
+    if not check_partition(Pi, Z, xp):
+        A, memberships, core = core_of(Z, core_dtype, xp, Pi, mixed=False)
+        return A, memberships, core
+    A, _, core = core_of(Z, core_dtype, xp)
+    return A, parts_of(Pi, A), core
 
 
 _FEW = 1 << 14  # numbers in all copies of the tokens up to which masks beat segments
+_CROWD = 8  # tokens a class from which a loop over classes in the memory of a CPU beats padded batches
 
 
 class Masks(NamedTuple):
@@ -720,21 +868,48 @@ class Masks(NamedTuple):
         return gram_factor(asarray_like(mask[..., None], A, xp=xp) * A, alpha / share, rtol=rtol, xp=xp), share, alpha
 
 
-def parts_of(labels: Array, A: Array) -> Masks | Segments:
-    """Classes of tokens from their labels, in the form that is the faster for as many; only the shape of A matters."""
+class Slices(NamedTuple):
+    """Labels of one set of tokens in the memory of a CPU: a loop over the classes, without padding."""
+
+    order: Index  # tokens, class by class
+    places: Index  # of the tokens among the sorted ones
+    edges: tuple[int, ...]  # where the classes begin, and the number of tokens
+
+    def spans(self) -> Iterator[slice]:
+        """Place of every class among the sorted tokens."""
+        return itertools.starmap(slice, itertools.pairwise(self.edges))
+
+    def segments(self) -> Segments:
+        """The same classes for the general form."""
+        segment = np.repeat(np.arange(len(self.edges) - 1), np.diff(self.edges))
+        return Segments.sorted((), segment[self.places], 1, len(self.edges) - 1)
+
+
+def parts_of(labels: Array, A: Array) -> Masks | Slices | Segments:
+    """Classes of tokens from their labels, in the form that is the fastest for as many; of A shape and kind matter."""
+    if A.ndim != 2:
+        return Segments.of(labels, A)
     n, d = A.shape[-2:]
-    if A.ndim == 2 and 2 * n * d <= _FEW:
-        host, _ = checked_labels(labels, (), n)
-        present = np.flatnonzero(np.bincount(host[0]))
-        if (1 + len(present)) * n * d <= _FEW:
-            mask = np.ones((1 + len(present), n))
-            mask[1:] = host == present[:, None]
-            return Masks(mask)
+    host, K = checked_labels(labels, (), n)
+    sizes = np.bincount(host[0])
+    sizes = sizes[sizes > 0]
+    if is_numpy(A) and is_floating(A, np) and n >= _CROWD * len(sizes):
+        names = host[0].astype(np.uint16) if K <= 1 << 16 else host[0]  # NumPy sorts short integers by counting
+        order, places = np.argsort(names, kind="stable"), np.empty(n, dtype=np.int64)
+        places[order] = np.arange(n)
+        return Slices(order, places, (0, *np.cumsum(sizes).tolist()))
+    if (1 + len(sizes)) * n * d <= _FEW:
+        mask = np.ones((1 + len(sizes), n))
+        mask[1:] = host == np.unique(host)[:, None]
+        return Masks(mask)
     return Segments.of(labels, A)
 
 
-def bare_partition_coding_rate(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
-    """R^c(·|Π) of core tokens, from `Segments`, `Masks` or memberships (..., n, K)."""
+def bare_partition_coding_rate(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+    """R^c(·|Π) of core tokens, from `Slices`, `Segments`, `Masks` or memberships (..., n, K)."""
+    if isinstance(parts, Slices):
+        return 0.5 * sum(share * factor.logdet() for _, share, factor in _class_factors(A, parts, eps, rtol, xp, wide))
+    A = A if wide is None else xp.astype(A, wide)
     if isinstance(parts, Masks):
         factor, share, _ = parts.factor(A, eps, rtol, xp, whole=False)
         return 0.5 * xp.sum(share * factor.logdet())
@@ -746,10 +921,19 @@ def bare_partition_coding_rate(A: Any, parts: Any, eps: float, rtol: float, xp: 
 
 
 def bare_partition_coding_rate_value_and_grad(
-    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace
+    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
 ) -> tuple[Any, Any]:
     """R^c(·|Π) of core tokens, and its gradient; share · α_k = α for every class."""
     n, d = A.shape[-2:]
+    if isinstance(parts, Slices):
+        value, rows = 0.0, np.empty_like(A)
+        for span, share, factor in _class_factors(A, parts, eps, rtol, xp, wide):
+            value = value + 0.5 * share * factor.logdet()
+            rows[parts.order[span]] = factor.resolvent()
+        rows *= bare_rate_scale(n, d, eps)
+        return value, rows
+    if wide is not None and not isinstance(parts, Segments):
+        A, wide = xp.astype(A, wide), None
     if isinstance(parts, Masks):
         factor, share, alpha = parts.factor(A, eps, rtol, xp, whole=False)
         return 0.5 * xp.sum(share * factor.logdet()), alpha * xp.sum(factor.resolvent(), axis=0)
@@ -760,10 +944,20 @@ def bare_partition_coding_rate_value_and_grad(
     if not parts.members:  # a batch of no token sets
         return xp.sum(A, axis=(-2, -1)), A
     logdets, rows = [], []
-    for factor, count in _segment_factors(A, parts, eps, rtol, xp):
+    for factor, count in _segment_factors(A, parts, eps, rtol, xp, wide):
         logdets.append(count / n * factor.logdet())
         rows.append(factor.resolvent())
     return 0.5 * parts.sum_by_item(logdets, xp), bare_rate_scale(n, d, eps) * parts.restore(rows, xp)
+
+
+def _class_factors(
+    A: Any, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType
+) -> Iterator[tuple[slice, float, GramFactor]]:
+    """Place, share and factor of I + α_k Z_kᵀZ_k of every class."""
+    n, d = A.shape
+    for span in parts.spans():
+        rows = A[parts.order[span]]
+        yield span, len(rows) / n, gram_factor(rows, bare_rate_scale(len(rows), d, eps), rtol=rtol, xp=xp, core=wide)
 
 
 def _membership_factor(
@@ -784,11 +978,12 @@ def _membership_factor(
 
 
 def _segment_factors(
-    A: Any, segments: Segments, eps: float, rtol: float, xp: Namespace
+    A: Any, segments: Segments, eps: float, rtol: float, xp: Namespace, wide: DType = None
 ) -> Iterator[tuple[GramFactor, Any]]:
     """Factors of I + α_k Z_kᵀZ_k and token counts, for classes of similar size at once."""
     for tokens, count in segments.buckets(A, xp):
-        yield gram_factor(tokens, bare_rate_scale(count, A.shape[-1], eps), rtol=rtol, xp=xp), count
+        count = count if wide is None else xp.astype(count, wide)
+        yield gram_factor(tokens, bare_rate_scale(count, A.shape[-1], eps), rtol=rtol, xp=xp, core=wide), count
 
 
 # Rate reduction, the objective of MCR²: the rate of the whole less the rate of its parts
@@ -804,7 +999,7 @@ def rate_reduction(Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None
         Pi: membership weights ≥ 0 of shape (..., n, K), tokens being weighted by their row sums; or integer labels
             ≥ 0 of shape (..., n) or (n,).
         eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrices and their factors; float64 by default.
+        core_dtype: dtype of all arithmetic; by default the mixed core, float64 but for safe products.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -826,8 +1021,8 @@ def rate_reduction(Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None
         0.0
     """
     xp = namespace(Z, Pi, xp=xp)
-    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
-    return _like(Z, bare_rate_reduction(A, parts, check_distortion(eps), rtol, xp), xp)
+    A, parts, core = _core_with_parts(Z, Pi, core_dtype, xp)
+    return _like(Z, bare_rate_reduction(A, parts, check_distortion(eps), core.rtol, core.xp, core.wide))
 
 
 def rate_reduction_grad(Z: ArrayT, Pi: Array, *, eps: float, core_dtype: DType = None, xp: Namespace = None) -> ArrayT:
@@ -854,13 +1049,19 @@ def rate_reduction_value_and_grad(
     Source: [MCR2] (9) and its gradient.
     """
     xp = namespace(Z, Pi, xp=xp)
-    A, parts, rtol = _core_with_parts(Z, Pi, core_dtype, xp)
-    value, grad = bare_rate_reduction_value_and_grad(A, parts, check_distortion(eps), rtol, xp)
-    return _like(Z, value, xp), _like(Z, grad, xp)
+    A, parts, (rtol, wide, xp) = _core_with_parts(Z, Pi, core_dtype, xp)
+    value, grad = bare_rate_reduction_value_and_grad(A, parts, check_distortion(eps), rtol, xp, wide)
+    return _like(Z, value), _like(Z, grad)
 
 
-def bare_rate_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> Any:
-    """ΔR of core tokens, from `Segments`, `Masks` or memberships (..., n, K)."""
+def bare_rate_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+    """ΔR of core tokens, from `Slices`, `Segments`, `Masks` or memberships (..., n, K)."""
+    A = A if wide is None else xp.astype(A, wide)
+    if isinstance(parts, Slices):
+        found = _sliced_reduction(A, parts, eps, rtol, xp, None, slopes=False)
+        if found is not None:
+            return found[0]
+        parts = parts.segments()
     if isinstance(parts, Masks):
         factor, share, _ = parts.factor(A, eps, rtol, xp, whole=True)
         logdet = factor.logdet()
@@ -871,8 +1072,24 @@ def bare_rate_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespa
     return bare_coding_rate(A, None, eps, rtol, xp) - bare_partition_coding_rate(A, parts, eps, rtol, xp)
 
 
-def bare_rate_reduction_value_and_grad(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any]:
-    """ΔR of core tokens, and its gradient."""
+def bare_rate_reduction_value_and_grad(
+    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[Any, Any]:
+    """ΔR of core tokens, and its gradient; ``wide`` as in `Core`."""
+    found = None
+    if isinstance(parts, Slices):
+        found = _sliced_reduction(A, parts, eps, rtol, xp, wide, slopes=True)
+    elif isinstance(parts, Segments):
+        found = shared_reduction(A, parts, eps, rtol, xp, wide)
+        if found is None and wide is not None:
+            compressed = bare_partition_coding_rate_value_and_grad(A, parts, eps, rtol, xp, wide)
+            found = _difference(bare_coding_rate_value_and_grad(A, None, eps, rtol, xp, wide), compressed, wide, xp)
+    if found is not None:
+        return found
+    if wide is not None:
+        return bare_rate_reduction_value_and_grad(xp.astype(A, wide), parts, eps, core_rtol(wide, xp), xp)
+    if isinstance(parts, Slices):
+        parts = parts.segments()
     if isinstance(parts, Masks):
         factor, share, alpha = parts.factor(A, eps, rtol, xp, whole=True)
         logdet, rows = factor.logdet(), factor.resolvent()
@@ -881,9 +1098,6 @@ def bare_rate_reduction_value_and_grad(A: Any, parts: Any, eps: float, rtol: flo
         factor, total, share = _membership_factor(A, parts.mT, eps, rtol, xp, whole=True)
         grad = _column(bare_rate_scale(total, A.shape[-1], eps)) * _first_less_others(factor.resolvent(), -3, xp)
         return 0.5 * _first_less_others(share * factor.logdet(), -1, xp), grad
-    shared = shared_reduction(A, parts, eps, rtol, xp)
-    if shared is not None:
-        return shared
     compressed, compress = bare_partition_coding_rate_value_and_grad(A, parts, eps, rtol, xp)
     expanded, expand = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp)
     return expanded - compressed, expand - compress
@@ -895,34 +1109,125 @@ def _first_less_others(x: Any, axis: int, xp: Namespace) -> Any:
     return x[(..., 0, *rest)] - xp.sum(x[(..., slice(1, None), *rest)], axis=axis)
 
 
-# Rate reduction of large classes: the parts give the Gram matrix of the whole, and one product serves both gradients.
+# Rate reduction with labels: Gram matrices serve the whole and its parts, and one product serves both gradients.
 #
-# With labels the scales satisfy α = (n_k/n) α_k for every class, so that
+# With labels the scales satisfy α = (n_k/n) α_k for every class. For n > d therefore
 #
 #     I + α ZᵀZ = Σ_k (n_k/n) (I + α_k Z_kᵀZ_k),
-#     rows k of the gradient = α Z_k [(I + α ZᵀZ)⁻¹ − (I + α_k Z_kᵀZ_k)⁻¹].
+#     rows k of the gradient = α Z_k [(I + α ZᵀZ)⁻¹ − (I + α_k Z_kᵀZ_k)⁻¹]:
 #
-# This saves the Gram matrix of the whole and its product with all tokens: half of the work where classes hold about as
-# many tokens as dimensions, or more.
+# no Gram matrix of the whole and no product of its own with all tokens, which is half of the work where classes hold
+# about as many tokens as dimensions, or more. For n ≤ d the blocks of ZZᵀ are the Gram matrices of the classes,
+#
+#     gradient = α [(I + α ZZᵀ)⁻¹ − the block diagonal of the (I + α_k Z_kZ_kᵀ)⁻¹] Z.
 
 
 _LEAST = 0.75  # tokens a class for every dimension from which sharing won, measured for d = 64 to 512
 
 
+def _sliced_reduction(
+    A: Any, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType, *, slopes: bool
+) -> tuple[Any, Any] | None:
+    """ΔR of core tokens (n, d) of NumPy and its gradient; None where pivots or products lost digits."""
+    n, d = A.shape
+    if n <= d:
+        return _one_gram(A, parts, eps, rtol, xp, wide, slopes=slopes)
+    if n >= _LEAST * d * (len(parts.edges) - 1):
+        return _one_product(A, parts, eps, rtol, xp, wide, slopes=slopes)
+    if not slopes:
+        expanded = bare_coding_rate(A, None, eps, rtol, xp, wide)
+        return expanded - bare_partition_coding_rate(A, parts, eps, rtol, xp, wide), None
+    compressed = bare_partition_coding_rate_value_and_grad(A, parts, eps, rtol, xp, wide)
+    return _difference(bare_coding_rate_value_and_grad(A, None, eps, rtol, xp, wide), compressed, wide, xp)
+
+
+def _one_gram(
+    A: Any, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType, *, slopes: bool
+) -> tuple[Any, Any] | None:
+    """For n ≤ d: the Gram matrix of all tokens holds those of the classes as blocks."""
+    n, d = A.shape
+    alpha = bare_rate_scale(n, d, eps)
+    tokens = A if wide is None else A.astype(wide)
+    G = bare_gram(tokens.T, xp)
+    found = trusted_cholesky(shifted(G, alpha, xp), rtol, xp)
+    if found is None:
+        return None
+    logdet = found[1]
+    S = inverse_of_factor(found[0], xp) if slopes else None
+    for span in parts.spans():
+        block = np.ix_(parts.order[span], parts.order[span])
+        share = len(block[0]) / n
+        part = trusted_cholesky(shifted(G[block], alpha / share, xp), rtol, xp)
+        if part is None:
+            return None
+        logdet = logdet - share * part[1]
+        if S is not None:
+            S[block] -= inverse_of_factor(part[0], xp)
+    if S is None:
+        return 0.5 * logdet, None
+    S *= alpha
+    if wide is None:
+        return 0.5 * logdet, S @ A
+    grad = S.astype(A.dtype) @ A
+    lost = np.dot(G.diagonal(), np.einsum("ij,ij->j", S, S))
+    return (0.5 * logdet, grad) if product_keeps(lost, sum_of_squares(grad, xp), xp) else None
+
+
+def _one_product(
+    A: Any, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType, *, slopes: bool
+) -> tuple[Any, Any] | None:
+    """For n > d and classes of about d tokens or more: the mean of their matrices is that of the whole."""
+    n, d = A.shape
+    alpha = bare_rate_scale(n, d, eps)
+    rows = np.take(A, parts.order, axis=0)
+    whole, compressed, made = np.zeros((d, d), wide or A.dtype), 0.0, []
+    for span in parts.spans():
+        tokens = rows[span] if wide is None else rows[span].astype(wide)
+        share = len(tokens) / n
+        G = bare_gram(tokens, xp)
+        whole += alpha * G
+        part = trusted_cholesky(shifted(G, alpha / share, xp), rtol, xp)
+        if part is None:
+            return None
+        compressed += share * part[1]
+        made.append((span, part[0], G.diagonal()))
+    found = trusted_cholesky(shifted(whole, 1.0, xp), rtol, xp)
+    if found is None:
+        return None
+    value = 0.5 * (found[1] - compressed)
+    if not slopes:
+        return value, None
+    expand, lost, size = inverse_of_factor(found[0], xp), 0.0, 0.0
+    while made:  # factors are used up so that their memory can go
+        span, L, energy = made.pop()
+        S = expand - inverse_of_factor(L, xp)
+        S *= alpha
+        rows[span] = product = rows[span] @ S.astype(A.dtype, copy=False)
+        if wide is not None:
+            lost += np.dot(energy, np.einsum("ij,ij->i", S, S))
+            size += sum_of_squares(product, xp)
+    if wide is not None and not product_keeps(lost, size, xp):
+        return None
+    return value, np.take(rows, parts.places, axis=0)
+
+
 class _Part(NamedTuple):
-    """Classes of similar size: padded tokens (S, m, d), counts (S,), factors of I + α_k Z_kᵀZ_k, log-determinants."""
+    """Classes of similar size: padded tokens (S, m, d), shares (S,), M = I + α_k Z_kᵀZ_k, factors, log-determinants."""
 
     tokens: Any
-    count: Any
+    share: Any
+    M: Any
     L: Any
     logdet: Any
 
 
-def shared_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> tuple[Any, Any] | None:
+def shared_reduction(
+    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[Any, Any] | None:
     """ΔR of core tokens (n, d) and its gradient, or None where the general form is the better or the safer one.
 
     That is: memberships instead of labels, a batch of token sets, classes of fewer than 3d/4 tokens on average,
-    tokens whose values cannot be read or that are differentiated, and factors whose pivots lost digits.
+    tokens whose values cannot be read or that are differentiated, and factors or products that lost digits.
     """
     if A.ndim != 2 or not isinstance(parts, Segments) or is_differentiated(A) or not is_readable(A):
         return None
@@ -931,29 +1236,36 @@ def shared_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace)
         return None
     whole: Any = 0.0
     made = []
-    for tokens, count in parts.buckets(A, xp):
+    for narrow, count in parts.buckets(A, xp):
+        tokens, count = (X if wide is None else xp.astype(X, wide) for X in (narrow, count))
         M = shifted(bare_gram(tokens, xp), as_column(bare_rate_scale(count, d, eps), tokens, xp), xp)
         found = trusted_cholesky(M, rtol, xp)
         if found is None:
             return None
-        whole = whole + xp.tensordot(count / n, M, axes=1)
-        made.append(_Part(tokens, count, *found))
+        share = count / n
+        whole = whole + xp.tensordot(share, M, axes=1)
+        made.append(_Part(narrow, share, M, *found))
     found = trusted_cholesky(whole, rtol, xp)
     if found is None:
         return None
     L, logdet = found
-    compressed = xp.sum(xp.concat([part.count / n * part.logdet for part in made]))
+    compressed = xp.sum(xp.concat([part.share * part.logdet for part in made]))
     slopes = _slopes(L, made, bare_rate_scale(n, d, eps), xp)
-    return 0.5 * (logdet - compressed), parts.restore(slopes, xp)
+    return None if slopes is None else (0.5 * (logdet - compressed), parts.restore(slopes, xp))
 
 
-def _slopes(L: Any, parts: list[_Part], alpha: float, xp: Namespace) -> list[Any]:
+def _slopes(L: Any, parts: list[_Part], alpha: float, xp: Namespace) -> list[Any] | None:
     """Gradient at the padded tokens of every part; parts are used up so that their memory can go."""
     expand, rows = alpha * inverse_of_factor(L, xp), []
+    lost, size = 0.0, 0.0
     while parts:
-        part = parts.pop(0)
-        rows.append(part.tokens @ (expand - alpha * inverse_of_factor(part.L, xp)))
-    return rows
+        tokens, share, M, factor, _ = parts.pop(0)
+        S = expand - alpha * inverse_of_factor(factor, xp)
+        rows.append(tokens @ xp.astype(S, tokens.dtype, copy=False))
+        energy = share[:, None] / alpha * (xp.linalg.diagonal(M) - 1.0)
+        lost = lost + xp.sum(energy * xp.sum(S * S, axis=-1))
+        size = size + xp.sum(sum_of_squares(rows[-1], xp))
+    return rows if rows[0].dtype == L.dtype or product_keeps(lost, size, xp) else None
 
 
 # Second-order facts of the rates: smoothness constants and Hessian-vector products
@@ -1050,7 +1362,7 @@ def coding_rate_hvp(Z: ArrayT, V: ArrayT, *, eps: float, core_dtype: DType = Non
         Z: tokens of shape (..., n, d).
         V: direction of shape (..., n, d).
         eps: distortion ε > 0.
-        core_dtype: dtype of the Gram matrix and its factor; float64 by default.
+        core_dtype: dtype of all arithmetic; by default the mixed core, float64 but for safe products.
         xp: array namespace; looked up when None.
 
     Returns:
@@ -1067,7 +1379,7 @@ def coding_rate_hvp(Z: ArrayT, V: ArrayT, *, eps: float, core_dtype: DType = Non
     _check_direction(Z, V, xp)
     A, dA = core_cast(Z, core_dtype, xp), core_cast(V, core_dtype, xp)
     scale = rate_scale(*A.shape[-2:], eps=eps)
-    return _like(Z, _hvp(A, dA, scale, core_tolerance(Z, A, xp), xp), xp)
+    return _like(Z, _hvp(A, dA, scale, core_tolerance(Z, A, xp), xp))
 
 
 def subspace_coding_rate_hvp(
@@ -1081,12 +1393,12 @@ def subspace_coding_rate_hvp(
     Source: second derivative of [CRATE] (8).
     """
     xp = namespace(Z, V, U, xp=xp)
-    A, bases, rtol = _core_with_bases(Z, U, core_dtype, xp)
+    _check_bases_of(Z, U, xp)
     _check_direction(Z, V, xp)
     scale = rate_scale(Z.shape[-2], U.shape[-1], eps=eps)
-    dA = bare_project(core_cast(V, core_dtype, xp), bases, xp)
-    heads = _hvp(bare_project(A, bases, xp), dA, scale, rtol, xp)
-    return _like(Z, bare_lift(heads, bases, xp), xp)
+    A, dA, bases = (core_cast(X, core_dtype, xp) for X in (Z, V, U))
+    heads = _hvp(bare_project(A, bases, xp), bare_project(dA, bases, xp), scale, core_tolerance(Z, A, xp), xp)
+    return _like(Z, bare_lift(heads, bases, xp))
 
 
 def _check_direction(Z: Array, V: Array, xp: Namespace) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
+
+import numpy as np
+from scipy.linalg import blas
 
 from srr._array.checks import (
     check_array,
@@ -21,6 +25,7 @@ from srr._array.namespace import (
     device,
     eye,
     index_like,
+    is_numpy,
     namespace,
     softmax,
     to_numpy,
@@ -29,6 +34,9 @@ from srr._array.namespace import (
 
 _SWAPPED = tuple((*range(last - 2), last - 1, last - 2, last) for last in range(2, 64))
 """Axes −3 and −2 exchanged, for 3, 4, ... axes: heads before tokens, tokens before heads."""
+
+
+_COPIED = 1 << 24  # multiplications from which a sum of products beats one product with a copy of U
 
 
 def merge_heads(V: ArrayT, xp: Namespace) -> ArrayT:
@@ -67,7 +75,9 @@ def project(Z: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
 
 
 def bare_project(Z: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
-    """Formula of :func:`project`: one product for all heads."""
+    """Formula of :func:`project`: one product for all heads; NumPy takes them as they lie, without a copy of U."""
+    if is_numpy(Z) and Z.ndim == 2:
+        return Z @ U
     return split_heads(Z @ merge_heads(U, xp), U.shape[-3], U.shape[-1], xp)
 
 
@@ -99,8 +109,19 @@ def lift(V: ArrayT, U: ArrayT, *, xp: Namespace = None) -> ArrayT:
 
 
 def bare_lift(V: ArrayT, U: ArrayT, xp: Namespace) -> ArrayT:
-    """Formula of :func:`lift`: one product for all heads."""
+    """Formula of :func:`lift`: one product for all heads, or a sum of products where a copy of U would cost more."""
+    if is_numpy(V) and V.ndim == U.ndim == 3 and V.size * U.shape[-2] > _COPIED and V.dtype == U.dtype:
+        return _lift_by_blas(V, U)
     return merge_heads(V, xp) @ merge_heads(U, xp).mT
+
+
+def _lift_by_blas(V: Any, U: Any) -> Any:
+    """One BLAS call for each head, which adds to the sum of the others."""
+    multiply = blas.sgemm if V.dtype == np.float32 else blas.dgemm
+    total = np.zeros((V.shape[-2], U.shape[-2]), dtype=V.dtype)
+    for rows, base in zip(V, U, strict=True):  # transposes are in the order of Fortran
+        multiply(1.0, base.T, rows.T, beta=1.0, c=total.T, trans_a=True, overwrite_c=True)
+    return total
 
 
 def orthonormalize(U: ArrayT, *, xp: Namespace = None) -> ArrayT:

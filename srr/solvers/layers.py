@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from srr._array.checks import check_count, check_nonnegative, check_positive
-from srr._array.namespace import Array, core_cast, namespace
+from srr._array.namespace import Array, core_cast, from_host, namespace
 from srr.ops.attention import bare_mssa, bare_neumann_grad
 from srr.ops.rates import (
-    bare_coding_rate_value_and_grad,
-    bare_subspace_coding_rate_value_and_grad,
-    core_tolerance,
+    core_coding_rate_value_and_grad,
+    core_subspace_coding_rate_value_and_grad,
     rate_scale,
 )
 from srr.ops.sparse import bare_ista_step, bare_prox_mm_step
@@ -55,9 +54,8 @@ class ExactCompression:
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         xp = namespace(Z)
-        A, U = (core_cast(X, problem.core_dtype, xp) for X in (Z, problem.U))
-        grad = bare_subspace_coding_rate_value_and_grad(A, U, problem.eps, core_tolerance(Z, A, xp), xp)[1]
-        return Z - _safe(self.step, problem, Z) * xp.astype(grad, Z.dtype, copy=False)
+        grad = core_subspace_coding_rate_value_and_grad(Z, problem.U, problem.eps, problem.core_dtype, xp)[1]
+        return Z - _safe(self.step, problem, Z) * xp.astype(from_host(grad, Z), Z.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -237,9 +235,8 @@ class ProximalSparsification:
     def __call__(self, problem: SparseRateReduction[Penalty], Z: Array) -> Array:
         """Tokens after the half-step."""
         xp, t = namespace(Z), _safe(self.step, problem, Z)
-        A = core_cast(Z, problem.core_dtype, xp)
-        grad = bare_coding_rate_value_and_grad(A, None, problem.eps, core_tolerance(Z, A, xp), xp)[1]
-        return problem.regularizer.prox(Z + t * xp.astype(grad, Z.dtype, copy=False), step=t)
+        grad = core_coding_rate_value_and_grad(Z, None, problem.eps, problem.core_dtype, xp)[1]
+        return problem.regularizer.prox(Z + t * xp.astype(from_host(grad, Z), Z.dtype, copy=False), step=t)
 
 
 def _safe(step: Array | float | None, problem: SparseRateReduction[Penalty], Z: Array) -> Array | float:

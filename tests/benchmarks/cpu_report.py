@@ -44,7 +44,7 @@ def line(name: str, forms: Forms, *, target: float | str = "", rounds: int = 11)
 
 def rates() -> None:
     for case in SMALL_RATES:
-        line(str(case), forms_of(case), target=case.target, rounds=15)
+        line(str(case), forms_of(case), target=f"{case.target:g}, default {case.default:g}", rounds=15)
 
 
 def large() -> None:

@@ -92,7 +92,7 @@ def rate_row(case: RateCase, rounds: int = 11) -> Row:
     forms: dict[str, Form] = {
         "reference": partial(naive.with_gradient, getattr(naive, case.rate), Z, *plain, EPS),
         "float32 core": partial(fast, Z, *rest, eps=EPS, core_dtype=torch.float32),
-        "float64 core": partial(fast, Z, *rest, eps=EPS),
+        "default": partial(fast, Z, *rest, eps=EPS),
         "floor": floor_of(case, Z, second),
     }
     row: Row = {"case": str(case)}

@@ -74,6 +74,12 @@ def markdown(report: dict[str, list[Row]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(report: dict[str, list[Row]], out: Path) -> None:
+    """What there is so far."""
+    (out / "gpu.json").write_text(json.dumps(report, indent=1, default=str))
+    (out / "gpu.md").write_text(markdown(report))
+
+
 def main(out: Path) -> int:
     """Run every job that still fits; 1 if one failed."""
     out.mkdir(parents=True, exist_ok=True)
@@ -93,8 +99,8 @@ def main(out: Path) -> int:
             result = {"error": f"{type(error).__name__}: {error}"[:400], "in": str(getattr(job, "args", ""))[:100]}
         report.setdefault(title, []).extend(result if isinstance(result, list) else [result])
         print(f"{title}: {time.monotonic() - start:.1f} s", flush=True)
-        (out / "gpu.json").write_text(json.dumps(report, indent=1, default=str))
-        (out / "gpu.md").write_text(markdown(report))
+        write(report, out)
+    write(report, out)
     print(markdown(report))
     return int(failures > 0)
 

@@ -1,4 +1,4 @@
-"""Rates with their gradients: float32 and float64 cores against eigenvalues, one-hot memberships and autograd."""
+"""Rates with their gradients: both cores against eigenvalues, one-hot memberships and autograd."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forms_of(case: RateCase) -> dict[str, Callable[[], Any]]:
     return {
         "reference": partial(naive.with_gradient, getattr(naive, case.rate), Z, *plain, EPS),
         "float32 core": partial(fast, Z, *rest, eps=EPS, core_dtype=torch.float32),
-        "float64 core": partial(fast, Z, *rest, eps=EPS),
+        "default": partial(fast, Z, *rest, eps=EPS),
         "floor": floor_of(case, Z, second),
     }
 

@@ -160,8 +160,8 @@ def _core_problem(kind: str) -> np.ndarray:
     return np.ascontiguousarray(Z, dtype=np.float32)
 
 
-def _gradient_errors(Z: np.ndarray, eps: float) -> tuple[float, float, float]:
-    """Trust number 6e-8·α·λ_max, then relative gradient errors of the float32 and the float64 core."""
+def _gradient_errors(Z: np.ndarray, eps: float) -> tuple[float, float, float, float]:
+    """Trust number 6e-8·α·λ_max, then relative gradient errors of the float32, the default and the float64 core."""
     truth = ref.mp_coding_rate_grad(Z.astype(np.float64), eps)
     alpha = Z.shape[1] / (len(Z) * eps**2)
     trust = 6e-8 * alpha * np.linalg.norm(Z.astype(np.float64), 2) ** 2
@@ -169,23 +169,25 @@ def _gradient_errors(Z: np.ndarray, eps: float) -> tuple[float, float, float]:
     fast = srr.coding_rate_grad(tokens, eps=eps, core_dtype=torch.float32).numpy()
     safe = srr.coding_rate_grad(tokens, eps=eps).numpy()
     size = np.linalg.norm(truth)
-    return trust, np.linalg.norm(fast - truth) / size, np.linalg.norm(safe - truth) / size
+    full = srr.ops.coding_rate_grad(tokens, eps=eps, core_dtype=torch.float64).numpy()
+    return trust, *(float(np.linalg.norm(found - truth) / size) for found in (fast, safe, full))
 
 
 @pytest.mark.parametrize("kind", ["full rank", "rank 10", "equal rows"])
 @pytest.mark.parametrize("eps", [1.0, 0.5])
 def test_float32_core_inside_its_region_of_trust(kind: str, eps: float) -> None:
-    trust, fast, safe = _gradient_errors(_core_problem(kind), eps)
+    trust, fast, safe, full = _gradient_errors(_core_problem(kind), eps)
     assert trust < 2e-5
     assert fast <= 100 * np.finfo(np.float32).eps + 10 * trust
-    assert safe <= 2 * np.finfo(np.float32).eps
+    assert safe <= 32 * np.finfo(np.float32).eps
+    assert full <= 2 * np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize("kind", ["rank 10", "equal rows"])
 def test_float64_core_stays_accurate_where_the_float32_core_may_not(kind: str) -> None:
     """ε = 0.001 is far outside; the input itself carries about u·α‖Z‖/‖∇R‖ there, which the bound allows."""
     Z = _core_problem(kind)
-    trust, _, safe = _gradient_errors(Z, 0.001)
+    trust, _, safe, _ = _gradient_errors(Z, 0.001)
     assert trust > 0.05
     assert safe <= 2 * np.finfo(np.float32).eps
 

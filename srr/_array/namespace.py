@@ -71,6 +71,8 @@ class Array(Protocol):  # noqa: PLW1641
     def __ne__(self, other: Any, /) -> Array: ...  # type: ignore[override]  # elementwise, not object's
 
 
+NUMPY: Namespace = array_api_compat.numpy
+"""NumPy as the standard has it."""
 ArrayT = TypeVar("ArrayT", bound=Array)
 _NUMPY = {np.ndarray}
 _NUMPY_KINDS = (np.ndarray, np.generic)  # as a tuple, which torch.compile can follow

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, overload
 
-import array_api_compat.numpy
 import numpy as np
 
 from srr._array.checks import (
@@ -45,6 +44,7 @@ from srr._array.linalg import (
     trusted_cholesky,
 )
 from srr._array.namespace import (
+    NUMPY,
     Array,
     ArrayT,
     DType,
@@ -157,7 +157,7 @@ def core_of(Z: Any, core_dtype: DType, xp: Namespace, second: Any = None, *, mix
     if Z.ndim == 2:
         host = [host_view(X) for X in (A, second) if X is not None]
         if all(X is not None for X in host):
-            found = Core(rtol, None if wide is None else np.float64, array_api_compat.numpy)
+            found = Core(rtol, None if wide is None else np.float64, NUMPY)
             return (*host, found) if second is not None else (host[0], None, found)
     return A, second, Core(rtol, wide, xp)
 

@@ -18,6 +18,7 @@ EXTRAS = {
     "rich": "cli",
     "matplotlib": "plot",
     "mpmath": "verify",
+    "sympy": "verify",
     "dask": "dask",
     "jax": "jax",
     "cupy": "cupy",

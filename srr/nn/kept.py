@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Kept(Generic[T]):
 
     value: T | None = None
     _weights: tuple[weakref.ref[Tensor], ...] = ()
-    _stamp: tuple[Any, ...] = ()
+    _stamp: Sequence[object] = ()
     _prints: tuple[Tensor, ...] = ()
 
     def __call__(self, make: Callable[[], T], *weights: Tensor, key: object = None, training: bool = False) -> T | None:
@@ -39,11 +39,12 @@ class Kept(Generic[T]):
         """
         if training or torch.compiler.is_compiling() or not all(map(may_keep, weights)):
             return None
-        stamp = (key, *((W._version, W.data_ptr(), W.device, W.dtype) for W in weights))
+        stamp: list[object] = [key]
+        same = len(weights) == len(self._weights)
+        for i, W in enumerate(weights):  # a loop, and no generators: this runs in every layer
+            stamp += (W._version, W.data_ptr(), W.device, W.dtype)
+            same = same and self._weights[i]() is W
         prints = tuple(map(fingerprint, weights))
-        same = len(weights) == len(self._weights) and all(
-            ref() is W for ref, W in zip(self._weights, weights, strict=True)
-        )
         if not (same and stamp == self._stamp and all(map(torch.equal, prints, self._prints))):
             with torch.inference_mode(False), torch.no_grad():
                 self.value = make()
@@ -72,7 +73,7 @@ def fingerprint(W: Tensor) -> Tensor:
 
 @cache
 def _probe(size: int, dtype: torch.dtype) -> Tensor:
-    return irregular(size, 1, torch.empty(0, dtype=dtype))[:, 0].contiguous()
+    return irregular(size, 1, torch.empty(0, dtype=dtype, device="cpu"))[:, 0].contiguous()
 
 
 def irregular(rows: int, columns: int, like: Tensor) -> Tensor:

@@ -351,12 +351,16 @@ def made_up_images(folder, size=32):
 
 @pytest.mark.parametrize("name", ["imagenet_pretrain.yaml", "cifar_finetune.yaml", "mae_pretrain.toml"])
 def test_recipes_make_one_real_step_on_made_up_images(name, tmp_path):
-    """The recipe as it is shipped, model and image size included, on four images at a time and without the compiler."""
+    """The recipe as it is shipped, width and image size included, two layers deep, on four images at a time.
+
+    The layers left out are the same ones again.
+    """
     made_up_images(tmp_path / "images")
     words = (
         "data.batch_size=4 data.workers=0 trainer.max_steps=1 trainer.compile=false trainer.progress=none "
-        "trainer.device=cpu"
+        "trainer.device=cpu model.depth=2"
     ).split()
+    words += ["model.decoder_depth=2"] if name.startswith("mae") else []
     words += [f"data.name=folder:{tmp_path / 'images'}", f"out={tmp_path / 'run'}"]
     config = resolve_with_recipe(merge(read_config_file(CONFIGS / name), parse_overrides(words)))
     before = initial_model(config.model, load_data(config.data).spec, seed=config.seed).state_dict()

@@ -10,9 +10,11 @@ WORKERS ?= auto
 LOW := .venv/.lowest
 ALONE := .venv/.alone
 FILE ?=
+SEED ?= 0
+COUNT ?= 40
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install doctest lint format types check docs lowest wheel bench examples clean
+.PHONY: help demo test install doctest lint format types check docs lowest wheel mutants bench examples clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +59,9 @@ wheel: $(DEV) ## Build wheel and sdist; install the wheel alone in a fresh envir
 
 check: $(DEV) ## The fast loop while editing: make check FILE=srr/ops/rates.py
 	@$(BIN)/python .ci/check.py $(FILE)
+
+mutants: $(DEV) ## Break lines one by one and see whether the tests notice: make mutants SEED=0 COUNT=40
+	@$(BIN)/python .ci/mutants.py $(SEED) $(COUNT)
 
 bench: $(DEV) ## Run the benchmarks
 	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-only

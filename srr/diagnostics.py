@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
+from srr._array.cards import card, lines
 from srr._array.checks import check_positive, check_tokens
 from srr._array.namespace import Array, DType, is_torch, namespace, to_numpy
 from srr.ops.rates import coding_rate, subspace_coding_rate
@@ -73,6 +74,22 @@ class LayerTrace(NamedTuple):
             for layer in range(self.depth)
             for at in range(3)
         ]
+
+    def __repr__(self) -> str:
+        return f"LayerTrace({', '.join(f'{name} {value}' for name, value in self._summary().items())})"
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, with the measures over depth that do not change with a layer's own bases."""
+        curves = {name: getattr(self, name)[:, 2] for name in ("compression_common", "rate_normalized", "sparsity")}
+        return card("LayerTrace", self._summary(), lines(curves))
+
+    def _summary(self) -> dict[str, str]:
+        ends = {
+            "R^c under the first bases": (self.compression_common, "{:.4g} to {:.4g} nats"),
+            "R of unit tokens": (self.rate_normalized, "{:.4g} to {:.4g} nats"),
+            "non-zeros": (self.sparsity, "{:.1%} to {:.1%}"),
+        }
+        return {"layers": str(self.depth), **{k: form.format(v[0, 0], v[-1, 2]) for k, (v, form) in ends.items()}}
 
 
 class ReleasedTrace(NamedTuple):

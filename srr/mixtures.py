@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from srr._array.cards import LARGEST_GRID, card, grid
 from srr._array.checks import check_count, check_nonnegative
-from srr._array.namespace import Array, DType, Namespace
+from srr._array.namespace import Array, DType, Namespace, to_numpy
 
 __all__ = ["Mixture", "subspace_mixture"]
 
@@ -33,6 +34,26 @@ class Mixture(NamedTuple):
     clean: Array
     D: Array
     dims: Array
+
+    def __repr__(self) -> str:
+        return f"Mixture({', '.join(f'{name} {value}' for name, value in self._summary().items())})"
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, with the energy that every class has in every subspace."""
+        Z, U, labels = (to_numpy(a) for a in (self.Z, self.U, self.labels))
+        total = np.maximum(np.sum(Z**2, axis=1), np.finfo(float).tiny)
+        shares = (np.sum((Z @ U) ** 2, axis=-1) / total).T  # (n, K)
+        means = [shares[labels == k].mean(axis=0) for k in range(min(len(U), LARGEST_GRID))]
+        return card("Mixture", self._summary(), grid(np.asarray(means), "energy of class (row) in subspace (column)"))
+
+    def _summary(self) -> dict[str, str]:
+        dims = sorted({int(p) for p in to_numpy(self.dims)})
+        ends = " to ".join(map(str, (dims[0], dims[-1])[: len(dims)]))
+        return {
+            "tokens": f"{self.Z.shape[0]} of dimension {self.Z.shape[1]}",
+            "subspaces": f"{self.U.shape[0]} of dimension {ends}",
+            "dtype": str(self.Z.dtype),
+        }
 
 
 def subspace_mixture(
@@ -88,8 +109,10 @@ def subspace_mixture(
     labels = rng.permutation(np.repeat(np.arange(K), sizes))
     coefficients = rng.standard_normal((labels.size, U.shape[-1]))
     clean = np.empty((labels.size, d))
+    order, ends = np.argsort(labels, kind="stable"), np.cumsum(sizes)
     for k in range(K):
-        clean[labels == k] = coefficients[labels == k] @ U[k].T
+        rows = order[ends[k] - sizes[k] : ends[k]]
+        clean[rows] = coefficients[rows] @ U[k].T
     Z = clean + noise * rng.standard_normal(clean.shape)
     xp = np if xp is None else xp
     floats = [xp.asarray(a, dtype=xp.float64 if dtype is None else dtype) for a in (Z, U, clean, D)]
@@ -103,8 +126,8 @@ def _sizes(
     check_count(d, "d")
     check_count(K, "K")
     check_nonnegative(noise, "noise")
-    dims = list(p) if isinstance(p, Sequence) else [p] * K
-    sizes = list(n) if isinstance(n, Sequence) else _shares(n, K)
+    sizes = list(n) if isinstance(n, Sequence) else _shares(n, K)  # n >= K, before anything of K entries is made
+    dims = list(p) if isinstance(p, Sequence) else [p] * len(sizes)
     for name, values in (("n", sizes), ("p", dims)):
         if len(values) != K:
             raise ValueError(f"{name} must have K={K} entries; got {len(values)}")

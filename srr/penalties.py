@@ -23,6 +23,7 @@ __all__ = [
     "UnitL1",
     "L1",
     "NonnegativeL1",
+    "ElasticNet",
     "Ridge",
     "ClassSpheres",
     "CenteredSpheres",
@@ -88,6 +89,61 @@ class L1:
     def distance(self, Z: Array, grad: Array) -> Array:
         """‖grad + λ sign(Z)‖ on the support, what exceeds λ off it."""
         return frobenius_norm(l1_gap(Z, grad, self.lam))
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticNet:
+    r"""Sparsity and size, :math:`\sum_{ij} \lambda_i |Z_{ij}| + \tfrac{\rho}{2} \lVert Z \rVert_F^2`.
+
+    With ``off_diagonal`` no entry Z_ii is allowed: the penalty of self-expression, where row i says how token i is
+    made of the others.
+
+    Args:
+        lam: λ ≥ 0, a number or one for each row, of shape (n, 1).
+        ridge: ρ ≥ 0.
+        off_diagonal: whether the diagonal of a square Z is kept at zero.
+
+    Raises:
+        ValueError: lam or ridge is negative or not finite.
+
+    Source: Zou and Hastie (2005), (3); Elhamifar and Vidal (2013), (5), for the diagonal.
+
+    Example:
+        >>> import numpy as np
+        >>> ElasticNet(1.0, 1.0).prox(np.asarray([[3.0, -0.5]]), step=1.0).tolist()
+        [[1.0, -0.0]]
+    """
+
+    lam: Step
+    ridge: float = 0.0
+    off_diagonal: bool = False
+
+    def __post_init__(self) -> None:
+        check_nonnegative(float(self.lam if isinstance(self.lam, int | float) else np.min(to_numpy(self.lam))), "lam")
+        check_nonnegative(self.ridge, "ridge")
+
+    def value(self, Z: Array) -> Array:
+        """The penalty per batch item, shape (...); +inf where a diagonal entry is not zero and may not be."""
+        xp = namespace(Z)
+        wide = core_cast(Z, None, xp)
+        total = xp.sum(self.lam * xp.abs(wide) + 0.5 * self.ridge * wide**2, axis=(-2, -1))
+        if not self.off_diagonal:
+            return total
+        held = xp.any(xp.linalg.diagonal(Z) != 0, axis=-1)
+        return xp.where(held, xp.full_like(total, float("inf")), total)
+
+    def prox(self, V: Array, *, step: Step) -> Array:
+        """Soft threshold at step·λ, shrunk by 1 + step·ρ, the diagonal set to zero where it must be."""
+        xp = namespace(V)
+        return self._masked(bare_soft_threshold(V, _threshold(step, self.lam), xp) / (1.0 + step * self.ridge))
+
+    def distance(self, Z: Array, grad: Array) -> Array:
+        """The gap of `L1` for grad + ρZ; any slope will do on a diagonal that is held."""
+        return frobenius_norm(self._masked(l1_gap(Z, grad + self.ridge * Z, self.lam)))
+
+    def _masked(self, Z: Array) -> Array:
+        xp = namespace(Z)
+        return Z * (1.0 - eye(Z.shape[-1], Z, xp)) if self.off_diagonal else Z
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ class SparseRateReduction(_OnSubspaces[G_co]):
         value, grad = found
         if self.outside > 0:
             weight = self.outside * bare_rate_scale(A.shape[-2], A.shape[-1], self.eps)
-            off = _outside(A, U, xp)
+            off = outside_of(A, U, xp)
             value, grad = value + 0.5 * weight * xp.sum(off * off, axis=(-2, -1)), grad + weight * off
         return value, xp.astype(grad, Z.dtype, copy=False)
 
@@ -250,7 +250,7 @@ class SparseRateReduction(_OnSubspaces[G_co]):
         return compressed + (0.125 + self.outside) * alpha
 
 
-def _outside(A: Any, U: Any, xp: Namespace) -> Any:
+def outside_of(A: Any, U: Any, xp: Namespace) -> Any:
     """Part of the tokens orthogonal to all subspaces, Z(I - P) with P = W(WᵀW)⁻¹Wᵀ and W = [U_1 … U_K].
 
     The Gram matrix is shifted by its rounding error, so that subspaces may share directions and have zero columns.

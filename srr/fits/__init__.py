@@ -3,6 +3,7 @@
 Their scikit-learn faces live in :mod:`srr.estimators`.
 """
 
+from srr.fits.choices import choose_eps, choose_lam, estimate_noise
 from srr.fits.coding_length import CodingLengthFit, CodingLengthSegmentation, coding_length
 from srr.fits.mixture import (
     ExpectationMaximization,
@@ -28,6 +29,10 @@ __all__ = [
     "ExpectationMaximization",
     "SubspaceMixtureFit",
     "SubspaceMixture",
+    # choosing ε and λ
+    "choose_eps",
+    "estimate_noise",
+    "choose_lam",
     # clusters by coding length
     "coding_length",
     "CodingLengthFit",

@@ -9,38 +9,44 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
+from itertools import chain, islice, product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from srr._array.checks import check_count, check_nonnegative, check_tokens
 from srr._array.namespace import Array, Namespace, asarray_like, core_cast, namespace, softmax, to_numpy
+from srr.fits.choices import Progress, run_all
 from srr.ops.subspaces import lift, project
 from srr.solvers.driver import Solution, minimize
 
 Matrix = np.ndarray[Any, np.dtype[Any]]
 _TRIES = 4  # neighborhoods tried for every subspace; the one that explains most is kept
 _TRIAL = 2  # steps that every restart is given before the best one goes on
+_TRIAL_POINTS = 20  # the same where subspaces are points, which are found later and cost less
 _SURVEY, _SURVEY_TOL = 30, 1e-6  # steps, and nats per token, after which candidates are compared
+_CANDIDATES = 10_000  # values of K or p that may compete
 _CHUNK = 4096  # tokens whose K weighted copies are held at once
 _FLOOR = 1e-12  # smallest noise variance, relative to the mean squared coordinate of the tokens
 
 
 class MixtureParameters(NamedTuple):
-    r"""Parameters of a mixture of K low-rank Gaussians :math:`N(0, \sigma^2 I + s^2 U_k U_k^\top)`.
+    r"""Parameters of a mixture of K low-rank Gaussians :math:`N(\mu_k, \sigma^2 I + s^2 U_k U_k^\top)`.
 
     Args:
         U: orthonormal bases of shape (K, d, p).
         weights: class probabilities of shape (K,), which sum to one.
         signal: variance s² of every coefficient on its subspace, shape ().
         noise: variance σ² of the noise in every coordinate, shape ().
+        means: points μ of shape (K, d) that the subspaces pass through; None for the origin.
     """
 
     U: Array
     weights: Array
     signal: Array
     noise: Array
+    means: Array | None = None
 
 
 class ExpectationState(NamedTuple):
@@ -55,7 +61,7 @@ class ExpectationState(NamedTuple):
 class MixtureLikelihood:
     r"""Negative log-likelihood of tokens under a mixture of low-rank Gaussians, per token.
 
-    .. math:: -\frac1n \sum_i \log \sum_k \pi_k N\bigl(z_i \mid 0,\ \sigma^2 I + s^2 U_k U_k^\top\bigr)
+    .. math:: -\frac1n \sum_i \log \sum_k \pi_k N\bigl(z_i \mid \mu_k,\ \sigma^2 I + s^2 U_k U_k^\top\bigr)
 
     Args:
         Z: tokens of shape (n, d), in the precision the fit should have.
@@ -75,24 +81,25 @@ class MixtureLikelihood:
 
 
 def mixture_scores(Z: Array, parameters: MixtureParameters, xp: Namespace) -> Array:
-    """Scores log π_k + log N(z | 0, σ²I + s²U_kU_kᵀ) for every token and class, shape (n, K), in nats."""
-    U, weights, signal, noise = parameters
+    """Scores log π_k + log N(z | μ_k, σ²I + s²U_kU_kᵀ) for every token and class, shape (n, K), in nats."""
+    U, weights, signal, noise, means = parameters
     d, p = U.shape[-2:]
-    on, off = _energies(Z, U, xp)
+    on, off = _energies(Z, U, means, xp)
     spread = p * xp.log(noise + signal) + (d - p) * xp.log(noise) + d * math.log(2.0 * math.pi)
     tiny = xp.finfo(weights.dtype).smallest_normal
     return xp.log(xp.clip(weights, min=tiny)) - 0.5 * (on / (noise + signal) + off / noise + spread)
 
 
-def _energies(Z: Array, U: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Squared norms of tokens on and off every subspace, both (n, K), a chunk of tokens at a time.
+def _energies(Z: Array, U: Array, means: Array | None, xp: Namespace) -> tuple[Array, Array]:
+    """Squared norms of tokens along and off every subspace, both (n, K), a chunk of tokens at a time.
 
     What lies off is summed up coordinate by coordinate: a difference of norms has no digits where the noise is small.
     """
     parts = []
     for start in range(0, Z.shape[0], _CHUNK):
         rows = Z[start : min(start + _CHUNK, Z.shape[0]), :]
-        V = project(rows, U, xp=xp)  # (K, c, p)
+        rows = rows if means is None else rows - means[:, None, :]  # (K, c, d)
+        V = rows @ U  # (K, c, p)
         parts.append((xp.sum(V**2, axis=-1).mT, xp.sum((rows - V @ U.mT) ** 2, axis=-1).mT))
     on, off = zip(*parts, strict=True)
     return xp.concat(on, axis=0), xp.concat(off, axis=0)
@@ -103,6 +110,8 @@ def expectation(Z: Array, parameters: MixtureParameters) -> tuple[Array, Array]:
 
     .. math:: r_{ik} = \operatorname{softmax}_k\Bigl(\log\pi_k
               + \frac{s^2 \lVert U_k^\top z_i \rVert^2}{2\sigma^2(\sigma^2 + s^2)}\Bigr)
+
+    With means, :math:`z_i - \mu_k` stands for :math:`z_i`, and its squared norm counts too.
 
     Args:
         Z: tokens of shape (n, d).
@@ -120,16 +129,17 @@ def expectation(Z: Array, parameters: MixtureParameters) -> tuple[Array, Array]:
     return softmax(scores, axis=-1, xp=xp), -xp.mean(total)
 
 
-def maximization(Z: Array, membership: Array, p: int) -> MixtureParameters:
+def maximization(Z: Array, membership: Array, p: int, *, affine: bool = False) -> MixtureParameters:
     r"""Parameters that maximize the expected log-likelihood for a given membership, in closed form.
 
-    The bases are the p leading eigenvectors of :math:`\sum_i r_{ik} z_i z_i^\top`; the two variances share out the
-    energy that lies on and off them.
+    The bases are the p leading eigenvectors of :math:`\sum_i r_{ik} (z_i - \mu_k)(z_i - \mu_k)^\top`; the two
+    variances share out the energy that lies on and off them. The means are those of the classes, or zero.
 
     Args:
         Z: tokens of shape (n, d).
         membership: r of shape (n, K), rows summing to one.
-        p: dimension of every subspace, below d.
+        p: dimension of every subspace, below d; 0 is a mixture of points.
+        affine: whether the subspaces pass through the means of their classes, or through the origin.
 
     Returns:
         The parameters.
@@ -139,22 +149,35 @@ def maximization(Z: Array, membership: Array, p: int) -> MixtureParameters:
     """
     xp = namespace(Z, membership)
     n, d = Z.shape
-    grams = _weighted_grams(Z, membership, xp)
-    values, vectors = xp.linalg.eigh(grams)  # rising
-    U = xp.flip(vectors[:, :, d - p :], axis=-1)
-    on, total = xp.sum(values[:, d - p :]), xp.sum(Z**2)
-    floor = _FLOOR * total / (n * d) + xp.finfo(Z.dtype).smallest_normal ** 0.4  # squared it is still normal
+    means = _weighted_means(Z, membership, xp) if affine else None
+    if p == 0:
+        U = xp.zeros_like(Z[: membership.shape[1], :])[:, :, None][:, :, :0]
+        total = xp.sum(membership * _energies(Z, U, means, xp)[1])
+        on = 0.0 * total
+    else:
+        grams = _weighted_grams(Z, membership, means, xp)
+        values, vectors = xp.linalg.eigh(grams)  # rising
+        U = xp.flip(vectors[:, :, d - p :], axis=-1)
+        on, total = xp.sum(values[:, d - p :]), xp.sum(xp.linalg.diagonal(grams))
+    floor = _FLOOR * xp.sum(Z**2) / (n * d) + xp.finfo(Z.dtype).smallest_normal ** 0.4  # squared it is still normal
     noise = xp.maximum((total - on) / (n * (d - p)), floor)
-    signal = xp.clip(on / (n * p) - noise, min=0.0)
-    return MixtureParameters(U, xp.mean(membership, axis=0), signal, noise)
+    signal = xp.clip(on / (n * max(p, 1)) - noise, min=0.0)
+    return MixtureParameters(U, xp.mean(membership, axis=0), signal, noise, means)
 
 
-def _weighted_grams(Z: Array, membership: Array, xp: Namespace) -> Array:
-    """Σ_i r_ik z_i z_iᵀ of shape (K, d, d), a chunk of tokens at a time."""
+def _weighted_means(Z: Array, membership: Array, xp: Namespace) -> Array:
+    """Means of the classes, shape (K, d)."""
+    count = xp.sum(membership, axis=0)[:, None]
+    return (membership.mT @ Z) / xp.clip(count, min=xp.finfo(Z.dtype).smallest_normal)
+
+
+def _weighted_grams(Z: Array, membership: Array, means: Array | None, xp: Namespace) -> Array:
+    """Σ_i r_ik (z_i - μ_k)(z_i - μ_k)ᵀ of shape (K, d, d), a chunk of tokens at a time."""
     total: Any = 0.0
     for start in range(0, Z.shape[0], _CHUNK):
         end = min(start + _CHUNK, Z.shape[0])
         rows = Z[start:end, :]
+        rows = rows if means is None else rows - means[:, None, :]
         weighted = membership[start:end, :].mT[..., None] * rows  # (K, c, d)
         total = total + weighted.mT @ rows
     return total
@@ -166,11 +189,13 @@ class ExpectationMaximization:
 
     Args:
         p: dimension of every subspace.
+        affine: whether the subspaces pass through the means of their classes, or through the origin.
 
     Source: Dempster, Laird and Rubin (1977); Tipping and Bishop (1999).
     """
 
     p: int
+    affine: bool = False
 
     def init(self, problem: MixtureLikelihood, parameters: MixtureParameters) -> ExpectationState:
         """State at the first parameters."""
@@ -181,60 +206,77 @@ class ExpectationMaximization:
         self, problem: MixtureLikelihood, parameters: MixtureParameters, state: ExpectationState
     ) -> tuple[MixtureParameters, ExpectationState]:
         """Parameters from the membership, and the membership from them; the residual is the gain per token."""
-        parameters = maximization(problem.Z, state.membership, self.p)
+        parameters = maximization(problem.Z, state.membership, self.p, affine=self.affine)
         membership, objective = problem.expectation(parameters)
         return parameters, ExpectationState(objective, abs(state.objective - objective), membership)
 
 
-def seeded_bases(Z: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
-    """K bases of dimension p: each spans the tokens most aligned with one that is badly explained so far.
+def seeded_subspaces(
+    Z: Matrix, K: int, p: int, rng: np.random.Generator, *, affine: bool = False
+) -> tuple[Matrix, Matrix]:
+    """K subspaces of dimension p: each runs along the tokens nearest to one that is badly explained so far.
 
     Args:
         Z: tokens of shape (n, d).
         K: number of subspaces.
         p: their dimension.
         rng: where the tokens and the sizes of their neighborhoods are drawn from.
+        affine: whether nearest means in distance, or in angle.
 
     Returns:
-        Orthonormal bases of shape (K, d, p).
+        Orthonormal bases of shape (K, d, p), and means of shape (K, d): zero unless affine.
 
     Source: the spreading of k-means++ (Arthur and Vassilvitskii, 2007), with distances to subspaces.
     """
-    norms = np.sqrt(np.sum(Z**2, axis=1))
-    directions = Z / np.where(norms > 0, norms, 1.0)[:, None]
-    left = norms**2
-    bases = []
+    left = np.sum((Z - affine * Z.mean(axis=0)) ** 2, axis=1)
+    found = []
     for _ in range(K):
-        tried = [_neighborhood(Z, directions, left, K, p, rng) for _ in range(_TRIES)]
-        rests = [np.minimum(left, np.maximum(norms**2 - np.sum((Z @ U) ** 2, axis=1), 0.0)) for U in tried]
+        tried = [_neighborhood(Z, left, K, p, rng, affine) for _ in range(_TRIES)]
+        rests = [np.minimum(left, _squares_off(Z - mean, U)) for U, mean in tried]
         best = int(np.argmin([rest.sum() for rest in rests]))
-        bases.append(tried[best])
+        found.append(tried[best])
         left = rests[best]
-    return np.stack(bases)
+    bases, means = zip(*found, strict=True)
+    return np.stack(bases), np.stack(means)
 
 
-def _neighborhood(Z: Matrix, directions: Matrix, left: Matrix, K: int, p: int, rng: np.random.Generator) -> Matrix:
-    """Basis of the tokens most aligned with one drawn by the energy that is left."""
+def _squares_off(Z: Matrix, U: Matrix) -> Matrix:
+    """Squared distances of tokens from a subspace through the origin, up to rounding."""
+    return np.asarray(np.maximum(np.sum(Z**2, axis=1) - np.sum((Z @ U) ** 2, axis=1), 0.0))
+
+
+def _neighborhood(
+    Z: Matrix, left: Matrix, K: int, p: int, rng: np.random.Generator, affine: bool
+) -> tuple[Matrix, Matrix]:
+    """Basis and mean of the tokens nearest to one drawn by the energy that is left."""
     n, d = Z.shape
     total = left.sum()
     center = rng.choice(n, p=left / total if total > 0 else None)
-    size = int(rng.integers(p, max(p, min(4 * p, n // K)) + 1))
-    aligned = np.abs(directions @ directions[center])
-    chosen = np.argpartition(-aligned, min(size, n - 1))[: size + 1]
-    basis = np.linalg.svd(Z[chosen], full_matrices=False)[2][:p].T
+    least = p + affine
+    size = int(rng.integers(least, max(least, min(4 * least, n // K)) + 1))
+    far = np.sum((Z - Z[center]) ** 2, axis=1) if affine else -np.abs(_directions(Z) @ _directions(Z[center]))
+    chosen = Z[np.argpartition(far, min(size, n - 1))[: size + 1]]
+    mean = chosen.mean(axis=0) if affine else np.zeros(d, dtype=Z.dtype)
+    basis = np.linalg.svd(chosen - mean, full_matrices=False)[2][:p].T
     if basis.shape[1] < p:  # fewer tokens than dimensions: any further directions will do
         basis = np.linalg.qr(np.hstack([basis, rng.standard_normal((d, p - basis.shape[1]))]))[0]
-    return np.asarray(basis)
+    return np.asarray(basis), mean
 
 
-def first_guess(Z: Array, K: int, p: int, rng: np.random.Generator) -> MixtureParameters:
+def _directions(Z: Matrix) -> Matrix:
+    """Tokens at unit norm; zeros stay."""
+    norms = np.linalg.norm(Z, axis=-1, keepdims=True)
+    return np.asarray(Z / np.where(norms > 0, norms, 1.0))
+
+
+def first_guess(Z: Array, K: int, p: int, rng: np.random.Generator, *, affine: bool = False) -> MixtureParameters:
     """Parameters from tokens assigned to the nearest of K seeded subspaces, on the backend of the tokens."""
     xp = namespace(Z)
-    U = asarray_like(seeded_bases(to_numpy(Z), K, p, rng), Z, xp=xp)
-    energy = xp.sum(project(Z, U, xp=xp) ** 2, axis=-1)  # (K, n)
-    classes = asarray_like(np.arange(K)[:, None], Z, dtype=xp.int64, xp=xp)
-    nearest = xp.argmax(energy, axis=0)[None, :] == classes
-    return maximization(Z, xp.astype(nearest, Z.dtype).mT, p)
+    U, means = (asarray_like(a, Z, xp=xp) for a in seeded_subspaces(to_numpy(Z), K, p, rng, affine=affine))
+    off = _energies(Z, U, means if affine else None, xp)[1]  # (n, K)
+    classes = asarray_like(np.arange(K)[None, :], Z, dtype=xp.int64, xp=xp)
+    nearest = xp.argmin(off, axis=-1)[:, None] == classes
+    return maximization(Z, xp.astype(nearest, Z.dtype), p, affine=affine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +311,9 @@ class SubspaceMixtureFit:
         return expectation(Z, self.parameters)[0]
 
     def denoise(self, Z: Array) -> Array:
-        r"""Posterior mean of the signal: :math:`\sum_k r_k \frac{s^2}{s^2 + \sigma^2} U_k U_k^\top z`.
+        r"""Posterior mean of the signal on the subspaces.
+
+        .. math:: \sum_k r_k \Bigl(\mu_k + \frac{s^2}{s^2 + \sigma^2} U_k U_k^\top (z - \mu_k)\Bigr)
 
         Args:
             Z: tokens of shape (n, d).
@@ -279,14 +323,18 @@ class SubspaceMixtureFit:
 
         Source: [CRATE] (5)-(6), Tweedie's formula for this mixture.
         """
-        shrink = self.parameters.signal / (self.parameters.signal + self.parameters.noise)
-        V = project(Z, self.U) * self.posterior(Z).mT[..., None]
-        return shrink * lift(V, self.U)
+        U, _, signal, noise, means = self.parameters
+        shrink, membership = signal / (signal + noise), self.posterior(Z)
+        if means is None:
+            return shrink * lift(project(Z, U) * membership.mT[..., None], U)
+        xp = namespace(Z, U)
+        along = shrink * ((Z - means[:, None, :]) @ U) @ U.mT + means[:, None, :]  # (K, n, d)
+        return xp.sum(membership.mT[..., None] * along, axis=0)
 
 
 @dataclass(frozen=True)
 class SubspaceMixture:
-    r"""Mixture of K Gaussians :math:`N(0, \sigma^2 I + s^2 U_k U_k^\top)` fitted to tokens by EM.
+    r"""Mixture of K Gaussians :math:`N(\mu_k, \sigma^2 I + s^2 U_k U_k^\top)` fitted to tokens by EM.
 
     The expectation is the softmax membership that CRATE's attention is derived from; the maximization is in closed
     form. Several first guesses are given a few steps each, and the most likely one is carried to the end.
@@ -295,6 +343,8 @@ class SubspaceMixture:
         K: number of subspaces, or candidates to choose from.
         p: dimension of every subspace, below d, or candidates to choose from. The candidate pair with the smallest
             coding length is kept: nats of the tokens plus ½ log n nats for each free parameter.
+        affine: whether the subspaces pass through points μ_k of their own, and p may be 0, for round clusters; False
+            for subspaces through the origin, the model as published.
         restarts: first guesses.
         tol: gain of log-likelihood, in nats per token, at which the fit counts as converged.
         max_steps: largest number of steps.
@@ -318,6 +368,7 @@ class SubspaceMixture:
     restarts: int = 8
     tol: float = 1e-9
     max_steps: int = 500
+    affine: bool = False
 
     def __post_init__(self) -> None:
         for name in ("K", "p"):
@@ -325,45 +376,64 @@ class SubspaceMixture:
             if not values:
                 raise ValueError(f"{name} must name at least one candidate; got none")
             for value in values:
-                check_count(value, name)
+                check_count(value, name, least=int(name == "K" or not self.affine))
             object.__setattr__(self, name, values)
         check_count(self.restarts, "restarts")
         check_count(self.max_steps, "max_steps")
         check_nonnegative(self.tol, "tol")
 
-    def fit(self, Z: Array, *, seed: int | np.random.Generator) -> SubspaceMixtureFit:
+    def fit(
+        self,
+        Z: Array,
+        *,
+        seed: int | np.random.Generator,
+        guess: Array | None = None,
+        n_jobs: int | None = 1,
+        progress: Progress | None = None,
+    ) -> SubspaceMixtureFit:
         """Fit the mixture to tokens.
 
         Args:
             Z: tokens of shape (n, d) with d ≥ 2; the fit runs in float64 where the library has it.
-            seed: of the first guesses; the same seed gives the same fit.
+            seed: of the first guesses; the same seed gives the same fit, whatever the number of threads.
+            guess: integer labels (n,) below every K, one more first guess beside those that are drawn.
+            n_jobs: threads that the candidates are shared out to; -1 for one a core.
+            progress: called after each candidate with the number done, the number of all, and a line about it.
 
         Returns:
             The `SubspaceMixtureFit`.
 
         Raises:
             TypeError: Z is not a real floating array.
-            ValueError: Z is not a matrix with n ≥ K and d > p for every candidate, NaN or infinity.
+            ValueError: Z is not a matrix with n ≥ K and d > p for every candidate, NaN or infinity; guess is not one
+                label for every token.
         """
         xp = namespace(Z)
         check_tokens(Z, xp=xp)
         pairs = list(product(candidates(self.K), candidates(self.p)))
         _check_sizes(Z, pairs)
+        labels = None if guess is None else _check_guess(to_numpy(guess), Z.shape[0], min(K for K, _ in pairs))
         core, rng = core_cast(Z, None, xp), np.random.default_rng(seed)
-        surveys = {pair: self._survey(core, *pair, rng, long=len(pairs) > 1) for pair in pairs}
+        several = len(pairs) > 1
+        streams = rng.spawn(len(pairs)) if several else [rng]
+        work = [
+            (f"K={pair[0]}, p={pair[1]}", partial(self._survey, core, *pair, stream, labels, long=several))
+            for pair, stream in zip(pairs, streams, strict=True)
+        ]
+        surveys = dict(zip(pairs, run_all(work, n_jobs, progress), strict=True))
         lengths = {pair: _coding_length(core, solution, *pair) for pair, solution in surveys.items()}
         chosen = min(lengths, key=lengths.__getitem__)
         solution = minimize(
             MixtureLikelihood(core),
             surveys[chosen],
-            ExpectationMaximization(chosen[1]),
+            ExpectationMaximization(chosen[1], self.affine),
             tol=self.tol,
             max_steps=self.max_steps,
         )
         lengths[chosen] = _coding_length(core, solution, *chosen)
         membership = expectation(core, solution.Z)[0]
         return SubspaceMixtureFit(
-            MixtureParameters(*(xp.astype(a, Z.dtype, copy=False) for a in solution.Z)),
+            _cast(solution.Z, Z),
             xp.astype(membership, Z.dtype, copy=False),
             xp.argmax(membership, axis=-1),
             lengths[chosen],
@@ -371,21 +441,47 @@ class SubspaceMixture:
             solution,
         )
 
-    def _survey(self, Z: Array, K: int, p: int, rng: np.random.Generator, *, long: bool) -> Solution[MixtureParameters]:
+    def _survey(
+        self, Z: Array, K: int, p: int, rng: np.random.Generator, labels: Matrix | None, *, long: bool
+    ) -> Solution[MixtureParameters]:
         """The most likely of the first guesses after a few steps, and some more where candidates compete."""
-        problem, solver = MixtureLikelihood(Z), ExpectationMaximization(p)
-        steps = min(_TRIAL, self.max_steps)
-        trials = [
-            minimize(problem, first_guess(Z, K, p, rng), solver, tol=self.tol, max_steps=steps)
-            for _ in range(self.restarts)
-        ]
+        problem, solver = MixtureLikelihood(Z), ExpectationMaximization(p, self.affine)
+        steps = min(_TRIAL if p else _TRIAL_POINTS, self.max_steps)
+        starts: Iterable[MixtureParameters] = (
+            first_guess(Z, K, p, rng, affine=self.affine) for _ in range(self.restarts)
+        )
+        if labels is not None:
+            member = asarray_like((labels[:, None] == np.arange(K)).astype(np.float64), Z)
+            starts = chain(starts, [maximization(Z, member, p, affine=self.affine)])
+        trials = [minimize(problem, start, solver, tol=self.tol, max_steps=steps) for start in starts]
         best = min(trials, key=lambda trial: float(trial.objective))
         return minimize(problem, best, solver, tol=_SURVEY_TOL, max_steps=_SURVEY) if long else best
 
 
 def candidates(values: int | Iterable[int]) -> tuple[int, ...]:
-    """One value or several, as a tuple."""
-    return tuple(values) if isinstance(values, Iterable) else (values,)
+    """One value or several, as a tuple; more than 10,000 are refused before they are made."""
+    if not isinstance(values, Iterable):
+        return (values,)
+    found = tuple(islice(values, _CANDIDATES + 1))
+    if len(found) > _CANDIDATES:
+        raise ValueError(f"candidates must be at most {_CANDIDATES:,}; got more")
+    return found
+
+
+def _cast(parameters: MixtureParameters, Z: Array) -> MixtureParameters:
+    """Parameters in the dtype of the tokens."""
+    xp = namespace(Z)
+    U, weights, signal, noise = (xp.astype(a, Z.dtype, copy=False) for a in parameters[:4])
+    means = None if parameters.means is None else xp.astype(parameters.means, Z.dtype, copy=False)
+    return MixtureParameters(U, weights, signal, noise, means)
+
+
+def _check_guess(labels: Matrix, n: int, K: int) -> Matrix:
+    if labels.shape != (n,) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= K:
+        raise ValueError(
+            f"guess must be integer labels of shape ({n},) from 0 to {K - 1}; got {labels.dtype}, shape {labels.shape}"
+        )
+    return labels
 
 
 def _check_sizes(Z: Array, pairs: list[tuple[int, int]]) -> None:
@@ -399,5 +495,6 @@ def _check_sizes(Z: Array, pairs: list[tuple[int, int]]) -> None:
 def _coding_length(Z: Array, solution: Solution[MixtureParameters], K: int, p: int) -> float:
     """Nats of the tokens, and half the logarithm of their number for each free parameter."""
     n, d = Z.shape
-    free = K * p * (d - p) + (K - 1) + 2  # a point of the Grassmannian per class, probabilities, two variances
+    free = K * p * (d - p) + (K - 1) + (2 if p else 1)  # a point of the Grassmannian per class, weights, variances
+    free += 0 if solution.Z.means is None else K * d
     return float(n * solution.objective + 0.5 * free * math.log(n))

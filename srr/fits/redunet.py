@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -189,8 +190,27 @@ class ReduNetwork:
             Array of shape (..., n, K); infinite for a class without tokens.
         """
         xp = namespace(Z)
-        norms = compression_norms(self(Z), self.readout.C, shift_axes=self.shift_axes, xp=xp)
-        share = self.readout.proportions[..., None, :]
+        return self._residuals(self(Z), self.readout, xp)
+
+    def residuals_by_layer(self, Z: Array) -> Iterator[Array]:
+        """`class_residuals` of the network cut off after 0, 1, … layers, from one pass of the tokens.
+
+        Args:
+            Z: tokens of shape (..., n, d), or signals, of the size the network was built on.
+
+        Yields:
+            Arrays of shape (..., n, K), depth + 1 of them.
+        """
+        xp = namespace(Z)
+        Z = to_sphere(Z, shift_axes=self.shift_axes)
+        for layer in self.layers:
+            yield self._residuals(Z, layer.operators, xp)
+            Z = layer(Z)
+        yield self._residuals(Z, self.readout, xp)
+
+    def _residuals(self, features: Array, operators: ReduNetOperators, xp: Namespace) -> Array:
+        norms = compression_norms(features, operators.C, shift_axes=self.shift_axes, xp=xp)
+        share = operators.proportions[..., None, :]
         return xp.where(share > 0, norms * share / self.alpha, xp.full_like(norms, xp.inf))
 
 

@@ -44,6 +44,8 @@ def plot_objective(solution: Solution[Any], *, figure: Figure | None = None) -> 
 def plot_gram(before: Array, after: Array, labels: Array, *, figure: Figure | None = None) -> Figure:
     """Draw the absolute Gram matrices ``|Z Zᵀ|`` of unit tokens before and after, ordered by class.
 
+    More than 1,000 tokens are thinned out evenly, and the axes say so.
+
     Args:
         before: tokens of shape (n, d).
         after: tokens of shape (n, d).
@@ -55,10 +57,11 @@ def plot_gram(before: Array, after: Array, labels: Array, *, figure: Figure | No
     """
     figure = canvas(figure, (9.0, 4.2), managed=True)
     order, edges = _by_class(labels)
+    token = f"token, by class{_thinned(len(order), len(to_numpy(labels)))}"
     for axis, tokens, title in zip(figure.subplots(1, 2), (before, after), ("before", "after"), strict=True):
         Z = _unit(to_numpy(tokens))[order]
         image = axis.imshow(np.abs(Z @ Z.T), vmin=0.0, vmax=1.0, cmap="magma", interpolation="nearest")
-        axis.set(title=f"|Z Zᵀ| {title}", xlabel="token, by class", ylabel="token, by class")
+        axis.set(title=f"|Z Zᵀ| {title}", xlabel=token, ylabel=token)
         for edge in edges:
             axis.axhline(edge, color="white", linewidth=0.5)
             axis.axvline(edge, color="white", linewidth=0.5)
@@ -89,9 +92,14 @@ def plot_energies(before: Array, after: Array, U: Array, labels: Array, *, figur
         axis.set(title=f"energy per subspace, {title}", ylabel="subspace", yticks=range(len(share)))
         for edge in edges:
             axis.axvline(edge, color="white", linewidth=0.5)
-    axis.set_xlabel("token, by class")
+    axis.set_xlabel(f"token, by class{_thinned(len(order), len(to_numpy(labels)))}")
     figure.colorbar(image, ax=figure.axes, label="share of ‖z‖²")
     return figure
+
+
+def _thinned(drawn: int, n: int) -> str:
+    """What an axis says of tokens left out; nothing where all are drawn."""
+    return f" ({drawn:,} of {n:,} drawn)" if drawn < n else ""
 
 
 def _by_class(labels: Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -7,14 +7,17 @@ and decides item by item. Callbacks observe a run and may ask it to stop; they n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from srr._array.cards import card, lines
 from srr._array.checks import check_count, check_nonnegative
 from srr._array.files import write_atomically
 from srr._array.namespace import Array, asarray_like, namespace, to_numpy
@@ -95,6 +98,102 @@ class Solution(NamedTuple, Generic[X_co]):
     def converged(self) -> bool:
         """True where every batch item converged."""
         return all(status is Status.CONVERGED for status in np.ravel(np.asarray(self.status, dtype=object)))
+
+    def save(self, path: str | Path) -> None:
+        """Write the solution to a file that `load` reads, whole or not at all.
+
+        Args:
+            path: file to write, ending in ``.npz``; one that exists is replaced.
+
+        Raises:
+            ValueError: `path` does not end in ``.npz``.
+            TypeError: `Z` is not one array.
+        """
+        target = _npz(path)
+        if not hasattr(self.Z, "shape"):
+            raise TypeError(f"Z must be one array to be saved; got {type(self.Z).__name__}")
+        names = np.asarray([status.name for status in np.ravel(np.asarray(self.status, dtype=object))])
+        arrays: dict[str, Any] = {
+            "Z": to_numpy(cast("Array", self.Z)),
+            "status": names.reshape(np.shape(self.status)),
+            "steps": self.steps,
+            "objective": self.objective,
+            "residual": self.residual,
+            "history_objective": self.history.objective,
+            "history_residual": self.history.residual,
+        }
+        write_atomically(target, lambda file: np.savez(file, **arrays))
+
+    @staticmethod
+    def load(path: str | Path) -> Solution[Numbers]:
+        """Solution that `save` wrote, with `Z` as a NumPy array; `minimize` goes on from it.
+
+        Args:
+            path: file to read.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file does not hold a solution.
+        """
+        try:
+            with np.load(_npz(path), allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+        except (ValueError, EOFError, OSError, BadZipFile, KeyError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"path must be a file that Solution.save wrote; {path} is not: {error}") from error
+        if missing := set(_SAVED) - set(found):
+            raise ValueError(f"path must be a file that Solution.save wrote; {path} lacks {', '.join(sorted(missing))}")
+        names, known = found["status"], Status.__members__
+        if strange := sorted({str(name) for name in np.ravel(names)} - set(known)):
+            raise ValueError(f"path must hold statuses of this library; {path} has {', '.join(strange)}")
+        status = np.asarray([known[str(name)] for name in np.ravel(names)], dtype=object).reshape(names.shape)
+        steps, objective, residual = (found[name][()] for name in ("steps", "objective", "residual"))
+        history = History(found["history_objective"], found["history_residual"])
+        return Solution(found["Z"], status[()], steps, objective, residual, history)
+
+    def __repr__(self) -> str:
+        return f"Solution({', '.join(f'{name} {value}' for name, value in self._summary().items())})"
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, with the curve of every measure (of the first batch item)."""
+        steps = len(self.history.objective)
+        curves = {
+            name: np.reshape(getattr(self.history, name), (steps, -1))[:, 0] for name in ("objective", "residual")
+        }
+        with np.errstate(divide="ignore"):
+            picture = lines({"objective": curves["objective"], "log10 residual": np.log10(curves["residual"])})
+        return card("Solution", self._summary(), picture)
+
+    def _summary(self) -> dict[str, str]:
+        statuses = [status.name for status in np.ravel(np.asarray(self.status, dtype=object))]
+        counts = ", ".join(f"{statuses.count(name)} {name}" for name in dict.fromkeys(statuses))
+        several = len(statuses) > 1
+        Z: Any = self.Z
+        shape = f"{tuple(Z.shape)} {Z.dtype}" if hasattr(Z, "dtype") else type(Z).__name__
+        return {
+            "status": counts if several else statuses[0] if statuses else "of no item",
+            "steps": _range(self.steps, "d"),
+            "objective": _range(self.objective, ".6g"),
+            "residual": _range(self.residual, ".2g"),
+            "Z": shape,
+        }
+
+
+_SAVED = ("Z", "status", "steps", "objective", "residual", "history_objective", "history_residual")
+
+
+def _npz(path: str | Path) -> Path:
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"path must end in .npz; got {str(path)!r}")
+    return Path(path)
+
+
+def _range(values: Numbers, form: str) -> str:
+    """A number, or the smallest and the largest of several."""
+    flat = np.ravel(values)
+    ends = dict.fromkeys(format(end, form) for end in (flat.min(), flat.max())) if flat.size else []
+    return " to ".join(ends)
 
 
 class NotConvergedError(RuntimeError):
@@ -344,10 +443,10 @@ def _select(keep: Numbers, new: Any, old: Any) -> Any:
 
 
 class Progress(Generic[X, S]):
-    """Hand every so many steps to a function, for a progress display or a log.
+    """Hand every so many steps to a function, for a progress display or a log; without a function, print them.
 
     Args:
-        show: called with the `Observation`.
+        show: called with the `Observation`; None for a line with step, objective, residual and items still running.
         every: steps between two calls; the first iterate and the last one are always shown.
 
     Raises:
@@ -363,9 +462,9 @@ class Progress(Generic[X, S]):
         [0, 1]
     """
 
-    def __init__(self, show: Callable[[Observation[X, S]], object], *, every: int = 1) -> None:
+    def __init__(self, show: Callable[[Observation[X, S]], object] | None = None, *, every: int = 1) -> None:
         check_count(every, "every")
-        self.show, self.every = show, every
+        self.show, self.every = _print_step if show is None else show, every
 
     def __call__(self, seen: Observation[X, S]) -> None:
         """Show the step when it is its turn."""
@@ -376,6 +475,13 @@ class Progress(Generic[X, S]):
         """Show the last step, unless it just was."""
         if seen.step % self.every:
             self.show(seen)
+
+
+def _print_step(seen: Observation[Any, Any]) -> None:
+    """One line on standard output."""
+    running = f"  {int(np.sum(seen.active))} of {seen.active.size} running" if seen.active.size > 1 else ""
+    numbers = f"objective {_range(seen.objective, '.8g')}  residual {_range(seen.residual, '.2e')}"
+    sys.stdout.write(f"step {seen.step}  {numbers}{running}\n")
 
 
 class EarlyStop:
@@ -423,9 +529,7 @@ class Checkpoint:
 
     def __init__(self, path: str | Path, *, every: int = 100) -> None:
         check_count(every, "every")
-        self.path, self.every = Path(path), every
-        if self.path.suffix != ".npz":
-            raise ValueError(f"path must end in .npz; got {str(path)!r}")
+        self.path, self.every = _npz(path), every
 
     def __call__(self, seen: Observation[Array, State]) -> None:
         """Write the iterate when it is its turn."""

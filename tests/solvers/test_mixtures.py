@@ -1,5 +1,7 @@
 """Mixtures: the truth they return is the truth they were drawn from."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,24 @@ def test_one_seed_is_one_mixture_everywhere(backend: Backend):
 def test_bad_arguments_are_named(change, error, message):
     with pytest.raises(error, match=message):
         srr.subspace_mixture(**{"n": 20, "d": 8, "K": 2, "p": 2, "seed": 0, **change})
+
+
+def test_many_subspaces_cost_what_their_tokens_cost() -> None:
+    """K beyond n is refused before K of anything are made; a new token costs no pass over all tokens."""
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="n must be"):
+        srr.subspace_mixture(n=100, d=4, K=10**9, p=1, coherence=None, seed=0)
+    with pytest.raises(ValueError, match="at most 10,000"):
+        srr.SubspaceMixture(range(1, 10**9), 1)
+    with pytest.raises(ValueError, match="K=1000000000"):
+        srr.SubspaceMixture(10**9, 1).fit(np.eye(5), seed=0)
+    with pytest.raises(ValueError, match="K=1000000000"):
+        srr.CodingLengthSegmentation(0.5, K=10**9).fit(np.eye(5))
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+    mix = srr.subspace_mixture(n=20_000, d=3, K=5_000, p=1, coherence=None, seed=0)
+    np.testing.assert_allclose(
+        np.abs(np.sum(mix.clean * mix.U[mix.labels, :, 0], axis=1)), np.linalg.norm(mix.clean, axis=1)
+    )
+    assert len(repr(mix)) < 200
+    assert len(mix._repr_html_()) < 400_000

@@ -12,7 +12,13 @@ from tests.backends import BACKENDS, Backend, to_numpy
 
 RNG = np.random.default_rng(0)
 ORTHOGONAL = np.linalg.qr(RNG.standard_normal((4, 4)))[0]
-CONVEX = [srr.L1(0.3), srr.NonnegativeL1(0.3), srr.Ridge(0.7), srr.penalties.RotatedPenalty(srr.L1(0.3), ORTHOGONAL)]
+CONVEX = [
+    srr.L1(0.3),
+    srr.penalties.ElasticNet(0.3, 0.7),
+    srr.NonnegativeL1(0.3),
+    srr.Ridge(0.7),
+    srr.penalties.RotatedPenalty(srr.L1(0.3), ORTHOGONAL),
+]
 LABELS = np.asarray([0, 1, 1, 3, 0])
 ALL = [*CONVEX, srr.UnitL1(0.2), srr.UnitL1(), srr.ClassSpheres(LABELS)]
 

@@ -39,7 +39,7 @@ def random_parameters(rng: np.random.Generator, d: int, K: int, p: int) -> srr.f
 
 def densities(Z: np.ndarray, parameters: srr.fits.MixtureParameters) -> np.ndarray:
     """π_k N(z | 0, σ²I + s²U_kU_kᵀ) by SciPy's multivariate normal, shape (n, K)."""
-    U, weights, signal, noise = parameters
+    U, weights, signal, noise = parameters[:4]
     covariances = [noise * np.eye(U.shape[1]) + signal * Uk @ Uk.T for Uk in U]
     return np.stack(
         [w * scipy.stats.multivariate_normal(cov=S).pdf(Z) for w, S in zip(weights, covariances, strict=True)], axis=1
@@ -51,7 +51,7 @@ def test_expectation_is_bayes_rule_with_full_covariances(backend: Backend) -> No
     rng = np.random.default_rng(0)
     Z, parameters = rng.standard_normal((40, 5)), random_parameters(rng, 5, 3, 2)
     joint = densities(Z, parameters)
-    there = srr.fits.MixtureParameters(*(backend.asarray(a) for a in parameters))
+    there = srr.fits.MixtureParameters(*(backend.asarray(a) for a in parameters[:4]))
     membership, objective = expectation(backend.asarray(Z), there)
     backend.close(membership, joint / joint.sum(axis=1, keepdims=True))
     backend.close(objective, -np.log(joint.sum(axis=1)).mean())
@@ -211,7 +211,7 @@ def test_the_seed_decides() -> None:
 )
 def test_degenerate_tokens_give_finite_fits(Z: np.ndarray) -> None:
     fit = srr.SubspaceMixture(2, 1).fit(Z, seed=0)
-    assert all(np.isfinite(a).all() for a in (*fit.parameters, fit.membership, fit.denoise(Z)))
+    assert all(np.isfinite(a).all() for a in (*fit.parameters[:4], fit.membership, fit.denoise(Z)))
     np.testing.assert_allclose(fit.membership.sum(axis=1), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""All estimators and their plain baselines on small real tables, as a Markdown table.
+"""All estimators and their plain baselines on small real tables: the page docs/tables.md is written from this.
 
 Constants of the defaults (half the norm for the affine coordinate, the grids of ε and ranks, 99 % of the variance, …)
 were chosen on one half of each data set; everything here is measured on the other half. Classifiers and codes: accuracy

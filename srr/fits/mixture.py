@@ -396,7 +396,8 @@ class SubspaceMixture:
         Args:
             Z: tokens of shape (n, d) with d ≥ 2; the fit runs in float64 where the library has it.
             seed: of the first guesses; the same seed gives the same fit, whatever the number of threads.
-            guess: integer labels (n,) below every K, one more first guess beside those that are drawn.
+            guess: integer labels (n,) below every K, one more first guess beside those that are drawn, and the only one
+                where p = 0.
             n_jobs: threads that the candidates are shared out to; -1 for one a core.
             progress: called after each candidate with the number done, the number of all, and a line about it.
 
@@ -452,7 +453,8 @@ class SubspaceMixture:
         )
         if labels is not None:
             member = asarray_like((labels[:, None] == np.arange(K)).astype(np.float64), Z)
-            starts = chain(starts, [maximization(Z, member, p, affine=self.affine)])
+            drawn = starts if p else []  # a likelier mixture of points often splits a cluster
+            starts = chain(drawn, [maximization(Z, member, p, affine=self.affine)])
         trials = [minimize(problem, start, solver, tol=self.tol, max_steps=steps) for start in starts]
         best = min(trials, key=lambda trial: float(trial.objective))
         return minimize(problem, best, solver, tol=_SURVEY_TOL, max_steps=_SURVEY) if long else best

@@ -112,10 +112,11 @@ class Solution(NamedTuple, Generic[X_co]):
         target = _npz(path)
         if not hasattr(self.Z, "shape"):
             raise TypeError(f"Z must be one array to be saved; got {type(self.Z).__name__}")
-        names = np.asarray([status.name for status in np.ravel(np.asarray(self.status, dtype=object))])
+        statuses = np.asarray(self.status, dtype=object)
+        names = np.asarray([status.name for status in statuses.ravel()]).reshape(statuses.shape)
         arrays: dict[str, Any] = {
             "Z": to_numpy(cast("Array", self.Z)),
-            "status": names.reshape(np.shape(self.status)),
+            "status": names,
             "steps": self.steps,
             "objective": self.objective,
             "residual": self.residual,

@@ -636,7 +636,7 @@ class SubspaceMixtureClustering(ClusterMixin, FitsSamples):
             solver = SubspaceMixture(K, rank, self.n_init, self.tol, self.max_iter, self.affine)
             fits.append(((K, rank), partial(self._fit_from, solver, samples, seed)))
         found = run_all([(f"final fit of {pair}", job) for pair, job in fits], self.n_jobs, progress)
-        self.coding_lengths_ = {pair: fit.coding_length for (pair, _), fit in zip(fits, found, strict=True)}
+        self.coding_lengths_ = {pair: length for fit in found for pair, length in fit.coding_lengths.items()}
         fit = min(found, key=lambda fit: fit.coding_length)
         self.labels_, self.bases_, self.weights_ = fit.labels, fit.U, fit.parameters.weights
         self.signal_variance_ = float(fit.parameters.signal)

@@ -10,7 +10,7 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, ClassVar, cast
 
@@ -140,6 +140,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or "state_dict" not in found:
         raise ValueError(f"checkpoint {path} is not one of a training run: it has no state_dict")
     return found
+
+
+def network_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights of the network that a run exports, from the state of its module: the teacher's where there is one."""
+    for prefix in ("teacher.model.", "model."):
+        found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if found:
+            return found
+    return dict(state)
 
 
 def resumable(run: str | Path) -> tuple[Path, list[str]]:

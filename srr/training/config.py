@@ -73,22 +73,37 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimized: ``cross_entropy``, ``mcr2``, ``views``, ``masked`` or ``next_token``, plus λ·SRR on layers.
+    """What is minimized: a name, plus λ·SRR on layers.
 
     ``views`` is the number of views of an image, ``views_weight`` the weight of their rate (null: from the batch,
-    the width and ε).
+    the width and ε). ``local_views`` more are cropped to ``local_scale`` of the area. ``projection`` names the widths
+    of a perceptron between features and loss, ``teacher`` the decay of an averaged network whose features of the first
+    ``views`` are the targets (0: their mean is), ``patches_weight`` the weight of ``patches_hidden`` of the patches,
+    hidden from the student. ``gamma1`` and ``gamma2`` are those of MCR².
     ``srr_scope`` is ``image`` (the tokens of one image form one set) or ``batch`` (one set across all ranks).
     """
 
-    name: Literal["cross_entropy", "mcr2", "views", "masked", "next_token"] = "cross_entropy"
+    name: Literal["cross_entropy", "mcr2", "views", "manifold", "nmce", "masked", "next_token"] = "cross_entropy"
     label_smoothing: BelowOne = 0.0
     eps: Positive = 0.5
     views: Annotated[int, Meta(ge=2, le=256)] = 2
     views_weight: NonNegative | None = None
+    local_views: Annotated[int, Meta(ge=0, le=256)] = 0
+    local_scale: tuple[Share, ...] = (0.1, 0.4)
+    projection: tuple[Annotated[int, Meta(ge=1, le=2**16)], ...] = ()
+    teacher: BelowOne = 0.0
+    patches_weight: NonNegative = 0.0
+    patches_hidden: OpenShare = 0.3
+    gamma1: Positive = 1.0
+    gamma2: NonNegative = 1.0
     srr_weight: NonNegative = 0.0
     srr_layers: tuple[Annotated[int, Meta(ge=-1024, le=1023)], ...] = (-1,)
     srr_scope: Literal["image", "batch"] = "image"
     srr_lam: NonNegative = 0.1
+
+
+OF_VIEWS = frozenset({"views", "manifold", "nmce"})
+"""Objectives that see several changed copies of an image, and no label."""
 
 
 @dataclass(frozen=True)
@@ -481,14 +496,35 @@ def _check_together(config: RunConfig) -> None:
         raise ValueError(f"config data.classes must be in [2, token_dim={data.token_dim}]; got {data.classes}")
     if data.name == "mixture" and data.samples * data.tokens * data.token_dim > 2**29:
         raise ValueError("config data.samples × tokens × token_dim must be at most 2^29 numbers")
-    if config.objective.name == "views":
-        change = config.augment
-        if data.name.partition(":")[0] in {"mixture", "text"}:
-            raise ValueError(f"config objective.name=views needs images; got data.name={data.name}")
-        if change.mixup or change.cutmix:
-            raise ValueError("config objective.name=views has no labels to mix; set augment.mixup and cutmix to 0")
-        if not (change.crop_scale or change.shift or change.flip or change.randaugment_ops or change.erasing):
-            raise ValueError("config objective.name=views needs changes that make views; got none in augment")
+    _check_objective(config)
+
+
+def _check_objective(config: RunConfig) -> None:
+    objective, trainer = config.objective, config.trainer
+    if objective.teacher and (objective.name != "views" or trainer.ema):
+        raise ValueError("config objective.teacher needs objective.name=views, and trainer.ema=0: it is the average")
+    if objective.patches_weight and not objective.teacher:
+        raise ValueError("config objective.patches_weight needs objective.teacher, which sees what is hidden")
+    if objective.projection and objective.name not in OF_VIEWS:
+        raise ValueError(f"config objective.projection needs objective.name one of {', '.join(sorted(OF_VIEWS))}")
+    if (objective.projection or objective.teacher) and trainer.strategy == "fsdp2":
+        raise ValueError("config objective.projection and teacher need trainer.strategy auto or ddp; got fsdp2")
+    if len(objective.local_scale) != 2 or not 0 < objective.local_scale[0] <= objective.local_scale[1]:
+        raise ValueError("config objective.local_scale must be two numbers 0 < low <= high <= 1")
+    if objective.name in OF_VIEWS:
+        _check_views(config)
+
+
+def _check_views(config: RunConfig) -> None:
+    objective, data, change = config.objective, config.data, config.augment
+    if data.name.partition(":")[0] in {"mixture", "text"}:
+        raise ValueError(f"config objective.name={objective.name} needs images; got data.name={data.name}")
+    if change.mixup or change.cutmix:
+        raise ValueError(
+            f"config objective.name={objective.name} has no labels to mix; set augment.mixup and cutmix to 0"
+        )
+    if not (change.crop_scale or change.shift or change.flip or change.randaugment_ops or change.erasing):
+        raise ValueError(f"config objective.name={objective.name} needs changes that make views; got none in augment")
 
 
 def _closest(key: str, names: set[str]) -> str:

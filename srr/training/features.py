@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import lightning.pytorch as pl
 import torch
 from rich.console import Console
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -131,6 +132,23 @@ def nearest_neighbors(bank: Tensor, labels: Tensor, queries: Tensor, *, classes:
     return torch.cat(votes)
 
 
+def matched_accuracy(found: Tensor, labels: Tensor, *, classes: int) -> float:
+    """Share of samples in the cluster that stands for their class, under the best one-to-one match of the two.
+
+    Args:
+        found: clusters (n,), integers.
+        labels: classes (n,), integers.
+        classes: number of classes.
+
+    Returns:
+        A number in [0, 1]; at least the share of the largest class in one cluster.
+    """
+    size = max(classes, int(found.max()) + 1)
+    counts = torch.bincount(found * size + labels, minlength=size * size).view(size, size).cpu().numpy()
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    return float(counts[rows, columns].sum() / len(labels))
+
+
 class ReadOut(NamedTuple):
     """Held-out accuracies of three read-outs of frozen features."""
 
@@ -199,7 +217,8 @@ class WatchFeatures(pl.Callback):
     """Logs after each validation how held-out features spread, and says once when they have collapsed.
 
     The metrics are ``val_effective_rank``, ``val_rate_per_dimension`` and ``val_dead_features``; ``val_knn`` beside
-    them, the accuracy of nearest neighbors, where features are learned without labels. Every rank measures the same
+    them, the accuracy of nearest neighbors, where features are learned without labels, and ``val_cluster_accuracy``
+    where the head learns clusters (``nmce``), matched to the classes one to one. Every rank measures the same
     samples.
 
     Args:
@@ -221,7 +240,7 @@ class WatchFeatures(pl.Callback):
             counts = {"val": self.samples, **({"train": 4 * self.samples} if self.neighbors else {})}
             self._sets = [spaced_samples(getattr(source, name), count) for name, count in counts.items()]
         device = module.device
-        found = [features_of(module.model, module.normalize(module.prepare(x.to(device)))) for x, _ in self._sets]
+        found = [features_of(module.exported, module.normalize(module.prepare(x.to(device)))) for x, _ in self._sets]
         if not bool(torch.isfinite(found[0]).all()):
             return
         spread = feature_spread(found[0][:4096].float(), eps=self.eps)
@@ -234,6 +253,11 @@ class WatchFeatures(pl.Callback):
             (_, y_val), (_, y) = self._sets
             near = nearest_neighbors(found[1], y.to(device), found[0], classes=source.spec.num_classes)
             metrics["val_knn"] = float((near == y_val.to(device)).double().mean())
+        if module.config.objective.name == "nmce":
+            with torch.no_grad():
+                clusters = cast("Any", module.exported).head(found[0]).argmax(-1)
+            labels = self._sets[0][1].to(device)
+            metrics["val_cluster_accuracy"] = matched_accuracy(clusters, labels, classes=source.spec.num_classes)
         for name, value in metrics.items():
             pl_module.log(name, value, rank_zero_only=False)
         if spread.warning and not self._said and trainer.is_global_zero:

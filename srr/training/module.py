@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -14,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from srr.nn.losses import IGNORE, sum_over_ranks, world_size
 from srr.nn.probe import modules_entered
 from srr.training.augment import augment_images, mix_images
-from srr.training.config import RunConfig
-from srr.training.objectives import Losses, build_objective
+from srr.training.config import OF_VIEWS, RunConfig
+from srr.training.objectives import Losses, Teacher, build_objective, build_projection
 from srr.training.optim import build_optimizer, may_fuse, warmup_cosine
 from srr.training.sources import DataSpec, mix_seeds
 from srr.training.start import NETWORK
@@ -37,8 +38,15 @@ class TrainingModule(pl.LightningModule):
     def __init__(self, model: nn.Module, spec: DataSpec, config: RunConfig) -> None:
         super().__init__()
         self.model, self.spec, self.config = model, spec, config
-        self.objective = build_objective(config.objective)
+        self.projection = build_projection(config.objective, model)
+        self.teacher = Teacher(model, self.projection) if config.objective.teacher else None
+        self.objective = build_objective(config.objective, self.projection, self.teacher)
         self.skipped: dict[str, int] = {}
+
+    @property
+    def exported(self) -> nn.Module:
+        """The network that a run is about: the teacher where there is one."""
+        return self.model if self.teacher is None else self.teacher.model
 
     def configure_model(self) -> None:
         """Shard the parameters over the ranks when the strategy is FSDP2."""
@@ -65,13 +73,16 @@ class TrainingModule(pl.LightningModule):
     def losses(self, batch: dict[str, Any], *, augment: bool) -> Losses:
         """Objective on a batch as it comes from the loader."""
         x, y = self.prepare(batch["x"]), batch["y"]
-        change = self.config.augment
-        if self.config.objective.name == "views":
+        change, objective = self.config.augment, self.config.objective
+        if objective.name in OF_VIEWS:
             with torch.random.fork_rng(enabled=not augment):
                 if not augment:  # the same views after each epoch
                     torch.manual_seed(self.config.seed)
-                x = torch.cat([augment_images(x, change) for _ in range(self.config.objective.views)])
-        elif augment and self.spec.kind == "image":
+                local = replace(change, crop_scale=objective.local_scale)
+                changes = [change] * objective.views + [local] * objective.local_views
+                x = torch.cat([augment_images(x, c) for c in changes])
+                return self.objective(self.model, self.normalize(x), y)
+        if augment and self.spec.kind == "image":
             x = augment_images(x, change)
             if change.mixup or change.cutmix:
                 x, y = mix_images(x, y, change, self.spec.num_classes)
@@ -136,11 +147,20 @@ class TrainingModule(pl.LightningModule):
         total = trainer.datamodule.steps(self.config.trainer)
         epochs = max(1, self.config.trainer.max_epochs)
         share = min(self.config.optim.warmup_epochs / epochs, 1.0)
-        optimizer = build_optimizer(self.model, self.config.optim, fused=may_fuse(self.config.trainer))
+        learned = {"model": self.model, "projection": self.projection}
+        whole = nn.ModuleDict({name: part for name, part in learned.items() if part is not None})
+        optimizer = build_optimizer(whole, self.config.optim, fused=may_fuse(self.config.trainer))
         stairs = epochs if self.config.optim.schedule == "epoch" else 0
         floor = self.config.optim.min_lr_ratio
         schedule = warmup_cosine(optimizer, warmup=round(share * total), total=total, floor=floor, stairs=stairs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """One step; the teacher follows at once, so that no checkpoint falls between the two."""
+        super().optimizer_step(*args, **options)
+        if self.teacher is not None:
+            steps = self.trainer.global_step + 1  # Lightning counts the step after this
+            self.teacher.follow(self.model, self.projection, decay=self.config.objective.teacher, steps=steps)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log learning rate and gradient norm; stop before a gradient that is not finite reaches the weights."""
@@ -148,9 +168,9 @@ class TrainingModule(pl.LightningModule):
         self.log("grad_norm", gradient_norm(self.model))
         if not self.config.trainer.check_finite:
             return
-        bad = not gradients_finite(self.model)
+        bad = not gradients_finite(self)
         if largest_of_ranks(bad, self.device):
-            name = first_bad_gradient(self.model) or "a parameter on another rank"
+            name = first_bad_gradient(self.model) or first_bad_gradient(self) or "a parameter on another rank"
             raise NonFiniteError(f"the gradient of {name} is not finite; no step was made")
 
     def _check_finite(self, loss: Tensor, batch: dict[str, Any], batch_idx: int) -> None:

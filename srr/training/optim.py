@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast, overload
 
@@ -201,6 +201,14 @@ def _factor(warmup: int, total: int, floor: float, stairs: int, step: int) -> fl
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@torch.no_grad()
+def move_average(average: Mapping[str, Tensor], model: nn.Module, *, decay: float, steps: int) -> None:
+    """Move averaged parameters, by name, toward those of a model, after the optimizer's step number ``steps``."""
+    decay = min(decay, (1 + steps) / (10 + steps))
+    for name, p in model.named_parameters():
+        average[name].lerp_(p.detach(), 1 - decay)
+
+
 AVERAGE = "WeightAverage"
 
 
@@ -237,9 +245,7 @@ class WeightAverage(pl.Callback):
         if trainer.global_step == self.steps:
             return
         self.steps = trainer.global_step
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, p in _model(pl_module).named_parameters():
-            self.average[name].lerp_(p.detach(), 1 - decay)
+        move_average(self.average, _model(pl_module), decay=self.decay, steps=self.steps)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place of the weights."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from srr.diagnostics import LayerTrace, layer_trace
 from srr.nn.losses import IGNORE
 from srr.nn.probe import head_inputs
-from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, read_checkpoint
+from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, network_weights, read_checkpoint
 from srr.training.config import RunConfig
 from srr.training.module import TrainingModule
 from srr.training.run import MODEL, initial_model, load_run_config
@@ -76,8 +76,7 @@ def _load_checkpoint(model: nn.Module, run: Path) -> None:
     paths = [p for name in (LAST, PREVIOUS, BEST) if (p := run / FOLDER / name).is_file()]
     if not paths:
         raise FileNotFoundError(f"run {run} has no weights yet: neither {MODEL}/ nor a checkpoint")
-    state = read_checkpoint(paths[0])["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    model.load_state_dict(network_weights(read_checkpoint(paths[0])["state_dict"]))
 
 
 def held_out(run: TrainedRun, count: int) -> tuple[Tensor, Tensor, Tensor]:

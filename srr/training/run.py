@@ -42,6 +42,7 @@ from srr.training.callbacks import (
 from srr.training.checkpoint import AtomicCheckpointIO, read_checkpoint, read_sharded, resumable, sharding_strategy
 from srr.training.config import (
     CONFIG,
+    OF_VIEWS,
     ModelSection,
     RunConfig,
     TrainerConfig,
@@ -273,7 +274,7 @@ def _callbacks(config: RunConfig, run: Path, console: Console) -> tuple[Parts, l
         if config.trainer.trace_every
         else None
     )
-    watch = WatchFeatures(console, eps=config.objective.eps, neighbors=config.objective.name == "views")
+    watch = WatchFeatures(console, eps=config.objective.eps, neighbors=config.objective.name in OF_VIEWS)
     optional = [average, tracer, watch, watcher(config.trainer.progress, console)]
     chosen = [c for c in optional if c is not None]
     return parts, [*chosen, parts.throughput, StopOnSignal(checkpoints), checkpoints]
@@ -281,7 +282,7 @@ def _callbacks(config: RunConfig, run: Path, console: Console) -> tuple[Parts, l
 
 def headline(config: RunConfig) -> tuple[str, bool]:
     """The held-out metric that says how good a run is, and whether larger is better."""
-    if config.objective.name == "views":
+    if config.objective.name in OF_VIEWS:
         return "val_knn", True
     accuracy = config.objective.name in {"cross_entropy", "mcr2"}
     return ("val_accuracy", True) if accuracy else ("val_loss", False)
@@ -297,7 +298,7 @@ def _finish(
     for name, text in source.files.items():  # a tokenizer, say: what is shared carries what it needs
         write_atomically(run / MODEL / name, partial(_write_text, text))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "val_" in name}
-    baseline = nearest_subspace(source) if config.objective.name in {"cross_entropy", "mcr2", "views"} else None
+    baseline = nearest_subspace(source) if config.objective.name in {"cross_entropy", "mcr2", *OF_VIEWS} else None
     result = {
         **metrics,
         f"best_{parts.checkpoints.metric}": parts.checkpoints.best,
@@ -485,7 +486,7 @@ def build_trainer(config: RunConfig, run: Path, *, callbacks: list[pl.Callback],
 def export_model(module: TrainingModule, average: WeightAverage | None, folder: Path) -> None:
     """Write the model, with averaged weights when there is an average, as safetensors and ``config.json``."""
     with average.in_place(module) if average else contextlib.nullcontext():
-        state = gathered_state(module.model)
+        state = gathered_state(module.exported)
     if module.trainer.is_global_zero:
         whole = create_model(cast("Any", module.model.config))
         whole.load_state_dict(state)

@@ -15,7 +15,7 @@ from srr.nn.network import NetworkConfig
 from srr.nn.presets import MODELS, PRESETS, create_model
 from srr.nn.pretrained import CONFIG_FILE, check_declared, load_adapted, local_folder, read_config, read_weights
 from srr.nn.released import load_released, strip_wrapping
-from srr.training.checkpoint import FOLDER, METADATA, load_sharded, read_checkpoint, read_sharded
+from srr.training.checkpoint import FOLDER, METADATA, load_sharded, network_weights, read_checkpoint, read_sharded
 from srr.training.config import CONFIG, RunConfig
 
 NETWORK = "network"
@@ -74,8 +74,7 @@ def read_start(source: str) -> Start:
 def _read_file(path: Path) -> Start:
     if path.suffix == ".ckpt":
         found = read_checkpoint(path)
-        weights = {name.removeprefix("model."): value for name, value in strip_wrapping(found).items()}
-        return Start(weights, _network(found.get(NETWORK), path))
+        return Start(network_weights(strip_wrapping(found)), _network(found.get(NETWORK), path))
     if path.suffix == ".safetensors":
         if path.name == "model.safetensors" and (path.parent / CONFIG_FILE).is_file():
             return read_start(str(path.parent))

@@ -63,3 +63,22 @@ def test_the_mean_of_the_rates_of_the_ranks_is_not_the_rate_of_the_mean(found: d
         Z[:, PARTS[rank]].shape[1] / N * views_loss(Z[:, PARTS[rank]], eps=0.5, weight=gamma) for rank in (0, 1)
     )
     torch.testing.assert_close(naive, agreement - gamma * apart, rtol=1e-10, atol=0.0)
+
+
+def test_the_loop_of_the_page_is_the_same_alone_and_on_two_processes(tmp_path: Path) -> None:
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    blocks = [part.partition("```")[0] for part in text.split("```python\n")]
+    (block,) = [b for b in blocks if "torchrun --nproc-per-node" in b]
+    weights = "sum(p.double().sum() for p in features.parameters()).item()"
+    (tmp_path / "loop.py").write_text(f"{block}print('found', loss_of_all, {weights})\n", encoding="utf-8")
+    many = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    found = []
+    for start in ([sys.executable], many):
+        command = [*start, str(tmp_path / "loop.py")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=True)
+        found += [list(map(float, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("found")]
+    assert len(found) == 3
+    for loss, total in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        assert total == pytest.approx(found[0][1], rel=1e-5)

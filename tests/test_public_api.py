@@ -37,7 +37,7 @@ ANYTHING = {
     r"(TrainingModule|WeightAverage)\.": "the signatures of Lightning, which is not typed here; batches by name",
     r"(load_run_config|merge|parse_overrides|read_config_file|resolve|resolve_with_recipe) ": "YAML, not yet checked",
     r"Crate(Config|ForImageClassification|ImageProcessor)\.": "the signatures of transformers",
-    r"(read_checkpoint|train) return": "a file of torch.save; a summary written as JSON",
+    r"(read_checkpoint|load_package|train) return": "a file of torch; a summary written as JSON",
 }
 ANY_NAMES = {"Any", "DType", "Device", "Namespace"}  # array libraries give the last three no type
 OPERATORS = [entry for entry in FUNCTIONS if entry.source.startswith("srr.ops.")]

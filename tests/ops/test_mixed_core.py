@@ -102,7 +102,9 @@ def test_every_rate_keeps_its_digits_by_default(kind: str, size: tuple[int, int]
     assert miss(found[1], compress) <= BOUND
     found = srr.ops.rate_reduction_value_and_grad(Z, y, eps=eps)
     assert abs(float(found[0]) - reduction[0]) <= BOUND * whole
-    assert miss(found[1], reduction[1]) <= BOUND
+    slope, exact = to_numpy(found[1]).astype(float), np.array(reduction[1].tolist(), dtype=float)
+    carried = 1e-13 * float(mp.norm(expand))  # the difference may be zero, as for equal tokens in all classes
+    assert np.linalg.norm(slope - exact) <= BOUND * np.linalg.norm(exact) + carried
     found = srr.ops.subspace_coding_rate_value_and_grad(np.ascontiguousarray(Z[:, : U.shape[1]]), U, eps=eps)
     assert abs(float(found[0]) - within[0]) <= BOUND * within[0]
     assert miss(found[1], within[1]) <= BOUND

@@ -25,7 +25,7 @@ ANYTHING = {
     r"Classifier\.predict images": "a path, pixels, or a sequence of paths, as nested as they come",
     r"own_source (train|val)": "whatever has a length and items",
     r"Lab\.numpy ": "NumPy arrays, numbers and tuples of them come back as nested as they were given",
-    r"(Result(\.__init__)?(\.statement| statement)|(ledger|load|verify) \w+)": "statements of all kinds in one list",
+    r"(Result(\.__init__)?(\.statement| statement)|(ledger|load(_package)?|verify) \w+)": "statements of all kinds",
     r"(Result|Proof)\.as_dict return|Proof\.of found": "JSON",
     r"(Enclosed|Equal|Limit|Nonnegative)\.|Statement\.claims": "SymPy and python-flint have no types",
     r"plot_objective solution": "points of any kind: only the history is drawn",
@@ -37,7 +37,7 @@ ANYTHING = {
     r"(TrainingModule|WeightAverage)\.": "the signatures of Lightning, which is not typed here; batches by name",
     r"(load_run_config|merge|parse_overrides|read_config_file|resolve|resolve_with_recipe) ": "YAML, not yet checked",
     r"Crate(Config|ForImageClassification|ImageProcessor)\.": "the signatures of transformers",
-    r"(read_checkpoint|load_package|train) return": "a file of torch; a summary written as JSON",
+    r"(read_checkpoint|train) return": "a file of torch; a summary written as JSON",
 }
 ANY_NAMES = {"Any", "DType", "Device", "Namespace"}  # array libraries give the last three no type
 OPERATORS = [entry for entry in FUNCTIONS if entry.source.startswith("srr.ops.")]

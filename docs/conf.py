@@ -20,6 +20,7 @@ extensions = [
     "ledger",
     "myst_parser",
     "offline",
+    "program_pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",

@@ -150,3 +150,17 @@ def test_no_machine_is_named():
             built = {*BUILT, "__pycache__"} & set(file.parts)
             if file.is_file() and file.suffix in kinds and not built and file.name != Path(__file__).name:
                 assert not private.search(file.read_text(encoding="utf-8")), file
+
+
+def test_the_page_of_commands_has_every_command_and_option():
+    from program_pages import command_page
+
+    text = command_page()
+    for command in app.COMMANDS:
+        assert f"### srr {command.__name__}\n" in text
+        for name, parameter in inspect.signature(command).parameters.items():
+            hints = getattr(parameter.annotation, "__metadata__", ())
+            said = [h.help for h in hints if getattr(h, "help", None)]
+            assert all(words in text for words in said), name
+    assert "`--json`" in text
+    assert "| `IMAGES` | Image files, and folders of them. | required |" in text

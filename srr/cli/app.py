@@ -24,10 +24,14 @@ from srr.cli.solve import solve
 from srr.cli.verify import verify
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
-COMMANDS = (
-    *(verify, solve, train, trace, certify, probe, demo),
-    *(attention, segment, predict, export, report, encode, decode),
-)
+GROUPS = {
+    "Begin": (demo,),
+    "Check and solve": (verify, solve, encode, decode),
+    "Train and look back": (train, report, trace, certify, probe),
+    "Use a trained network": (predict, attention, segment, export),
+}
+"""The commands, by what one wants to do."""
+COMMANDS = tuple(command for commands in GROUPS.values() for command in commands)
 
 
 def _show_version(wanted: bool) -> None:
@@ -48,8 +52,9 @@ def _options(
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.callback()(_options)
-for _command in COMMANDS:
-    app.command()(_command)
+for _group, _commands in GROUPS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_group)(_command)
 
 
 def _sentence(error: Exception) -> str:

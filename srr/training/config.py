@@ -215,10 +215,92 @@ def keys() -> dict[str, tuple[Any, Any]]:
     return found
 
 
+MEANINGS = {
+    "data.name": "`digits`, `mnist`, `fashion-mnist`, `mixture`, `folder:PATH`, `hf:NAME` or `text:FILE`",
+    "data.root": "folder of the idx files of mnist and fashion-mnist",
+    "data.batch_size": "samples of a step, over all processes",
+    "data.eval_batch_size": "samples measured at once; changes memory, not results",
+    "data.workers": "processes that read images beside the one that trains",
+    "data.held_out": "share kept for validation where the data have no part of their own for it",
+    "data.image_size": "side that images are brought to; 224 for folders",
+    "data.limit": "training samples taken, the first ones",
+    "data.corrupt_labels": "share of training labels drawn again at random",
+    "data.tokenizer": "symbols of a text: its bytes, or pairs learned from the training part",
+    "data.vocab_size": "symbols of a `bpe` vocabulary",
+    "data.context": "symbols that a text model sees at once",
+    "data.classes": "subspaces of `mixture`",
+    "data.samples": "token sets of `mixture`",
+    "data.tokens": "tokens of a set of `mixture`",
+    "data.token_dim": "coordinates of a token of `mixture`",
+    "data.noise": "size of the noise of `mixture`",
+    "model.preset": "a name of `srr.nn.PRESETS`",
+    "model.pretrained": "what to begin from: a run, a saved model, a checkpoint, a file of weights, or"
+    " `owner/name` on the Hub",
+    "objective.name": "what is minimized",
+    "objective.label_smoothing": "share of the target that is spread over all classes",
+    "objective.eps": "distortion ε of every rate",
+    "objective.views": "changed copies of an image, for `views`",
+    "objective.views_weight": "weight of their rate; null: from batch, width and ε",
+    "objective.gamma1": "weight γ₁ of the expansion in MCR²",
+    "objective.gamma2": "weight γ₂ of the compression in MCR²",
+    "objective.teacher": "decay of the averaged teacher of the views; 0: none",
+    "objective.local_views": "small crops beside the views",
+    "objective.local_scale": "smallest and largest share of an image that a small crop takes",
+    "objective.projection": "widths of the projection after the features; empty: none",
+    "objective.patches_weight": "weight of the loss of hidden patches",
+    "objective.patches_hidden": "share of patches that are hidden",
+    "objective.srr_weight": "weight of the sparse rate reduction added to the loss",
+    "objective.srr_layers": "layers whose tokens it is taken of",
+    "objective.srr_scope": "tokens of one image are one set, or those of the whole batch",
+    "objective.srr_lam": "λ of the sparse rate reduction",
+    "augment.crop_scale": "smallest and largest share of an image that a random crop takes; empty: none",
+    "augment.shift": "largest shift in pixels",
+    "augment.flip": "mirror half of the images",
+    "augment.randaugment_ops": "random changes made to an image",
+    "augment.randaugment_magnitude": "their strength",
+    "augment.erasing": "chance that a rectangle is erased",
+    "augment.mixup": "Beta parameter of mixing two images; 0: none",
+    "augment.cutmix": "Beta parameter of pasting a part of another image; 0: none",
+    "optim.name": "optimizer",
+    "optim.lr": "largest learning rate",
+    "optim.weight_decay": "decoupled weight decay",
+    "optim.decay": "what decays: matrices (not biases, norms, positions and tokens), or all",
+    "optim.schedule": "whether the rate changes after each step or after each epoch",
+    "optim.betas": "two decays of moments; empty: those of the optimizer",
+    "optim.momentum": "momentum of `muon`",
+    "optim.warmup_epochs": "epochs of linear warm-up",
+    "optim.min_lr_ratio": "where the cosine ends, as a share of `lr`",
+    "trainer.max_epochs": "passes over the training data",
+    "trainer.max_steps": "optimizer steps after which a run ends; −1: no limit",
+    "trainer.accumulate": "batches whose gradients are added before a step",
+    "trainer.clip_norm": "largest norm of the gradient; 0: no limit",
+    "trainer.ema": "decay of the average of the weights; 0: none",
+    "trainer.precision": "float32, float64, or autocast to 16 bits",
+    "trainer.device": "where it runs",
+    "trainer.devices": "devices of a node",
+    "trainer.nodes": "machines",
+    "trainer.strategy": "how several processes share the work",
+    "trainer.compile": "compile the blocks",
+    "trainer.check_finite": "stop at the first NaN or infinity",
+    "trainer.checkpoint_every": "optimizer steps between two checkpoints; 0: after each epoch alone",
+    "trainer.log_every": "steps between two rows of `metrics.csv`",
+    "trainer.trace_every": "epochs between two measures of the layers; 0: none",
+    "trainer.progress": "a live bar, a line an epoch, or nothing",
+    "seed": "seed of weights, order and augmentation",
+    "out": "folder of the run",
+}
+"""What each key decides, in a few words."""
+
+
 def key_table() -> str:
-    """Every key with what it may be and its default, as a Markdown table."""
-    rows = [f"| `{key}` | {allowed(kind)} | `{shown(default)}` |" for key, (kind, default) in keys().items()]
-    return "\n".join(["| key | allowed | default |", "|---|---|---|", *rows]) + "\n"
+    """Every key with what it decides, what it may be and its default, as Markdown: one table a section."""
+    text, section = "", None
+    for key, (kind, default) in keys().items():
+        if (own := key.partition(".")[0] if "." in key else "the run") != section:
+            section = own
+            text += f"\n## {section}\n\n| key | meaning | allowed | default |\n|---|---|---|---|\n"
+        text += f"| `{key}` | {MEANINGS[key]} | {allowed(kind)} | `{shown(default)}` |\n"
+    return text
 
 
 def shown(default: Any) -> str:

@@ -32,7 +32,7 @@ def parameter_row(parameter: object) -> str:
     names = getattr(parameter, "opts", [])
     shown = ", ".join(names) if names and names[0].startswith("-") else str(getattr(parameter, "name", "")).upper()
     default = getattr(parameter, "default", None)
-    empty = default in (None, False, ()) or callable(default)
+    empty = default is None or default is False or default in ((), "") or callable(default)
     words = (getattr(parameter, "help", None) or "").replace("|", "\\|")
     needed = "required" if getattr(parameter, "required", False) else ""
     return f"| `{shown}` | {words} | {needed if empty else f'`{default}`'} |\n"

@@ -258,11 +258,8 @@ class ISTA(nn.Module):
         exported = torch.compiler.is_exporting()  # for any batch: no choice by the number of tokens
         if M is None and not exported and Z.numel() // Z.shape[-1] <= self.D.shape[0]:
             return bare_ista_step(Z, Z, self.D, self.step, self.lam, True, TORCH)
-        return self._folded_step(Z, self._matrix(half) if M is None else M)
-
-    def _folded_step(self, Z: Tensor, M: Tensor) -> Tensor:
-        """The step by M, or by M − I where the product is taken in half precision."""
-        if is_half(Z):
+        M = self._matrix(half) if M is None else M
+        if half:
             return (Z + Z @ M - self.step * self.lam).relu_()
         return bare_folded_ista_step(Z, M, self.step, self.lam, TORCH)
 

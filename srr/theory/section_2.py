@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -780,4 +781,4 @@ def rate_reached(lab: Lab, p: Sample) -> float:
     d, rate = p.Z.shape[1], float(lab.ops.coding_rate(p.Z, eps=p.eps)) / np.log(2)
     above = (code.bits - rate) / d
     error = float(np.mean(np.sum((dithered_decode(code) - p.Z) ** 2, axis=1)))
-    return max(above - np.log2(2 * np.pi * np.e / 12) / 2, -above, error / p.eps**2 - 1)
+    return max(above - np.log2(2 * np.pi * math.e / 12) / 2, -above, error / p.eps**2 - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -177,13 +178,13 @@ def entropy_diffusion(lab: Lab, p: Sample) -> float:
     n, d = p.Z.shape
 
     def entropy(Z: Any, t: float) -> float:
-        return float(lab.ops.coding_rate(Z, eps=float(t * np.sqrt(d)))) + d / 2 * np.log(2 * np.pi * np.e * t**2)
+        return float(lab.ops.coding_rate(Z, eps=float(t * np.sqrt(d)))) + d / 2 * np.log(2 * np.pi * math.e * t**2)
 
     if p.shrink:
         return entropy(p.Z, p.low) - entropy(np.sqrt(1 - 0.9**2) * p.Z, 0.9)
     S = p.Z.T @ p.Z / n
     values = np.linalg.eigvalsh(S)
-    exact = [float(np.sum(np.log(2 * np.pi * np.e * (values + t**2))) / 2) for t in (p.low, p.high)]
+    exact = [float(np.sum(np.log(2 * np.pi * math.e * (values + t**2))) / 2) for t in (p.low, p.high)]
     got = [entropy(p.Z, t) for t in (p.low, p.high)]
     wrong = truth.error(np.array(got), np.array(exact))
     denoised = got[1] + float(np.sum(np.log(values / (values + p.high**2))))

@@ -37,7 +37,7 @@ from srr.nn.presets import PRESETS, create_model, load_model
 from srr.nn.pretrained import PretrainedModel, interpolate_positions
 from srr.nn.probe import LayerState, attention_maps, head_inputs, layer_states, layer_tokens, patch_maps, patch_tokens
 from srr.nn.released import load_released, released_names, to_released
-from srr.nn.segment import MASKS, attention_mask, cut_mask, mean_iou, principal_mask, segment
+from srr.nn.segmentation import MASKS, attention_mask, cut_mask, mean_iou, principal_mask, segment
 from srr.nn.stem import ClassAttention, ConvolutionalEmbedding, fourier_positions
 from srr.nn.steps import HalfProblem
 from srr.nn.unrolled import Equilibrium, Unrolled

@@ -10,16 +10,18 @@ import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from srr._array.checks import check_array, check_count, check_positive, check_tokens
 from srr._array.namespace import Array, to_numpy
+from srr.penalties import Penalty
 from srr.problems import Problem
-from srr.solvers.driver import Solver, minimize
+from srr.solvers.driver import S, Solver, minimize
 from srr.solvers.proximal import ProximalGradient
 
+P = TypeVar("P", bound=Problem[Penalty])
 Matrix = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int, str], object]
 """Called after every piece of work with how many are done, how many there are, and a line about the last one."""
@@ -138,11 +140,11 @@ def estimate_noise(Z: Array, *, sample: int = 200, seed: int | np.random.Generat
 
 
 def choose_lam(
-    problem: Problem[Any],
+    problem: P,
     Z0: Array,
     *,
     share: float,
-    solver: Solver[Any, Any, Any] | None = None,
+    solver: Solver[P, Array, S] | None = None,
     tol: float = 1e-5,
     max_steps: int = 200,
     progress: Progress | None = None,
@@ -183,13 +185,13 @@ def choose_lam(
     penalty = getattr(problem, "penalty", None)
     if not hasattr(penalty, "lam"):
         raise TypeError(f"problem must have a penalty with lam, such as UnitL1; got {type(penalty).__name__}")
-    solver = ProximalGradient() if solver is None else solver
+    descend: Any = ProximalGradient() if solver is None else solver
     largest = float(np.max(np.abs(to_numpy(problem.grad(problem.start(Z0))))))
     trials = [0]
 
     def enough(lam: float) -> bool:
         trial: Any = replace(problem, penalty=replace(penalty, lam=lam))  # type: ignore[type-var]
-        Z = to_numpy(minimize(trial, Z0, solver, tol=tol, max_steps=max_steps).Z)
+        Z = to_numpy(minimize(trial, Z0, descend, tol=tol, max_steps=max_steps).Z)
         D = getattr(problem, "D", None)
         if D is not None and not hasattr(problem, "Z"):  # sparsity is measured in a frame
             Z = Z @ to_numpy(D)

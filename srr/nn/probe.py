@@ -256,7 +256,15 @@ def patch_maps(model: nn.Module, images: Tensor, *, layer: int = -1) -> Tensor:
 
 
 def patch_tokens(model: nn.Module, images: Tensor, *, layer: int = -1) -> Tensor:
-    """Tokens of the patches after one layer, (B, n, d); arguments as :func:`patch_maps`.
+    """Tokens of the patches after one layer.
+
+    Args:
+        model: :class:`srr.nn.CRATE` or :class:`srr.nn.CrateMAE`.
+        images: (B, C, H, W).
+        layer: which layer, counted from the end when negative.
+
+    Returns:
+        (B, n, d), patches in reading order, without the class token.
 
     Example:
         >>> from srr.nn import create_model

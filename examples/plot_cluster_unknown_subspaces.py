@@ -108,8 +108,8 @@ plt.show()
 # Where it stops working
 # ----------------------
 # Merging is greedy. With more noise early mistakes add up, and it ends at a longer code than another segmentation
-# has: :func:`srr.coding_length` shows it, and the mixture, told the number, is then the better tool. Its own numbers
-# K and p can be chosen by coding length too.
+# has: :func:`srr.coding_length` shows it, and the mixture, told the number, is then the better tool. It can choose
+# its own numbers too: K by coding length, p by how well the clusters of two halves agree.
 
 _, noisy = draw(0.3, n=600)
 merged = CodingLengthClustering(0.67, affine=False).fit(noisy.Z)

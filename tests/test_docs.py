@@ -1,6 +1,7 @@
 """The documentation tells the truth: names are documented, commands exist, links lead somewhere."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import re
@@ -97,6 +98,13 @@ def test_python_snippets_run(page, tmp_path, monkeypatch):
     finally:  # a page may add a row of its own
         BLOCKS.clear()
         BLOCKS.update(table)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "pycon")], ids=label)
+def test_sessions_print_what_they_show(page):
+    found = doctest.DocTestParser().get_doctest("\n".join(blocks(page, "pycon")), {}, label(page), str(page), 0)
+    assert found.examples
+    assert doctest.DocTestRunner().run(found).failed == 0
 
 
 def declared():

@@ -174,12 +174,21 @@ def resumable(run: str | Path) -> tuple[Path, list[str]]:
             if path.is_dir():
                 verify_shards(path)
             else:
-                read_checkpoint(path)
+                _check_resumable(path, read_checkpoint(path))
         except (ValueError, FileNotFoundError) as error:
             notes.append(f"{error}; falling back to the checkpoint before it")
         else:
             return path, notes
     raise ValueError(f"run {run} has no readable checkpoint: {notes[-1].split(';')[0]}")
+
+
+def _check_resumable(path: Path, found: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that holds weights and not the state of a run."""
+    kinds = {"global_step": int, "epoch": int, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
+    for key, kind in kinds.items():
+        if not isinstance(found.get(key), kind):
+            got = f"its {key} is {type(found[key]).__name__}" if key in found else f"it has no {key}"
+            raise ValueError(f"checkpoint {path} cannot be resumed: {got}, and a run keeps {kind.__name__} there")
 
 
 METADATA, PLAIN, DIGESTS = ".metadata", "meta.pt", "sha256.json"

@@ -149,6 +149,21 @@ def test_a_flipped_bit_is_found_before_anything_is_used(tiny, tmp_path, capsys):
     assert "falling back" in notes[0]
 
 
+def test_a_checkpoint_without_the_state_of_a_run_is_named_and_the_one_before_it_taken(tiny, tmp_path):
+    train(tiny("trainer.max_steps=4", "trainer.checkpoint_every=1"))
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    whole = read_checkpoint(last)
+    for key in ("global_step", "epoch", "loops", "optimizer_states", "lr_schedulers"):
+        torch.save({k: v for k, v in whole.items() if k != key}, last)
+        path, notes = resumable(tmp_path / "run")
+        assert path.name == "previous.ckpt"
+        assert f"it has no {key}" in notes[0]
+    torch.save({**whole, "global_step": "four"}, last)
+    assert "its global_step is str, and a run keeps int there" in resumable(tmp_path / "run")[1][0]
+    torch.save(whole, last)
+    assert resumable(tmp_path / "run") == (last, [])
+
+
 def test_a_record_that_turns_into_a_folder_or_unpacks_is_refused(tmp_path):
     """One bit in the table of contents makes torch leave a tensor as the memory was; a packed record may be a bomb."""
     path = tmp_path / "last.ckpt"

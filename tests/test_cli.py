@@ -170,6 +170,11 @@ def test_interrupt_is_clean(tmp_path):
     assert process.returncode in (130, -signal.SIGINT, 0)
 
 
+def hears_interrupts():
+    """What a terminal gives a program, and a shell takes from what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_is_clean_while_the_program_is_loaded(tmp_path):
     """Ctrl-C before there is anything to interrupt: what loads first is made to wait for it."""
     (tmp_path / "numpy.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
@@ -180,6 +185,7 @@ def test_interrupt_is_clean_while_the_program_is_loaded(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=hears_interrupts,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "loading\n"
@@ -190,4 +196,5 @@ def test_interrupt_is_clean_while_the_program_is_loaded(tmp_path):
 
 def test_a_library_leaves_ctrl_c_alone():
     words = [sys.executable, "-c", "import signal, srr; print(signal.getsignal(2) is signal.default_int_handler)"]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True\n"
+    found = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=hears_interrupts)
+    assert found.stdout == "True\n"

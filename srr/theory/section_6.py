@@ -183,7 +183,7 @@ def em_ascends(lab: Lab, p: Sample) -> float:
 
 def _likelihood(Z: Any, lab: Lab, theta: Any) -> float:
     """Mean log-density of the mixture from dense covariances."""
-    U, weights, signal, noise = (lab.numpy(x) for x in theta)
+    U, weights, signal, noise = (lab.numpy(x) for x in theta[:4])
     logs = []
     for basis, weight in zip(U, weights, strict=True):
         C = float(noise) * np.eye(len(basis)) + float(signal) * basis @ basis.T

@@ -5,7 +5,7 @@ import torch
 
 from srr.nn import BLOCKS, CausalCRATE, create_model
 
-WHOLE = ("cbsa", "crate_descent")  # move a token by what is known of all
+WHOLE = ("cbsa", "crate_descent", "crate_descent_zero")  # move a token by what is known of all
 ALL = sorted(BLOCKS.keys() - set(WHOLE))
 
 

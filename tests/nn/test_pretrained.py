@@ -15,7 +15,7 @@ SMALL = {"depth": 1, "dim": 16, "heads": 4, "head_dim": 4}
 @pytest.mark.parametrize("name", ["crate_micro", "crate_causal_micro", "crate_mae_micro"])
 @pytest.mark.parametrize("block", sorted(BLOCKS))
 def test_a_saved_model_comes_back(name: str, block: str, tmp_path: Path) -> None:
-    if name == "crate_causal_micro" and block in ("cbsa", "crate_descent"):
+    if name == "crate_causal_micro" and block in ("cbsa", "crate_descent", "crate_descent_zero"):
         return  # has no causal form
     model = create_model(name, **SMALL, block=block)
     model.save_pretrained(tmp_path / "deep" / "folder")

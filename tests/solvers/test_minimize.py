@@ -137,12 +137,15 @@ def test_a_user_can_own_the_loop():
 def test_a_batch_is_its_items():
     problem, _ = problem_and_start()
     Z = np.stack([problem_and_start(seed)[1] for seed in range(3)])
-    batch = srr.minimize(problem, Z, srr.ProximalGradient(), tol=1e-6)
-    assert batch.status.shape == (3,)
-    for i in range(3):
-        alone = srr.minimize(problem, Z[i], srr.ProximalGradient(), tol=1e-6)
-        assert (alone.steps, alone.status) == (batch.steps[i], batch.status[i])
-        np.testing.assert_allclose(alone.Z, batch.Z[i], atol=1e-12)
+    for options in ({"tol": 0.0, "max_steps": 20}, {"tol": 1e-6}):
+        batch = srr.minimize(problem, Z, srr.ProximalGradient(), **options)
+        assert batch.status.shape == (3,)
+        for i in range(3):
+            alone = srr.minimize(problem, Z[i], srr.ProximalGradient(), **options)
+            assert alone.status == batch.status[i]
+            # sums in another order, and the path magnifies them: the last step of a long run may be one earlier
+            assert abs(int(alone.steps) - int(batch.steps[i])) <= (0 if "max_steps" in options else 2)
+            np.testing.assert_allclose(alone.Z, batch.Z[i], atol=1e-12 if "max_steps" in options else 1e-6)
 
 
 def test_one_failure_never_loses_the_batch():

@@ -191,7 +191,7 @@ class SparseRateReductionTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
     Attributes:
         bases_: orthonormal bases U of shape (K, m, p), with m = n_features + 1 for affine subspaces.
         frame_: orthogonal frame D of shape (m, m); codes are coordinates in it.
-        layers_: matrices of shape (n_layers_, m, m).
+        layers_: one matrix of shape (m, m) a layer, stacked.
         n_layers_: number of layers.
         lam_: the weight λ.
         threshold_: soft threshold of every layer.
@@ -839,7 +839,7 @@ class SparseSubspaceClustering(ClusterMixin, FitsSamples):
               + \tfrac{\rho}{2} \lVert C \rVert_F^2 \quad\text{subject to}\quad C_{ii} = 0
 
     Samples are put to unit norm first. λ_i is such that sample i has a code: the fraction 1/α of its largest inner
-    product with another one. The graph |C| + |C|ᵀ is cut by scikit-learn's spectral clustering. This is the baseline
+    product with another one. The graph abs(C) + abs(C)ᵀ is cut by scikit-learn's spectral clustering. This is the baseline
     that subspace clustering is compared with; it needs O(n²) memory, and labels no other samples.
 
     Args:

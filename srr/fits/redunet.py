@@ -316,7 +316,7 @@ def random_filters(count: int, *, channels: int, size: tuple[int, ...], seed: in
         seed: seed or generator.
 
     Returns:
-        NumPy array (C, B, *size).
+        NumPy array of shape (C, B) and then ``size``.
 
     Raises:
         TypeError: a number that is not an integer.

@@ -45,7 +45,7 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def exported(self) -> nn.Module:
-        """The network that a run is about: the teacher where there is one."""
+        """The network that a run is about, which is the teacher where there is one."""
         return self.model if self.teacher is None else self.teacher.model
 
     def configure_model(self) -> None:

@@ -839,8 +839,8 @@ class SparseSubspaceClustering(ClusterMixin, FitsSamples):
               + \tfrac{\rho}{2} \lVert C \rVert_F^2 \quad\text{subject to}\quad C_{ii} = 0
 
     Samples are put to unit norm first. λ_i is such that sample i has a code: the fraction 1/α of its largest inner
-    product with another one. The graph abs(C) + abs(C)ᵀ is cut by scikit-learn's spectral clustering. This is the baseline
-    that subspace clustering is compared with; it needs O(n²) memory, and labels no other samples.
+    product with another one. The graph abs(C) + abs(C)ᵀ is cut by scikit-learn's spectral clustering. This is the
+    baseline that subspace clustering is compared with; it needs O(n²) memory, and labels no other samples.
 
     Args:
         n_clusters: number of clusters K.

@@ -170,9 +170,10 @@ def test_interrupt_is_clean(tmp_path):
     assert process.returncode in (130, -signal.SIGINT, 0)
 
 
-def hears_interrupts():
-    """What a terminal gives a program, and a shell takes from what it starts in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def hearing(*words):
+    """A command that hears Ctrl-C, as from a terminal: a shell takes that from what it starts in the background."""
+    hear = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", hear, sys.executable, *words]
 
 
 def test_interrupt_is_clean_while_the_program_is_loaded(tmp_path):
@@ -180,12 +181,11 @@ def test_interrupt_is_clean_while_the_program_is_loaded(tmp_path):
     (tmp_path / "numpy.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])])
     process = subprocess.Popen(
-        [sys.executable, "-m", "srr", "--version"],
+        hearing("-m", "srr", "--version"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
-        preexec_fn=hears_interrupts,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "loading\n"
@@ -195,6 +195,6 @@ def test_interrupt_is_clean_while_the_program_is_loaded(tmp_path):
 
 
 def test_a_library_leaves_ctrl_c_alone():
-    words = [sys.executable, "-c", "import signal, srr; print(signal.getsignal(2) is signal.default_int_handler)"]
-    found = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=hears_interrupts)
+    words = hearing("-c", "import signal, srr; print(signal.getsignal(2) is signal.default_int_handler)")
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
     assert found.stdout == "True\n"

@@ -135,7 +135,8 @@ def check_problem(problem: Problem[Penalty], Z: Array, *, pairs: int = 50, seed:
         >>> import numpy as np, srr
         >>> from srr.testing import check_problem
         >>> Z = np.random.default_rng(0).standard_normal((6, 4))
-        >>> check_problem(srr.SparseRateReduction(np.eye(4)[None], 0.5), Z).passed
+        >>> U = np.eye(4).reshape(4, 2, 2).swapaxes(0, 1)  # two subspaces of two coordinates
+        >>> check_problem(srr.SparseRateReduction(U, 0.5), Z).passed
         True
     """
     for part in (

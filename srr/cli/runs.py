@@ -189,25 +189,35 @@ def probe(
     samples: Annotated[
         int, typer.Option(help="Most training samples, and most held-out ones, evenly spaced.", min=30)
     ] = 10_000,
+    read: Annotated[
+        str,
+        typer.Option(
+            help="What of a network is read: head (what its head sees), tokens (its patches side by side), or best "
+            "(the one whose neighbors find more of the training samples)."
+        ),
+    ] = "best",
     out: Annotated[str | None, typer.Option(help="The JSON file; probe.json in the run by default.")] = None,
 ) -> None:
     """Read classes from frozen features by 20 neighbors, logistic regression and nearest subspace, beside pixels."""
     import json
 
     from srr._array.files import write_atomically
+    from srr.training.features import READS
     from srr.training.features import probe as probe_features
     from srr.training.module import TrainingModule
     from srr.training.report import open_run
 
+    if read not in (*READS, "best"):
+        raise ValueError(f"--read must be one of {', '.join((*READS, 'best'))}; got {read!r}")
     opened = open_run(run)
     module = TrainingModule(opened.model, opened.source.spec, opened.config)
     models = {"untrained": opened.untrained, "trained": opened.model}
-    found = probe_features(module, opened.source, models, count=samples)
+    found = probe_features(module, opened.source, models, count=samples, read=read)
     table = Table(title="held-out accuracy of frozen features")
-    for title in ("features", "20 neighbors", "linear", "nearest subspace"):
-        table.add_column(title, justify="left" if title == "features" else "right")
-    for name, accuracies in found.items():
-        table.add_row(name, *(f"{value:.4f}" for value in accuracies.values()))
+    for title in ("features", "20 neighbors", "linear", "nearest subspace", "read"):
+        table.add_column(title, justify="left" if title in ("features", "read") else "right")
+    for name, row in found.items():
+        table.add_row(name, *(f"{value:.4f}" if isinstance(value, float) else value for value in row.values()))
     console = Console()
     console.print(table)
     path = Path(out or Path(run) / "probe.json")

@@ -14,14 +14,16 @@ from torch.nn import functional
 from srr._array.checks import check_tokens
 from srr._array.extras import need
 from srr.nn.losses import IGNORE, fused_coding_rate, unit_rows
-from srr.nn.probe import evaluating, head_inputs
-from srr.training.baseline import choose_subspaces
+from srr.nn.probe import evaluating, head_inputs, layer_states
+from srr.training.baseline import LARGEST, choose_subspaces
 from srr.training.sources import EvalOrder, Samples, Source
 
 if TYPE_CHECKING:
     from srr.training.module import TrainingModule
 
 NEIGHBORS = 20
+READS = ("head", "tokens")
+"""What of a network's output is read: what its head sees, or its patches, each in its place."""
 COLLAPSED = 1.5
 """Effective rank below which all features are one direction and a remainder."""
 
@@ -80,27 +82,47 @@ def feature_spread(Z: Tensor, *, eps: float) -> Spread:
     return Spread(rank, rate, float(dead.double().mean()), Z.shape[-1])
 
 
-def features_of(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
+def features_of(model: nn.Module, x: Tensor, batch_size: int = 256, *, read: str = "head") -> Tensor:
     """What a network knows about samples, without a gradient.
 
     Args:
         model: a network with a head, whose input is taken (every position of a language model is a row), or an
-            autoencoder, whose encoded tokens are averaged.
+            autoencoder, whose code is taken, or the mean of its encoded tokens where it has none.
         x: prepared samples (N, ...).
         batch_size: samples of one forward pass.
+        read: ``"head"`` for that, or ``"tokens"`` for the patches after the last layer side by side: a mean does not
+            say where in the image something is.
 
     Returns:
-        Features (N, d).
+        Features (N, d), of width n · d where tokens are read.
+
+    Raises:
+        ValueError: another way to read.
     """
+    if read not in READS:
+        raise ValueError(f"read must be one of {READS}; got {read!r}")
     encode: Any = getattr(model, "encode", None)
     parts = torch.split(x, batch_size)
     with evaluating(model):
+        if read == "tokens":
+            return torch.cat([_tokens(model, part).flatten(1) for part in parts])
         if encode is not None:
             return torch.cat([encode(part).mean(1) for part in parts])
         with head_inputs(model) as found:
             for part in parts:
                 model(part)
     return torch.cat([z.flatten(0, -2) for z in found])
+
+
+def _tokens(model: nn.Module, x: Tensor) -> Tensor:
+    """Patches (B, n, d) after the last layer, without the class token, through the norm of an autoencoder."""
+    encode: Any = getattr(model, "encode", None)
+    if encode is not None:
+        return cast("Tensor", encode(x))[:, 1:]
+    with layer_states(model, [-1]) as seen:
+        model(x)
+    late = bool(getattr(cast("Any", model).config, "class_layers", 0))
+    return seen[-1].after if late else seen[-1].after[:, 1:]
 
 
 def spaced_samples(samples: Samples, count: int) -> tuple[Tensor, Tensor]:
@@ -150,11 +172,12 @@ def matched_accuracy(found: Tensor, labels: Tensor, *, classes: int) -> float:
 
 
 class ReadOut(NamedTuple):
-    """Held-out accuracies of three read-outs of frozen features."""
+    """Held-out accuracies of three read-outs of frozen features, and what of the network was read."""
 
     knn: float
     linear: float
     nearest_subspace: float
+    read: str = ""
 
 
 def read_out(train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], *, classes: int) -> ReadOut:
@@ -175,19 +198,54 @@ def read_out(train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], *, c
     from sklearn.preprocessing import StandardScaler
 
     (x, y), (x_val, y_val) = train, held_out
-    near = nearest_neighbors(x, y, x_val, classes=classes)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x.double().numpy(), y.numpy())
     subspace = choose_subspaces(x, y, x_val, y_val, classes)
     return ReadOut(
-        float((near == y_val).double().mean()),
+        neighbors_accuracy(train, held_out, classes=classes),
         float(linear.score(x_val.double().numpy(), y_val.numpy())),
         subspace.accuracy,
     )
 
 
+def neighbors_accuracy(bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor], *, classes: int) -> float:
+    """Share of queries whose 20 nearest rows of the bank give their class."""
+    near = nearest_neighbors(*bank, queries[0], classes=classes)
+    return float((near == queries[1]).double().mean())
+
+
+def choose_read(model: nn.Module, x: Tensor, y: Tensor, *, classes: int) -> tuple[str, Tensor]:
+    """The way to read a network whose features find the classes of a part of the training samples from the others.
+
+    Args:
+        model: the network.
+        x: prepared training samples (N, ...), of which every fifth is asked for.
+        y: labels (N,).
+        classes: number of classes.
+
+    Returns:
+        One of :data:`READS`, ``"head"`` among equals, and the features; tokens of more than 4,096 numbers are not
+        tried.
+    """
+    asked = torch.arange(len(y)) % 5 == 0
+    found = {"head": features_of(model, x)}
+    if _tokens_of_one(model, x) <= LARGEST:
+        found["tokens"] = features_of(model, x, read="tokens")
+    scores = {
+        read: neighbors_accuracy((Z[~asked], y[~asked]), (Z[asked], y[asked]), classes=classes)
+        for read, Z in found.items()
+    }
+    best = max(scores, key=lambda read: scores[read])
+    return best, found[best]
+
+
+def _tokens_of_one(model: nn.Module, x: Tensor) -> int:
+    with evaluating(model):
+        return _tokens(model, x[:1]).numel()
+
+
 def probe(
-    module: TrainingModule, source: Source, models: dict[str, nn.Module], *, count: int
-) -> dict[str, dict[str, float]]:
+    module: TrainingModule, source: Source, models: dict[str, nn.Module], *, count: int, read: str = "best"
+) -> dict[str, dict[str, float | str]]:
     """Read-outs of pixels and of the features of networks, on the same samples.
 
     Args:
@@ -195,22 +253,30 @@ def probe(
         source: the data.
         models: networks by name.
         count: most training samples, and most held-out ones.
+        read: one of :data:`READS`, or ``"best"``: for each network the one that :func:`choose_read` finds on its
+            training samples alone.
 
     Returns:
-        By name, ``pixels`` first: the accuracies of :class:`ReadOut`.
+        By name, ``pixels`` first: the fields of :class:`ReadOut`.
 
     Raises:
-        ValueError: the data are no images with classes.
+        ValueError: the data are no images with classes, or another way to read.
     """
     if source.spec.kind != "image":
         raise ValueError(f"a probe reads images with classes; got data of kind {source.spec.kind}")
     sets = [spaced_samples(samples, count) for samples in (source.train, source.val)]
-    seen = [(module.prepare(x), y) for x, y in sets]
-    rows = {"pixels": [(x.flatten(1), y) for x, y in seen]}
-    for name, model in models.items():
-        rows[name] = [(features_of(model, module.normalize(x)), y) for x, y in seen]
+    (x, y), (x_val, y_val) = [(module.prepare(x), y) for x, y in sets]
     classes = source.spec.num_classes
-    return {name: read_out(*pair, classes=classes)._asdict() for name, pair in rows.items()}
+    found = {"pixels": read_out((x.flatten(1), y), (x_val.flatten(1), y_val), classes=classes)._replace(read="pixels")}
+    x, x_val = module.normalize(x), module.normalize(x_val)
+    for name, model in models.items():
+        if read == "best":
+            way, Z = choose_read(model, x, y, classes=classes)
+        else:
+            way, Z = read, features_of(model, x, read=read)
+        pair = (Z, y), (features_of(model, x_val, read=way), y_val)
+        found[name] = read_out(*pair, classes=classes)._replace(read=way)
+    return {name: row._asdict() for name, row in found.items()}
 
 
 class WatchFeatures(pl.Callback):
@@ -251,8 +317,8 @@ class WatchFeatures(pl.Callback):
         }
         if self.neighbors:
             (_, y_val), (_, y) = self._sets
-            near = nearest_neighbors(found[1], y.to(device), found[0], classes=source.spec.num_classes)
-            metrics["val_knn"] = float((near == y_val.to(device)).double().mean())
+            pair = (found[1], y.to(device)), (found[0], y_val.to(device))
+            metrics["val_knn"] = neighbors_accuracy(*pair, classes=source.spec.num_classes)
         if module.config.objective.name == "nmce":
             with torch.no_grad():
                 clusters = cast("Any", module.exported).head(found[0]).argmax(-1)

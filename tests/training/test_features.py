@@ -12,7 +12,14 @@ from srr.cli.app import main
 from srr.nn import create_model
 from srr.training.callbacks import curve, read_table
 from srr.training.config import ObjectiveConfig, resolve
-from srr.training.features import feature_spread, features_of, nearest_neighbors, read_out, spaced_samples
+from srr.training.features import (
+    choose_read,
+    feature_spread,
+    features_of,
+    nearest_neighbors,
+    read_out,
+    spaced_samples,
+)
 from srr.training.objectives import build_objective
 from srr.training.page import write_report
 from srr.training.sources import TensorSamples
@@ -74,8 +81,8 @@ def test_the_probe_prints_and_writes_the_same_numbers(runs, capsys):
     found = json.loads((runs / "rate" / "probe.json").read_text())
     assert list(found) == ["pixels", "untrained", "trained"]
     for accuracies in found.values():
-        assert list(accuracies) == ["knn", "linear", "nearest_subspace"]
-        assert all(f"{value:.4f}" in printed for value in accuracies.values())
+        assert list(accuracies) == ["knn", "linear", "nearest_subspace", "read"]
+        assert all(f"{value:.4f}" in printed for name, value in accuracies.items() if name != "read")
     assert found["pixels"]["knn"] > 0.9
 
 
@@ -134,6 +141,37 @@ def test_every_family_has_features(preset, x, shape):
     assert found.shape == shape
     assert not found.requires_grad
     assert model.training
+
+
+def test_tokens_keep_the_places_that_their_mean_forgets():
+    """The class is where a bright patch is: the mean of tokens without positions cannot say it, their list can."""
+    torch.manual_seed(0)
+    model = create_model("crate_micro", dim=16, heads=2, head_dim=4, depth=1, patch_size=2)
+    model.embed.positions.data.zero_()
+    y = torch.arange(160) % 16
+    x = 0.05 * torch.rand(160, 1, 8, 8)
+    for image, k in zip(x, y.tolist(), strict=True):
+        image[0, k // 4 * 2 : k // 4 * 2 + 2, k % 4 * 2 : k % 4 * 2 + 2] += torch.tensor([[1.0, 0.0], [0.5, 0.2]])
+    with torch.no_grad():
+        tokens = model.blocks[0](model.embed(x))[:, 1:]
+    torch.testing.assert_close(features_of(model, x, read="tokens"), tokens.reshape(160, -1))
+    read, Z = choose_read(model, x, y, classes=16)
+    assert read == "tokens"
+    assert torch.equal(Z, features_of(model, x, read="tokens"))
+    with pytest.raises(ValueError, match="read must be one of"):
+        features_of(model, x, read="all")
+
+
+@pytest.mark.parametrize("preset", ["crate_mae_micro", "tost_micro"])
+def test_tokens_of_other_families(preset):
+    model = create_model(preset).eval()
+    side = model.config.image_size
+    x = torch.rand(2, model.config.channels, side, side)
+    with torch.no_grad():
+        Z = model.encode(x)[:, 1:] if preset == "crate_mae_micro" else model.embed(x)
+        for block in model.blocks if preset == "tost_micro" else ():
+            Z = block(Z)
+    torch.testing.assert_close(features_of(model, x, read="tokens"), Z.flatten(1))
 
 
 @pytest.mark.parametrize(

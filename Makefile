@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both need only Python 3.11 or newer and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP := sh .ci/install $(BIN)/python --constraint constraints.txt
 USE := .venv/.use
 DEV := .venv/.dev
 # A second demo leaves the first one alone.
@@ -53,8 +53,8 @@ lowest: $(LOW)/.done ## Run the operator tests on the lowest versions that the m
 wheel: $(DEV) ## Build wheel and sdist; install the wheel alone in a fresh environment and compute a rate
 	rm -rf dist $(ALONE)
 	$(BIN)/python -m build --outdir dist .
-	@$(BIN)/python -m venv $(ALONE)
-	$(ALONE)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt dist/srr-*.whl
+	@$(BIN)/python -m venv --without-pip $(ALONE)
+	sh .ci/install $(ALONE)/bin/python --constraint constraints.txt dist/srr-*.whl
 	cd $(ALONE) && bin/python -I $(CURDIR)/.ci/alone.py
 
 check: $(DEV) ## The fast loop while editing: make check FILE=srr/ops/rates.py
@@ -84,9 +84,9 @@ $(USE): pyproject.toml constraints.txt | $(BIN)/python
 
 $(LOW)/.done: constraints-lowest.txt constraints.txt | $(BIN)/python
 	@echo "Installing the lowest versions into $(LOW)."
-	@$(BIN)/python -m venv --clear $(LOW)
+	@$(BIN)/python -m venv --clear --without-pip $(LOW)
 	@grep -i '^torch==' constraints.txt > $(LOW)/torch.txt
-	@$(LOW)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-lowest.txt -c $(LOW)/torch.txt \
+	@sh .ci/install $(LOW)/bin/python --constraint constraints-lowest.txt --constraint $(LOW)/torch.txt \
 	    array-api-compat array-api-strict 'dask[array]' hypothesis jax mpmath numpy pytest pytest-benchmark pytest-xdist scipy torch
 	@touch $@
 

@@ -23,7 +23,7 @@ demo: $(USE) ## Verify the derivations, solve a mixture, train a small CRATE; re
 	@out="$(OUT)"; $(BIN)/srr demo --out "$$out"
 
 test: $(DEV) ## Run the tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) --ignore=tests/benchmarks tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/benchmarks tests
 
 install: $(DEV) ## Create .venv with everything needed for development
 
@@ -48,7 +48,7 @@ docs: $(DEV) ## Build the documentation into docs/_build/html; the examples run 
 	$(BIN)/sphinx-build -W -n -b html docs docs/_build/html
 
 lowest: $(LOW)/.done ## Run the operator tests on the lowest versions that the metadata allows
-	PYTHONPATH= $(LOW)/bin/python -m pytest -q -n $(WORKERS) tests/ops
+	PYTHONPATH= $(LOW)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal tests/ops
 
 wheel: $(DEV) ## Build wheel and sdist; install the wheel alone in a fresh environment and compute a rate
 	rm -rf dist $(ALONE)
@@ -78,7 +78,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(USE): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing srr into .venv; a few minutes the first time."
+	@echo "Installing srr into .venv; a minute or a few the first time."
 	$(PIP) --editable '.[all]'
 	@touch $@
 
@@ -91,6 +91,6 @@ $(LOW)/.done: constraints-lowest.txt constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing srr and the development tools into .venv; a few minutes the first time."
+	@echo "Installing srr and the development tools into .venv; a minute or a few the first time."
 	$(PIP) --editable '.[all,dev]'
 	@touch $@ $(USE)

@@ -12,7 +12,7 @@ A rate under a layer's own bases compares the places of that layer alone. What c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, overload
 
 import numpy as np
 
@@ -154,9 +154,9 @@ def layer_trace(
     r"""Coding rates, sparsity and signal-to-noise ratio at :math:`Z^\ell, Z^{\ell+1/2}, Z^{\ell+1}` of every layer.
 
     Args:
-        model: a network with ``blocks``, each with ``compress``, ``sparsify`` and ``attention.U``; or a list
-            of steps, plain
-            functions of the tokens or objects with ``compress`` and ``sparsify``, of any array library.
+        model: a network of torch with layers of :mod:`srr.nn`, its own ``blocks`` or a :class:`srr.nn.Block` anywhere
+            between other layers, read in the order they run; or a list of steps, plain functions of the tokens or
+            objects with ``compress`` and ``sparsify``, of any array library.
         inputs: what the network takes (images, symbols), or tokens (..., n, d) for a list of steps.
         eps: distortion ε.
         U: bases (K, d, p), one for all steps or one for each; needed for a list of steps, refused for a network.
@@ -183,17 +183,17 @@ def layer_trace(
     """
     check_positive(eps, "eps")
     if measure == "released":
-        if not hasattr(model, "blocks") or U is not None or labels is not None:
+        if not _is_network(model, U) or U is not None or labels is not None:
             raise ValueError('measure="released" reads a network with blocks, and takes neither U nor labels')
         return _released(model, inputs, eps, core_dtype)
     if measure != "layers":
         raise ValueError(f'measure must be "layers" or "released"; got {measure!r}')
-    if hasattr(model, "blocks"):
+    if _is_network(model, U):
         if U is not None:
             raise ValueError("U is read from the network; give it only with a list of steps")
         states = _network_states(model, inputs)
     else:
-        states = list(_step_states(list(model), inputs, U))
+        states = list(_step_states(list(cast("Sequence[Step]", model)), inputs, U))
     if not states:
         raise ValueError("model must have at least one layer; got none")
     common = orthonormalize(states[0].U)
@@ -215,27 +215,34 @@ def _step_states(steps: list[Step], Z: Array, U: Array | Sequence[Array] | None)
         Z = after
 
 
+def _is_network(model: Any, U: Any) -> bool:
+    """Whether layers are found inside a network of torch; given bases, a sequence of modules is one of steps."""
+    steps = U is not None and hasattr(model, "__iter__")
+    return hasattr(model, "blocks") or (hasattr(model, "named_modules") and not steps)
+
+
 def _network_states(model: Any, inputs: Array) -> list[_Places]:
     """Inputs and outputs of the blocks in one forward pass, in evaluation mode, and the half-steps between them."""
-    from srr.nn.probe import evaluating, layer_states
+    from srr.nn.probe import evaluating, layer_runs
 
-    with evaluating(model), layer_states(model) as seen:
+    with evaluating(model), layer_runs(model) as seen:
         model(inputs)
-        return [_places(*state) for state in seen.values()]
+        return [_places(*state) for state in seen]
 
 
-def _places(block: Any, Z: Array, after: Array) -> _Places:
+def _places(block: Any, Z: Array, after: Array, mask: Array | None) -> _Places:
     D = getattr(getattr(block, "dictionary", None), "D", None)
-    return _Places((Z, block.compress(Z), after), block.attention.U.detach(), None if D is None else D.detach())
+    half = block.compress(Z) if mask is None else block.compress(Z, mask)
+    return _Places((Z, half, after), block.attention.U.detach(), None if D is None else D.detach())
 
 
 def _released(model: Any, inputs: Array, eps: float, core_dtype: DType) -> ReleasedTrace:
-    from srr.nn.probe import evaluating, layer_states
+    from srr.nn.probe import evaluating, layer_runs
 
     columns = []
-    with evaluating(model), layer_states(model) as seen:
+    with evaluating(model), layer_runs(model) as seen:
         model(inputs)
-        for state in seen.values():
+        for state in seen:
             block: Any = state.block
             heads = _unit(project(block.attention_norm(state.before), block.attention.U))  # (B, K, n, p)
             rates = to_numpy(coding_rate(heads, eps=eps, core_dtype=core_dtype)).sum(-1)

@@ -22,7 +22,7 @@ CLASSES = [entry for entry in NAMES if inspect.isclass(entry.value)]
 # Where anything is taken or given: what it is, as a pattern of "name argument".
 ANYTHING = {
     r"SecondMoment\.from_dask ": "Dask has no types",
-    r"Classifier\.predict images": "a path, pixels, or a sequence of paths, as nested as they come",
+    r"Classifier\.(predict|features) images": "a path, pixels, or a sequence of paths, as nested as they come",
     r"own_source (train|val)": "whatever has a length and items",
     r"Lab\.numpy ": "NumPy arrays, numbers and tuples of them come back as nested as they were given",
     r"(Result(\.__init__)?(\.statement| statement)|(ledger|load(_package)?|verify) \w+)": "statements of all kinds",

@@ -151,9 +151,12 @@ class CausalCRATE(PretrainedModel):
 
     def forward(self, symbols: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores of the symbol after each of the sequence."""
+        return self.head(self.forward_features(symbols, mask))  # (B, n, d) -> (B, n, vocabulary)
+
+    def forward_features(self, symbols: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens after the last layer, which ``model.head`` reads: (B, n) to (B, n, d)."""
         recompute = self.config.checkpoint_blocks and self.training
-        Z = unroll(layer_steps(self.blocks, mask, recompute=recompute), self.embed(symbols))  # (B, n, d)
-        return self.head(Z)  # (B, n, d) -> (B, n, vocabulary)
+        return unroll(layer_steps(self.blocks, mask, recompute=recompute), self.embed(symbols))
 
     def start(self) -> DecodingState:
         """State before the first symbol."""

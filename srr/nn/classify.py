@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,17 +71,38 @@ class Classifier:
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probability of every class (N, K) for images (N, C, H, W) in [0, 1]."""
-        parameter = next(self.model.parameters())
-        images = images.to(device=parameter.device, dtype=parameter.dtype)
-        found: Tensor = self.model(self.preprocessing.normalize(images)).softmax(dim=-1)
+        found: Tensor = self.model(self._normal(images)).softmax(dim=-1)
         return found
+
+    @torch.no_grad()
+    def features(self, images: Any, *, batch_size: int = 64) -> Tensor:
+        """What the scores are a linear map of, for every image: the pooled token after the last norm.
+
+        Args:
+            images: as for :meth:`predict`.
+            batch_size: images in memory at once.
+
+        Returns:
+            (N, d), to cluster, to compare or to fit a classifier of one's own on.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: no image, one that is not readable, or pixels of another shape or range.
+        """
+        model: Any = self.model
+        tokens = (model.forward_features(self._normal(batch)) for batch in self._batches(images, batch_size))
+        return torch.cat([model.forward_head(Z, pre_logits=True) for Z in tokens])
+
+    def _normal(self, images: Tensor) -> Tensor:
+        parameter = next(self.model.parameters())
+        return self.preprocessing.normalize(images.to(device=parameter.device, dtype=parameter.dtype))
 
     def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
         """The likeliest class of every image.
 
         Args:
             images: an image file or a folder of them, a sequence of these, or pixels (N, C, H, W) of the size the
-                network takes: floating numbers in [0, 1], or 8 bits.
+                network takes (of any whole number of patches with ``any_size``): floating numbers in [0, 1], or 8 bits.
             batch_size: images in memory at once.
 
         Returns:
@@ -89,15 +110,18 @@ class Classifier:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: no image, one that is not readable, or pixels of another shape or range.
+            ValueError: no image, one that is not readable, pixels of another shape or range, or a network without
+                classes.
         """
-        check_count(batch_size, "batch_size")
-        batches = (
-            self._read(images, batch_size) if _is_places(images) else torch.split(self._pixels(images), batch_size)
-        )
-        chances = torch.cat([self.probabilities(batch) for batch in batches])
+        if not self.classes:
+            raise ValueError("this network has no classes (num_classes=0); features(images) gives what it has")
+        chances = torch.cat([self.probabilities(batch) for batch in self._batches(images, batch_size)])
         labels = chances.argmax(dim=-1)
         return Predictions(tuple(self.preprocessing.name(int(k)) for k in labels), labels, chances)
+
+    def _batches(self, images: Any, batch_size: int) -> Iterable[Tensor]:
+        check_count(batch_size, "batch_size")
+        return self._read(images, batch_size) if _is_places(images) else torch.split(self._pixels(images), batch_size)
 
     def _read(self, places: Any, batch_size: int) -> Iterator[Tensor]:
         files = image_files([places] if isinstance(places, str | os.PathLike) else places)
@@ -106,8 +130,10 @@ class Classifier:
 
     def _pixels(self, images: Any) -> Tensor:
         x = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-        wanted = (len(self.preprocessing.mean), *self.size)
-        x = x[None] if tuple(x.shape) == wanted else x
+        config: Any = self.model.config
+        x = x[None] if x.ndim == 3 else x
+        sides = tuple(x.shape[2:]) if config.any_size and x.ndim == 4 else self.size
+        wanted = (len(self.preprocessing.mean), *sides)
         if x.ndim != 4 or tuple(x.shape[1:]) != wanted or not len(x):
             raise ValueError(f"images must have shape (N, {', '.join(map(str, wanted))}); got {tuple(x.shape)}")
         if x.dtype == torch.uint8:
@@ -137,7 +163,8 @@ def load_classifier(
     Args:
         source: folder of a training run or of a saved model, or ``owner/name`` on the Hugging Face Hub.
         preprocessing: in place of the saved one.
-        **overrides: as for :func:`srr.nn.load_model`.
+        **overrides: as for :func:`srr.nn.load_model`: ``image_size=`` brings files to another size, ``any_size=True``
+            takes pixels of every size, ``num_classes=0`` leaves the head out.
 
     Returns:
         The classifier, on the CPU.
@@ -161,7 +188,7 @@ def load_classifier(
     config: Any = model.config
     if not hasattr(config, "image_size"):
         raise ValueError(f"{source} holds a {type(model).__name__}, which takes no images")
-    if not getattr(config, "num_classes", 0):
+    if not hasattr(config, "num_classes"):
         raise ValueError(f"{source} holds a {type(model).__name__} without classes")
     return Classifier(model, preprocessing or known_preprocessing(model, source))
 

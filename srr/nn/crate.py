@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from srr._array.checks import check_count, check_positive
 from srr.nn.blocks import Block, keep_orthonormal
 from srr.nn.layers import check_mask
-from srr.nn.network import NetworkConfig, Size, check_images, pair, patch_grid, patchify, prepend
-from srr.nn.pretrained import PretrainedModel
+from srr.nn.network import NetworkConfig, Size, check_images, image_grid, pair, patch_grid, patchify, prepend
+from srr.nn.pretrained import PretrainedModel, interpolate_positions
 from srr.nn.probe import is_watched
-from srr.nn.stem import ClassAttention, ConvolutionalEmbedding
+from srr.nn.stem import ClassAttention, ConvolutionalEmbedding, check_windows, square_side
 from srr.solvers.driver import unroll
 
 __all__ = ["CRATE", "ClassifierHead", "CrateConfig", "PatchEmbedding", "build_blocks"]
@@ -31,7 +31,7 @@ class CrateConfig(NetworkConfig):
         image_size: height and width in pixels (one number for a square).
         patch_size: height and width of a patch.
         channels: channels of an image.
-        num_classes: classes of the head.
+        num_classes: classes of the head; 0 for the features that it reads, in place of scores.
         pool: ``"cls"`` reads the class token, ``"mean"`` the mean over all tokens.
         position_std: standard deviation of the initial positions and class token; 1 in the released network.
         patch_norm: layer norms around the patch projection.
@@ -43,6 +43,8 @@ class CrateConfig(NetworkConfig):
         grid_means: whether the representatives of ``block="cbsa"`` are means over the image grid, as published, or
             over stretches of the sequence.
         head_eps: variance floor of the norm before the scores.
+        any_size: take images of other sizes too, a whole number of patches each way: positions are interpolated as
+            they come. The weights are the same.
 
     Raises:
         ValueError: a count below one, an image that is no whole number of patches, an unknown pooling, choices that
@@ -66,6 +68,7 @@ class CrateConfig(NetworkConfig):
     class_norm_all: bool = True
     grid_means: bool = False
     head_eps: float = 1e-5
+    any_size: bool = False
 
     counts: ClassVar[tuple[str, ...]] = (*NetworkConfig.counts, "channels", "num_classes")
 
@@ -74,7 +77,8 @@ class CrateConfig(NetworkConfig):
         check_positive(self.position_std, "position_std")
         check_positive(self.head_eps, "head_eps")
         check_count(self.class_layers, "class_layers", least=0)
-        for name, known in {"stem": ("patches", "convolutions"), "positions": ("learned", "fourier")}.items():
+        words = {"stem": ("patches", "convolutions"), "positions": ("learned", "fourier"), "pool": ("cls", "mean")}
+        for name, known in words.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
         convolutions = self.stem == "convolutions"
@@ -87,8 +91,6 @@ class CrateConfig(NetworkConfig):
         if self.grid_means and (self.block != "cbsa" or self.class_layers):
             raise ValueError(f'grid_means needs block="cbsa" and no class_layers; got block={self.block!r}')
         patch_grid(self.image_size, self.patch_size)
-        if self.pool not in ("cls", "mean"):
-            raise ValueError(f'pool must be "cls" or "mean"; got {self.pool!r}')
 
     @property
     def attention_options(self) -> dict[str, Any]:
@@ -111,6 +113,7 @@ class PatchEmbedding(nn.Module):
         dim: width of a token.
         norm: layer norms before and after the linear map.
         position_std: standard deviation of the initial positions and class token.
+        any_size: take other images of whole patches, with positions interpolated to their grid.
 
     Shapes:
         ``(B, channels, height, width)`` to ``(B, 1 + patches, dim)``.
@@ -123,11 +126,20 @@ class PatchEmbedding(nn.Module):
     """
 
     def __init__(
-        self, image_size: Size, patch_size: Size, *, channels: int, dim: int, norm: bool = True, position_std: float = 1
+        self,
+        image_size: Size,
+        patch_size: Size,
+        *,
+        channels: int,
+        dim: int,
+        norm: bool = True,
+        position_std: float = 1,
+        any_size: bool = False,
     ) -> None:
         super().__init__()
         (h, w), (p1, p2) = patch_grid(image_size, patch_size), pair(patch_size)
         self.image_size, self.patch_size, self.channels = pair(image_size), (p1, p2), channels
+        self.grid, self.any_size = (h, w), any_size
         patch_dim = p1 * p2 * channels
         self.patch_norm = nn.LayerNorm(patch_dim) if norm else nn.Identity()
         self.linear = nn.Linear(patch_dim, dim)
@@ -137,9 +149,10 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens of the images, class token first."""
-        check_images(images, self.channels, self.image_size)
+        check_images(images, self.channels, self.image_size, any_size=self.any_size)
+        grid = image_grid(images, self.patch_size)
         Z = self.token_norm(self.project(images))  # (B, C, H, W) -> (B, n, d)
-        return prepend(self.class_token, Z) + self.positions  # (B, 1 + n, d)
+        return prepend(self.class_token, Z) + interpolate_positions(self.positions, self.grid, grid)  # (B, 1 + n, d)
 
     def project(self, images: Tensor) -> Tensor:
         """Linear map of normalized patches, (B, n, d).
@@ -164,13 +177,13 @@ class ClassifierHead(nn.Module):
 
     Args:
         dim: width of a token.
-        num_classes: number of classes.
+        num_classes: number of classes; 0 for none, and the normalized token itself.
         bias: whether the scores have a bias.
         norm_bias: whether the norm has one.
         norm_eps: variance floor of the norm.
 
     Shapes:
-        ``(..., dim)`` to ``(..., num_classes)``.
+        ``(..., dim)`` to ``(..., num_classes)``, or to ``(..., dim)`` without classes.
 
     Example:
         >>> ClassifierHead(8, 10)(torch.zeros(2, 8)).shape
@@ -182,7 +195,7 @@ class ClassifierHead(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=norm_eps, bias=norm_bias)
-        self.linear = nn.Linear(dim, num_classes, bias=bias)
+        self.linear = nn.Linear(dim, num_classes, bias=bias) if num_classes else nn.Identity()
 
     def forward(self, token: Tensor) -> Tensor:
         """Class scores, unnormalized."""
@@ -191,14 +204,11 @@ class ClassifierHead(nn.Module):
 
 def build_embedding(config: CrateConfig) -> PatchEmbedding | ConvolutionalEmbedding:
     """What brings the images of a classifier to tokens."""
-    shared: dict[str, Any] = {"channels": config.channels, "dim": config.dim, "position_std": config.position_std}
+    shared = {name: getattr(config, name) for name in ("channels", "dim", "position_std", "any_size")}
     if config.stem == "patches":
         return PatchEmbedding(config.image_size, config.patch_size, norm=config.patch_norm, **shared)
-    (height, width) = pair(config.patch_size)
-    if height != width:
-        raise ValueError(f"patch_size must be square under convolutions; got {(height, width)}")
     fourier, late = config.positions == "fourier", config.class_layers > 0
-    return ConvolutionalEmbedding(config.grid, height, fourier=fourier, late=late, **shared)
+    return ConvolutionalEmbedding(config.grid, square_side(config.patch_size), fourier=fourier, late=late, **shared)
 
 
 def build_blocks(config: NetworkConfig, *, causal: bool = False) -> nn.ModuleList:
@@ -235,8 +245,8 @@ class CRATE(PretrainedModel):
         config: sizes and choices, see :class:`srr.nn.CrateConfig`.
 
     Shapes:
-        images ``(B, channels, height, width)`` to scores ``(B, num_classes)``; ``mask`` is ``(B,
-        patches)``, True at real patches, for batches of padded images.
+        images ``(B, channels, height, width)`` to scores ``(B, num_classes)``, or to features ``(B, dim)`` where
+        ``num_classes`` is 0; ``mask`` is ``(B, patches)``, True at real patches, for batches of padded images.
 
     Source: [CRATE] section 2.4, sizes of its Table 4.
 
@@ -268,22 +278,38 @@ class CRATE(PretrainedModel):
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Class scores of the images."""
+        return self.forward_head(self._tokens(images, mask, read=self.config.pool == "cls"), mask)
+
+    def forward_features(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """All tokens after the last layer, which :meth:`forward_head` pools: (B, C, H, W) to (B, 1 + n, d)."""
+        return self._tokens(images, mask, read=False)
+
+    def forward_head(self, Z: Tensor, mask: Tensor | None = None, *, pre_logits: bool = False) -> Tensor:
+        """Scores (B, classes) of the tokens that :meth:`forward_features` gives.
+
+        With ``pre_logits`` what the linear map reads, (B, d), as a network with ``num_classes=0`` gives anyway.
+        """
+        pooled = self.pool(Z, None if mask is None else with_class_token(mask, mask.shape[1]))  # (B, d)
+        return self.head.norm(pooled) if pre_logits else self.head(pooled)
+
+    def _tokens(self, images: Tensor, mask: Tensor | None, *, read: bool) -> Tensor:
+        """Tokens after the last layer; where only the class token is read, perhaps that alone."""
         Z = self.embed(images)  # (B, C, H, W) -> (B, 1 + n, d), or (B, n, d) before class attention
+        if self.config.grid_means:
+            check_windows(image_grid(images, self.config.patch_size), self.config.grid)
         late = self.config.class_layers > 0
         mask_with_class = with_class_token(mask, Z.shape[1] - (0 if late else 1))
-        Z = unroll(self.steps(mask if late else mask_with_class), Z)
+        Z = unroll(self.steps(mask if late else mask_with_class, read=read and not late), Z)
         if late:
             Z = prepend(self.embed.class_token, Z)  # (B, n, d) -> (B, 1 + n, d)
             Z = unroll(layer_steps(self.class_layers, mask_with_class, recompute=False), Z)
-        return self.head(self.pool(Z, mask_with_class))  # (B, 1 + n, d) -> (B, d) -> (B, classes)
+        return Z
 
-    def steps(self, mask: Tensor | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
+    def steps(self, mask: Tensor | None = None, *, read: bool) -> Iterator[Callable[[Tensor], Tensor]]:
         """The layers as functions of the tokens alone, recomputed in the backward pass if so configured.
 
-        The head reads one token of a network that pools the class token. Its last layer computes that token alone,
-        unless a hook watches the layer.
+        Where only the class token is read, the last layer computes that token alone, unless a hook watches the layer.
         """
-        read = self.config.pool == "cls" and not self.config.class_layers  # the class token alone, of the last layer
         rows = 1 if read and not is_watched(self.blocks[-1]) else None
         return layer_steps(self.blocks, mask, last_rows=rows, recompute=self.config.checkpoint_blocks and self.training)
 

@@ -151,9 +151,11 @@ def save_for_transformers(model: CRATE, folder: str | os.PathLike[str]) -> Crate
         The model under the interface of `transformers`, with the same weights.
 
     Raises:
-        ValueError: the model does not say how its images are prepared.
+        ValueError: the model does not say how its images are prepared, or has no classes.
     """
     known, config = known_preprocessing(model, "the model"), model.config
+    if not config.num_classes:
+        raise ValueError("the model has no classes (num_classes=0)")
     labels = {i: known.name(i) for i in range(config.num_classes)}
     wrapped = CrateForImageClassification(
         CrateConfig(crate=asdict(config), id2label=labels, label2id={name: i for i, name in labels.items()})

@@ -54,7 +54,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         for name in self.counts:
-            check_count(getattr(self, name), name)
+            check_count(getattr(self, name), name, least=0 if name == "num_classes" else 1)  # 0: features, no scores
         check_positive(self.step, "step")
         check_nonnegative(self.lam, "lam")
         check_positive(self.norm_eps, "norm_eps")
@@ -105,15 +105,21 @@ def patch_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
     return height // p1, width // p2
 
 
+def image_grid(images: Tensor, patch_size: Size) -> tuple[int, int]:
+    """Rows and columns of patches of images (B, C, H, W)."""
+    height, width = images.shape[-2:]
+    return patch_grid((height, width), patch_size)
+
+
 def prepend(token: Tensor, Z: Tensor) -> Tensor:
     """Sequences (B, n, d) with one shared token (1, 1, d) in front: (B, 1 + n, d)."""
     return torch.cat((token.expand(Z.shape[0], -1, -1), Z), dim=1)
 
 
-def check_images(images: Tensor, channels: int, size: tuple[int, int]) -> None:
-    """Refuse anything but floating images (B, channels, height, width)."""
-    wanted = (channels, *size)
-    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+def check_images(images: Tensor, channels: int, size: tuple[int, int], *, any_size: bool = False) -> None:
+    """Refuse anything but floating images (B, channels, height, width), of that size unless any will do."""
+    wanted = (channels, *(("height", "width") if any_size else size))
+    if images.ndim != 4 or tuple(images.shape[1:]) != (channels, *(images.shape[2:] if any_size else size)):
         raise ValueError(f"images must have shape (batch, {', '.join(map(str, wanted))}); got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"images must have a floating dtype; got {images.dtype}")

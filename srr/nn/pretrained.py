@@ -150,7 +150,7 @@ class PretrainedModel(nn.Module):
                 as in the released code, or ``"computed"`` anew.
             **overrides: fields of the config to change. For another ``image_size`` or ``patch_size`` grid
                 the positions are interpolated, for a shorter ``context`` they are cut; for another ``num_classes``
-                the head starts afresh, with a warning.
+                the head starts afresh, with a warning; with ``num_classes=0`` it is left out.
 
         Returns:
             The model, in evaluation mode, on the CPU.
@@ -174,7 +174,7 @@ class PretrainedModel(nn.Module):
         weights = read_weights(folder)
         check_declared(saved, weights, cls)
         model = cls(saved.override(**overrides))
-        load_adapted(model, weights, grid=getattr(saved, "grid", None), fixed_positions=fixed_positions)
+        load_adapted(model, weights, saved=saved, fixed_positions=fixed_positions)
         known = read_preprocessing(folder)
         if known is not None and len(known.classes) != getattr(model.config, "num_classes", 0):
             known = replace(known, classes=())  # names of the classes that the weights were made for
@@ -275,6 +275,7 @@ def load_adapted(
     model: nn.Module,
     state: Mapping[str, Tensor],
     *,
+    saved: NetworkConfig | None = None,
     grid: tuple[int, int] | None = None,
     strict: bool = True,
     unexpected: list[str] | None = None,
@@ -286,7 +287,8 @@ def load_adapted(
     Args:
         model: the model to fill.
         state: tensors by our names.
-        grid: rows and columns the positions were made for, a square by default.
+        saved: the config that the weights were saved with, where it is known.
+        grid: rows and columns the positions were made for; that of ``saved``, or a square, by default.
         strict: refuse missing and unexpected names.
         unexpected: names already known to belong to nothing.
         names: other names to call ours by in the error.
@@ -300,7 +302,8 @@ def load_adapted(
         raise ValueError(f"fixed_positions must be one of {FIXED_POSITIONS}; got {fixed_positions!r}")
     called = {} if names is None else names
     wanted = model.state_dict()
-    ready = _adapt(model, dict(state), wanted, grid, fixed_positions)
+    ready = _adapt(model, dict(state), wanted, grid or getattr(saved, "grid", None), fixed_positions)
+    ready = _fit_head(ready, wanted, headless=getattr(saved, "num_classes", None) == 0)
     missing = [called.get(name, name) for name in wanted if name not in ready]
     misshapen = [
         f"{called.get(name, name)} {tuple(ready[name].shape)} for {tuple(tensor.shape)}"
@@ -323,7 +326,7 @@ def _adapt(
     grid: tuple[int, int] | None,
     fixed_positions: str,
 ) -> dict[str, Tensor]:
-    """Positions carried to the grid or context of the model, and its own head where the class count differs."""
+    """Positions carried to the grid or context of the model."""
     from srr.nn.mae import sincos_positions  # a model that can be saved, so it imports this file
 
     config: Any = model.config
@@ -340,12 +343,18 @@ def _adapt(
     for name, offset in state.items():
         if name.endswith("attention.offset") and _differs_in(offset, wanted.get(name), axis=-2):
             state[name] = offset[:, : config.context]
-    weight = state.get(HEAD[0])
-    if weight is not None and _differs_in(weight, wanted.get(HEAD[0]), axis=0):
+    return state
+
+
+def _fit_head(state: dict[str, Tensor], wanted: Mapping[str, Tensor], *, headless: bool) -> dict[str, Tensor]:
+    """The model's own head where the class count differs, and none for a model that has none."""
+    weight, own = state.get(HEAD[0]), wanted.get(HEAD[0])
+    if own is None and "head.norm.weight" in wanted:  # num_classes=0: features, and no scores
+        return {name: tensor for name, tensor in state.items() if name not in HEAD}
+    if own is not None and (headless or (weight is not None and _differs_in(weight, own, axis=0))):
+        had = 0 if weight is None else weight.shape[0]
         warnings.warn(
-            f"the head starts afresh: the weights have {weight.shape[0]} classes and the model "
-            f"{wanted[HEAD[0]].shape[0]}",
-            stacklevel=4,
+            f"the head starts afresh: the weights have {had} classes and the model {own.shape[0]}", stacklevel=4
         )
         state.update({name: wanted[name] for name in HEAD if name in wanted})
     return state

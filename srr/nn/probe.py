@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,11 +29,13 @@ class LayerState(NamedTuple):
         block: the layer.
         before: Z^ℓ, (..., n, d).
         after: Z^{ℓ+1}, (..., n, d).
+        mask: (..., n), True at real tokens, where the layer was given one.
     """
 
     block: nn.Module
     before: Tensor
     after: Tensor
+    mask: Tensor | None = None
 
 
 @contextmanager
@@ -43,11 +45,12 @@ def layer_states(model: nn.Module, layers: Sequence[int] | None = None) -> Itera
     Hooks read them, so that wrappers (sharding, recomputation) stay in charge and gradients flow.
 
     Args:
-        model: a network with ``blocks``.
-        layers: their numbers, negative ones from the end; all of them by default.
+        model: a network with ``blocks``, or any network of torch that has a :class:`srr.nn.Block` somewhere inside.
+        layers: their numbers in the order they were registered, negative ones from the end; all of them by default.
 
     Yields:
-        A dictionary that every forward pass fills anew: number as given → :class:`LayerState`.
+        A dictionary that every forward pass fills anew: number as given → :class:`LayerState`; of a layer that runs
+        more than once, its last run.
 
     Raises:
         ValueError: a network without blocks, no layer at all, or one that the network does not have.
@@ -60,24 +63,53 @@ def layer_states(model: nn.Module, layers: Sequence[int] | None = None) -> Itera
         >>> seen[-1].after.shape
         torch.Size([2, 5, 64])
     """
-    chosen = chosen_blocks(model, layers)
     seen: dict[int, LayerState] = {}
-
-    def keep(layer: int, block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        seen[layer] = LayerState(block, inputs[0], output)
-
-    with ExitStack() as hooks:
-        for layer, block in chosen.items():
-            hooks.callback(block.register_forward_hook(partial(keep, layer)).remove)
+    with _watched(chosen_blocks(model, layers), seen.__setitem__):
         yield seen
 
 
+@contextmanager
+def layer_runs(model: nn.Module) -> Iterator[list[LayerState]]:
+    """Tokens before and after every run of a layer, in the order of the forward pass: a layer used twice comes twice.
+
+    Args:
+        model: as for :func:`layer_states`.
+
+    Yields:
+        A list to which every forward pass adds.
+    """
+    seen: list[LayerState] = []
+    with _watched(chosen_blocks(model, None), lambda layer, state: seen.append(state)):
+        yield seen
+
+
+@contextmanager
+def _watched(blocks: dict[int, nn.Module], keep: Callable[[int, LayerState], None]) -> Iterator[None]:
+    """Hands every run of the blocks to a function."""
+
+    def seen(layer: int, block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
+        given = dict(zip(("Z", "mask"), inputs, strict=False)) | named
+        keep(layer, LayerState(block, given["Z"], output, given.get("mask")))
+
+    with ExitStack() as hooks:
+        for layer, block in blocks.items():
+            hooks.callback(block.register_forward_hook(partial(seen, layer), with_kwargs=True).remove)
+        yield
+
+
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of a network."""
+    """The layers of a network: its ``blocks``, or all that it holds anywhere, in the order they were registered."""
     blocks = list(getattr(model, "blocks", ()))
+    if not blocks or not all(_is_block(block) for block in blocks):
+        blocks = [part for part in model.modules() if _is_block(part)] or blocks
     if not blocks:
         raise ValueError(f"model must be a network with blocks; got a {type(model).__name__} without")
     return blocks
+
+
+def _is_block(part: nn.Module) -> bool:
+    """Whether a module is a layer of two halves, the first of them attention."""
+    return hasattr(part, "compress") and hasattr(part, "attention")
 
 
 def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> dict[int, nn.Module]:
@@ -175,11 +207,13 @@ def layer_tokens(model: nn.Module, inputs: Tensor) -> list[Tensor]:
     """Tokens before the first layer and after each, in evaluation mode.
 
     Args:
-        model: :class:`srr.nn.CRATE`, :class:`srr.nn.CrateMAE` or :class:`srr.nn.CausalCRATE`.
-        inputs: images (B, C, H, W) or symbols (B, n).
+        model: :class:`srr.nn.CRATE`, :class:`srr.nn.CrateMAE` or :class:`srr.nn.CausalCRATE`, or any network of torch
+            that has a :class:`srr.nn.Block` somewhere inside.
+        inputs: images (B, C, H, W) or symbols (B, n), or what the network takes.
 
     Returns:
-        depth + 1 arrays (B, n, d), the class token first where there is one.
+        depth + 1 arrays (B, n, d), the class token first where there is one. With other layers in between, the tokens
+        before a layer are not those after the one before it: :func:`layer_states` has both.
 
     Example:
         >>> from srr.nn import create_model
@@ -187,9 +221,9 @@ def layer_tokens(model: nn.Module, inputs: Tensor) -> list[Tensor]:
         >>> len(tokens), tokens[-1].shape
         (5, torch.Size([2, 5, 64]))
     """
-    with evaluating(model), layer_states(model) as seen:
+    with evaluating(model), layer_runs(model) as seen:
         model(inputs)
-    return [seen[0].before, *(state.after for state in seen.values())]
+    return [seen[0].before, *(state.after for state in seen)]
 
 
 def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tensor:
@@ -197,8 +231,8 @@ def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tens
 
     Args:
         model: as for :func:`layer_tokens`.
-        inputs: images (B, C, H, W) or symbols (B, n).
-        layer: which layer, counted from the end when negative.
+        inputs: images (B, C, H, W) or symbols (B, n), or what the network takes.
+        layer: which layer, in the order they were registered, counted from the end when negative.
 
     Returns:
         Weights (B, K, n, n); row i is what token i attends to and sums to one. In row 0 of an image model the class
@@ -208,20 +242,27 @@ def attention_maps(model: nn.Module, inputs: Tensor, *, layer: int = -1) -> Tens
         the heads.
 
     Raises:
-        ValueError: no such layer, or one that has neither: one sentence, fit to be shown.
+        ValueError: no such layer, one that did not run, or one that has neither: one sentence, fit to be shown.
 
     Source: [CRATE] (11), the softmax; Π of [TOST]; the map that the released code of [CBSA] draws.
 
     Example:
-        >>> from srr.nn import create_model
+        >>> from srr.nn import Block, create_model
         >>> attention_maps(create_model("crate_micro"), torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 4, 5, 5])
+        >>> own = nn.Sequential(nn.Linear(3, 8), Block("crate", 8, 2, 4), nn.GELU(), Block("crate", 8, 2, 4))
+        >>> attention_maps(own, torch.zeros(1, 6, 3), layer=0).shape
+        torch.Size([1, 2, 6, 6])
     """
     depth = len(blocks_of(model))
     if not -depth <= layer < depth:
         raise ValueError(f"layer must lie in {-depth} … {depth - 1}; got {layer}")
     with evaluating(model), layer_states(model, [layer]) as seen:
         model(inputs)
+        if layer not in seen:
+            raise ValueError(f"layer {layer} did not run in the forward pass of this {type(model).__name__}")
+        if seen[layer].mask is not None:
+            raise ValueError(f"layer {layer} was given a mask; attention maps are drawn of tokens without padding")
         block: Any = seen[layer].block
         maps: Tensor = block.attention.attention_map(block.attention_norm(seen[layer].before))
     return maps

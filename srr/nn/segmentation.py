@@ -11,7 +11,7 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 
 from srr.nn.alternatives import TSSA
-from srr.nn.network import pair
+from srr.nn.network import image_grid, pair
 from srr.nn.probe import patch_maps, patch_tokens
 
 __all__ = ["MASKS", "attention_mask", "cut_mask", "mean_iou", "principal_mask", "segment"]
@@ -137,10 +137,11 @@ def segment(model: nn.Module, images: Tensor, *, layer: int = -1) -> dict[str, T
     if isinstance(blocks[layer].attention, TSSA):  # memberships are no attention
         names.discard("attention")
     found, (p1, p2) = {}, pair(config.patch_size)
+    grid = image_grid(images, config.patch_size)
     for name in sorted(names):
         pairs = zip(tokens if maps is None else maps, tokens, strict=True)
-        drawn = np.stack([MASKS[name](one, all_tokens, config.grid) for one, all_tokens in pairs])
-        mask = torch.from_numpy(drawn).reshape(-1, *config.grid)
+        drawn = np.stack([MASKS[name](one, all_tokens, grid) for one, all_tokens in pairs])
+        mask = torch.from_numpy(drawn).reshape(-1, *grid)
         found[name] = mask.repeat_interleave(p1, dim=1).repeat_interleave(p2, dim=2)
     return found
 

@@ -11,7 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from srr._array.checks import check_count
 from srr.nn.alternatives import Perceptron
-from srr.nn.network import check_images, prepend
+from srr.nn.network import Size, check_images, image_grid, pair, prepend
+from srr.nn.pretrained import interpolate_positions
 
 __all__ = ["ClassAttention", "ConvolutionalEmbedding", "fourier_positions"]
 
@@ -30,6 +31,7 @@ class ConvolutionalEmbedding(nn.Module):
         fourier: positions are a linear map of :func:`srr.nn.fourier_positions`, for any grid, instead of a table.
         late: the class token is kept for the layers that come after, and is not put in front here.
         position_std: standard deviation of the initial position table and class token.
+        any_size: take other images of whole patches, with positions for their grid.
 
     Shapes:
         ``(B, channels, height, width)`` to ``(B, 1 + patches, dim)``, or to ``(B, patches, dim)`` when late.
@@ -55,6 +57,7 @@ class ConvolutionalEmbedding(nn.Module):
         fourier: bool = False,
         late: bool = False,
         position_std: float = 1.0,
+        any_size: bool = False,
     ) -> None:
         super().__init__()
         check_count(dim, "dim")
@@ -63,7 +66,7 @@ class ConvolutionalEmbedding(nn.Module):
         halvings = int(math.log2(patch_size))
         if dim % 2 ** (halvings - 1):
             raise ValueError(f"dim must be a multiple of {2 ** (halvings - 1)} under convolutions; got {dim}")
-        self.grid, self.patch_size, self.channels, self.late = grid, patch_size, channels, late
+        self.grid, self.patch_size, self.channels, self.late, self.any_size = grid, patch_size, channels, late, any_size
         widths = [channels, *(dim // 2**i for i in range(halvings - 1, -1, -1))]  # 3, d/8, d/4, d/2, d
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
@@ -79,16 +82,34 @@ class ConvolutionalEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Tokens of the images."""
         rows, columns = self.grid
-        check_images(images, self.channels, (rows * self.patch_size, columns * self.patch_size))
+        size = rows * self.patch_size, columns * self.patch_size
+        check_images(images, self.channels, size, any_size=self.any_size)
+        grid = image_grid(images, self.patch_size)
         Z = self.stem(images).flatten(2).mT  # (B, C, H, W) -> (B, d, rows, columns) -> (B, n, d)
+        table = None if self.positions is None else interpolate_positions(self.positions, self.grid, grid)
         if self.position_map is not None:
-            Z = Z + self.position_map(fourier_positions(self.grid, like=Z))
-        elif self.late and self.positions is not None:
-            Z = Z + self.positions[:, 1:]
+            Z = Z + self.position_map(fourier_positions(grid, like=Z))
+        elif self.late and table is not None:
+            Z = Z + table[:, 1:]
         if self.late:
             return Z
         Z = prepend(self.class_token, Z)  # (B, 1 + n, d)
-        return Z if self.positions is None else Z + self.positions
+        return Z if table is None else Z + table
+
+
+def square_side(patch_size: Size) -> int:
+    """Side of the patches that convolutions of stride 2 make."""
+    height, width = pair(patch_size)
+    if height != width:
+        raise ValueError(f"patch_size must be square under convolutions; got {(height, width)}")
+    return height
+
+
+def check_windows(grid: tuple[int, int], own: tuple[int, int]) -> None:
+    """Refuse a grid that means over windows would take for another: layers see only how many tokens come."""
+    (rows, columns), patches = grid, math.prod(own)
+    if grid != own and (rows != columns or rows * columns == patches):
+        raise ValueError(f"grid_means takes images of {own} patches or square ones; got {grid}")
 
 
 def fourier_positions(grid: tuple[int, int], *, like: Tensor) -> Tensor:

@@ -157,13 +157,12 @@ def load_weights(model: nn.Module, source: str) -> None:
         ValueError: the file is damaged, or is of another network; one sentence says in what.
     """
     start = read_start(source)
-    grid = getattr(start.config, "grid", None)
     ours = start.weights.keys() & model.state_dict().keys()
     try:
         if start.config is None and not ours:
             load_released(model, start.weights)
         else:
-            load_adapted(model, start.weights, grid=grid)
+            load_adapted(model, start.weights, saved=start.config)
     except ValueError as error:
         raise ValueError(f"{source} does not fit: {_misfit(model, start, str(error))}") from error
 

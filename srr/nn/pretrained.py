@@ -35,6 +35,9 @@ __all__ = ["PretrainedModel", "interpolate_positions"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SHARDS = "model-*.safetensors"
+LARGEST_INDEX = 2**24
 LARGEST_CONFIG = 2**20
 HEAD = ("head.linear.weight", "head.linear.bias")
 FIXED = ("positions", "unread.positions")
@@ -194,7 +197,7 @@ def local_folder(source: str | os.PathLike[str], **hub: Any) -> Path:
         return folder / "model"
     if folder.exists() or not isinstance(source, str) or source.count("/") != 1 or source[0] in "./~":
         return folder
-    return download(source, files=[CONFIG_FILE, WEIGHTS_FILE, PREPROCESSING_FILE], **hub)
+    return download(source, files=[CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, SHARDS, PREPROCESSING_FILE], **hub)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -214,10 +217,38 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Tensors of ``model.safetensors``; nothing in such a file can be executed."""
+    """Tensors of ``model.safetensors``, or of several files and their index; nothing in them can be executed."""
     path = folder / WEIGHTS_FILE
+    if not path.is_file() and (folder / INDEX_FILE).is_file():
+        return _read_shards(folder / INDEX_FILE)
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no saved model: it has no {WEIGHTS_FILE}")
+    return _read_tensors(path)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Tensors of the files beside an index, in the layout of the Hub for weights in several files."""
+    try:
+        if index.stat().st_size > LARGEST_INDEX:
+            raise ValueError(f"it has more than {LARGEST_INDEX:,} bytes")
+        places = dict(json.loads(index.read_text())["weight_map"])
+        names = sorted(set(places.values()))
+        if outside := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+            raise ValueError(f"it names {outside[0]!r}, which is no file of weights beside it")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index} is damaged: {error}") from error
+    if missing := [name for name in names if not (index.parent / name).is_file()]:
+        raise FileNotFoundError(f"{index} names {missing[0]}, which is not there")
+    found: dict[str, Tensor] = {}
+    for name in names:
+        found |= _read_tensors(index.parent / name)
+    if found.keys() != places.keys():
+        differ = sorted(found.keys() ^ places.keys())
+        raise ValueError(f"{index} and the files beside it differ in {differ[0]}")
+    return found
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         utf8 = os.fsencode(path).decode("utf-8", "replace") == str(path)  # what opens it knows no other names
         return load_file(path) if utf8 else load(path.read_bytes())

@@ -1,6 +1,7 @@
 """The Hugging Face Hub, never reached: the requests of its own mixin, its cache, and folders without the library."""
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -122,6 +123,61 @@ def test_a_downloaded_model_is_read(tmp_path: Path) -> None:
     read = CRATE.from_pretrained("someone/some-model", **where)
     assert torch.equal(read.head.linear.bias, main.head.linear.bias)
     assert load_model("someone/some-model", revision="trial", **where).config.image_size == 16
+
+
+def sharded(folder: Path, model: torch.nn.Module) -> None:
+    """Save a model as the Hub's own writer splits large ones: an index and several files."""
+    hub = pytest.importorskip("huggingface_hub")
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    hub.save_torch_state_dict(model.state_dict(), folder, max_shard_size="2KB")
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_run_begins_from_the_hub_and_from_weights_in_several_files(
+    split: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    from srr.training.config import resolve
+    from srr.training.start import begun_from, load_weights
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))  # as HF_HOME and HF_HUB_OFFLINE=1 at start
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    wanted = create_model("crate_micro", **SMALL)
+    cached(tmp_path, "someone/some-model", wanted)
+    (folder,) = (tmp_path / "models--someone--some-model" / "snapshots").iterdir()
+    if split:
+        sharded(folder, wanted)
+    for source in ("someone/some-model", str(folder)):
+        config = begun_from(resolve({"data": {"name": "digits"}, "model": {"pretrained": source}}))
+        assert config.model.overrides["dim"] == SMALL["dim"]
+        model = create_model(config.model.preset, **config.model.overrides)
+        assert not torch.equal(model.head.linear.weight, wanted.head.linear.weight)
+        load_weights(model, source)
+        for name, tensor in wanted.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_an_index_that_is_not_of_these_files_is_refused(tmp_path: Path) -> None:
+    sharded(tmp_path, create_model("crate_micro", **SMALL))
+    index = tmp_path / "model.safetensors.index.json"
+    whole = json.loads(index.read_text())
+    first = min(whole["weight_map"])
+    for name, words in (
+        ("../model.safetensors", "no file of weights beside it"),
+        (3, "is damaged"),
+        ("model-gone.safetensors", "names model-gone.safetensors, which is not there"),
+    ):
+        index.write_text(json.dumps({"weight_map": whole["weight_map"] | {first: name}}))
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            load_model(tmp_path)
+    index.write_text(json.dumps({"weight_map": whole["weight_map"] | {"more": whole["weight_map"][first]}}))
+    with pytest.raises(ValueError, match="differ in more"):
+        load_model(tmp_path)
+    index.write_text("[1")
+    with pytest.raises(ValueError, match=r"index\.json is damaged"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("options", [{"local_files_only": True}, {"revision": "nowhere", "local_files_only": True}])

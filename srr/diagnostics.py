@@ -80,7 +80,12 @@ class LayerTrace(NamedTuple):
 
     def _repr_html_(self) -> str:
         """The same for a notebook, with the measures over depth that do not change with a layer's own bases."""
-        curves = {name: getattr(self, name)[:, 2] for name in ("compression_common", "rate_normalized", "sparsity")}
+        names = {
+            "R^c under the first bases, after each layer": "compression_common",
+            "R of unit tokens": "rate_normalized",
+            "share of non-zeros": "sparsity",
+        }
+        curves = {said: getattr(self, name)[:, 2] for said, name in names.items()}
         return card("LayerTrace", self._summary(), lines(curves))
 
     def _summary(self) -> dict[str, str]:

@@ -20,14 +20,12 @@ def card(title: str, rows: Mapping[str, object], picture: str = "") -> str:
         f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(str(value))}</td></tr>'
         for name, value in rows.items()
     )
-    return (
-        f'<div><b>{escape(title)}</b><div style="display:flex;gap:1.5em;align-items:center"><table>{cells}</table>'
-        f"{picture}</div></div>"
-    )
+    side_by_side = "display:flex;gap:0.5em 1.5em;flex-wrap:wrap;align-items:center"  # one above the other on a phone
+    return f'<div><b>{escape(title)}</b><div style="{side_by_side}"><table>{cells}</table>{picture}</div></div>'
 
 
 def lines(series: Mapping[str, Sequence[float] | Numbers]) -> str:
-    """Curves over their index, each from its own smallest to its own largest value, with a legend; as SVG."""
+    """Curves over their index, each on its own scale, with a legend of their first and last values; as SVG."""
     drawn, legend = [], []
     for i, (name, values) in enumerate(series.items()):
         y = np.asarray(values, dtype=float)
@@ -40,7 +38,7 @@ def lines(series: Mapping[str, Sequence[float] | Numbers]) -> str:
             ys = HEIGHT - 4 - (HEIGHT - 8) * (y[kept] - low) / ((high - low) or 1.0)
             points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys, strict=True))
             drawn.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"/>')
-            name = f"{name}: {low:.4g} to {high:.4g}"
+            name = f"{name}: {y[kept[0]]:.4g} to {y[kept[-1]]:.4g}"
         legend.append(f'<span style="color:{color}">{escape(name)}</span>')
     frame = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>'
     picture = f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">{frame}{"".join(drawn)}</svg>'

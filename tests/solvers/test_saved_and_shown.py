@@ -116,6 +116,8 @@ def test_solutions_show_their_status_and_their_curves(solved: Solution) -> None:
     assert len(repr(solved)) < 200
     text, (picture,) = shown(solved)
     assert "log10 residual" in text
+    falling = solved.history.objective
+    assert f"objective: {falling[0]:.4g} to {falling[-1]:.4g}" in text
     curves = picture.findall("polyline")
     assert [len(curve.get("points").split()) for curve in curves] == [len(solved.history.objective)] * 2
     heights = [float(point.split(",")[1]) for point in curves[0].get("points").split()]
@@ -142,7 +144,8 @@ def test_traces_show_their_curves() -> None:
     trace = srr.layer_trace(steps, mix.Z, U=mix.U, eps=0.5)
     assert repr(trace).startswith("LayerTrace(layers 3, R^c under the first bases ")
     text, (picture,) = shown(trace)
-    assert "sparsity" in text
+    first, last = (np.mean(np.abs(mix.Z) > threshold) for threshold in (0.1, 0.3))  # three thresholds of 0.1
+    assert f"share of non-zeros: {first:.4g} to {last:.4g}" in text
     assert len(picture.findall("polyline")) == 3
 
 

@@ -40,6 +40,12 @@ COMMON = (
     "objective.srr_weight=0.02 objective.srr_scope=batch objective.srr_layers=[0,1]"
 ).split()
 MANY = ["trainer.devices=2"]
+# Erasing that never happens: the change of a view is drawn by rank, and nothing is to differ but the number of ranks.
+VIEWS = (
+    "data.name=digits data.batch_size=64 data.limit=130 trainer.progress=none trainer.max_epochs=2 trainer.device=cpu "
+    "trainer.log_every=1 model.preset=crate_micro model.depth=1 objective.name=views objective.teacher=0.9 "
+    "objective.projection=[24,12] augment.erasing=1e-9 augment.shift=0"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,9 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
     torch.set_num_threads(1)
     train(resolve(merge({"out": str(out / "one")}, parse_overrides(COMMON))))
+    train(resolve(merge({"out": str(out / "one_views")}, parse_overrides(VIEWS))))
     jobs = {name: [*COMMON, *MANY, f"trainer.strategy={name}"] for name in ("ddp", "fsdp2")}
+    jobs["views"] = [*VIEWS, *MANY, "trainer.strategy=ddp"]
     two_processes(out, SRR_TEST_RUNS=json.dumps(jobs))
     return out
 
@@ -73,6 +81,19 @@ def test_two_processes_draw_the_loss_curve_of_one(runs, strategy):
         assert found[0] == wanted[0]
         np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5, atol=1e-5)
     assert len(wanted[0]) == 2
+
+
+def test_two_processes_learn_from_views_what_one_does(runs):
+    """With a teacher and a projection; the rate of all is not the mean of the rates of the ranks."""
+    for name in ("train_loss", "train_views"):
+        wanted, found = (curve(read_table(runs / run / "metrics.csv"), name) for run in ("one_views", "views"))
+        assert found[0] == wanted[0]
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5, atol=1e-5)
+    last = (torch.load(runs / run / "checkpoints/last.ckpt", weights_only=True) for run in ("one_views", "views"))
+    wanted, found = (checkpoint["state_dict"] for checkpoint in last)
+    assert any(name.startswith("teacher.projection") for name in wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_sharded_state_is_loaded_back_in_one_process(runs):

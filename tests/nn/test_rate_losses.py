@@ -71,6 +71,15 @@ def test_clusters_by_rates():
     assert float(nmce_loss(views, one, eps=0.5)) == pytest.approx(agreement, rel=1e-9)  # no reduction in one cluster
 
 
+def test_even_memberships_leave_the_agreement_alone():
+    """R^c of K equal shares is R: no rate pulls on the features, which is where a run without a warm start begins."""
+    Z = draw(3, 7, 4).requires_grad_()
+    (found,) = torch.autograd.grad(nmce_loss(Z, torch.full((7, 5), 0.2), weight=0.7), Z)
+    unit = Z / Z.norm(dim=-1, keepdim=True)
+    agreement = (unit - unit.mean(0)).square().sum(-1).mean() / 2
+    torch.testing.assert_close(found, torch.autograd.grad(agreement, Z)[0], rtol=1e-6, atol=1e-8)
+
+
 def test_memberships_alone_find_two_subspaces():
     """Fixed features on two orthogonal planes: descent in Π alone separates them, without a label."""
     points = torch.zeros(40, 4, dtype=torch.float64)

@@ -83,6 +83,24 @@ BAD = {
     "attribute": ("def f(Z: Array, xp: Namespace) -> Array:\n    return xp.summ(Z.shpae @ 'no such thing')\n", "shpae"),
     "attribute of a product": ("def f(Z: Array) -> object:\n    return (Z @ Z.mT).shpae\n", "shpae"),
     "attribute of a result": ("def f(Z: torch.Tensor) -> object:\n    return srr.mssa(Z, Z).shpae\n", "shpae"),
+    "attribute of what a bare formula gives": (
+        "from srr.ops.rates import bare_coding_rate_value_and_grad\n"
+        "def f(A: Array, xp: Namespace) -> object:\n"
+        "    return bare_coding_rate_value_and_grad(A, None, 0.5, 1e-9, xp)[1].shpae\n",
+        "shpae",
+    ),
+    "attribute inside a bare formula": (
+        "from srr._array.derivatives import gram_factor\n"
+        "def f(A: ArrayT, xp: Namespace) -> ArrayT:\n"
+        "    return gram_factor(A, 0.5, rtol=1e-9, xp=xp).resolvent().shpae\n",
+        "shpae",
+    ),
+    "a bare formula given the number for the tokens": (
+        "from srr.ops.rates import bare_subspace_coding_rate\n"
+        "def f(U: Array, xp: Namespace) -> object:\n"
+        "    return bare_subspace_coding_rate(0.5, U, U, 1e-9, xp)\n",
+        "bare_subspace_coding_rate",
+    ),
     "no array": ("srr.coding_rate([[1.0]], eps=0.5)\n", "coding_rate"),
     "text for a number": ("srr.coding_rate(np.eye(3), eps='small')\n", "eps"),
 }

@@ -11,25 +11,36 @@ numbers, as the value does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
 from srr._array.linalg import GramFactor, as_column, traced_factor, value_factor
-from srr._array.namespace import DType, Namespace, is_compiling, is_differentiated, is_floating, is_jax, is_torch
+from srr._array.namespace import (
+    ArrayT,
+    DType,
+    Namespace,
+    Number,
+    is_compiling,
+    is_differentiated,
+    is_floating,
+    is_jax,
+    is_torch,
+)
 
 
 def gram_factor(
-    A: Any,
-    scale: Any,
+    A: ArrayT,
+    scale: Number,
     *,
     rtol: float,
     xp: Namespace,
-    weights: Any = None,
-    low: Any = None,
+    weights: ArrayT | None = None,
+    low: Callable[[], ArrayT] | None = None,
     core: DType = None,
-) -> GramFactor:
+) -> GramFactor[ArrayT]:
     """Factor of I + s·AᴴWA: for its values alone, or with its derivatives where they may be asked for.
 
     Args:
@@ -42,15 +53,14 @@ def gram_factor(
         low: computes what rounding took from A, where A is a product; derivatives do without.
         core: dtype of the Gram matrix and its factor where it is not that of A; no derivative may be asked for then.
     """
-    given = [a for a in (A, weights, scale) if hasattr(a, "ndim")]
-    if not is_differentiated(*given):
+    if not is_differentiated(A, weights, scale):
         return value_factor(A, weights, scale, rtol, xp, low, core)
     if is_compiling(A) or not is_floating(A, xp) or not (is_torch(A) or is_jax(A)):
         return traced_factor(A, weights, scale, xp)
     batch = np.broadcast_shapes(
         tuple(A.shape[:-2]),
         () if weights is None else tuple(weights.shape[:-1]),
-        tuple(scale.shape) if hasattr(scale, "ndim") else (),
+        tuple(getattr(scale, "shape", ())),
     )
     A = xp.broadcast_to(A, (*batch, *A.shape[-2:]))
     weights = None if weights is None else xp.broadcast_to(weights, (*batch, weights.shape[-1]))
@@ -63,45 +73,45 @@ class Options:
     """What a factorization needs besides arrays, and the factor of these arrays once it is made."""
 
     rtol: float
-    made: GramFactor | None = None
+    made: GramFactor[Any] | None = None
 
-    def factor(self, A: Any, weights: Any, scale: Any, xp: Namespace) -> GramFactor:
+    def factor(self, A: Any, weights: Any, scale: Any, xp: Namespace) -> GramFactor[Any]:
         if self.made is None:
             self.made = value_factor(A, weights, scale, self.rtol, xp)
         return self.made
 
 
 @dataclass(frozen=True)
-class DifferentiableFactor:
+class DifferentiableFactor(Generic[ArrayT]):
     """A factor whose results carry derivatives in A, weights, scale and what it is applied to; one batch shape."""
 
-    A: Any
-    weights: Any
-    scale: Any
+    A: ArrayT
+    weights: ArrayT | None
+    scale: ArrayT
     options: Options
     xp: Namespace
 
-    def logdet(self) -> Any:
+    def logdet(self) -> ArrayT:
         """See `GramFactor`."""
         return _rules(self.A).logdet(self.A, self.weights, self.scale, self.options)
 
-    def resolvent(self) -> Any:
+    def resolvent(self) -> ArrayT:
         """See `GramFactor`."""
         rows = self.A if self.weights is None else self.weights[..., None] * self.A
         return self._solve(rows, own=True)
 
-    def apply(self, X: Any) -> Any:
+    def apply(self, X: ArrayT) -> ArrayT:
         """See `GramFactor`."""
         shape = np.broadcast_shapes(tuple(self.scale.shape), tuple(X.shape[:-2]))
         return self._solve(self.xp.broadcast_to(X, (*shape, *X.shape[-2:])), own=False)
 
-    def inverse(self) -> Any:
+    def inverse(self) -> ArrayT:
         """See `GramFactor`."""
         d = self.A.shape[-1]
         identity = self.xp.eye(d, dtype=self.A.dtype, device=getattr(self.A, "device", None))
         return self.apply(identity)
 
-    def _solve(self, X: Any, *, own: bool) -> Any:
+    def _solve(self, X: ArrayT, *, own: bool) -> ArrayT:
         return _rules(self.A).solve(self.A, self.weights, self.scale, X, own, self.options)
 
 
@@ -116,7 +126,7 @@ def _rules(A: Any) -> Any:
     return jax_rules
 
 
-def weighted(A: Any, weights: Any) -> Any:
+def weighted(A: ArrayT, weights: ArrayT | None) -> ArrayT:
     """WA."""
     return A if weights is None else weights[..., None] * A
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import numpy as np
 from scipy.linalg import lapack
 
 from srr._array.exact import Pair, add, exact_sum, matmul, scaled, times
 from srr._array.namespace import (
+    Array,
+    ArrayT,
     DType,
+    Host,
     Namespace,
+    Number,
     any_true,
     device,
     epsilon,
@@ -46,7 +50,7 @@ _REPAIRABLE = 1e3  # u·s·σ_max² up to which these repairs leave a resolvent 
 # Cholesky
 
 
-def cholesky(M: Any, xp: Namespace) -> Any:
+def cholesky(M: ArrayT, xp: Namespace) -> ArrayT | None:
     """Lower Cholesky factor of a batch of Hermitian matrices; None where the library finds one of them not positive."""
     host = _for_lapack(M)
     if host is not None:
@@ -63,7 +67,12 @@ def cholesky(M: Any, xp: Namespace) -> Any:
         return None
 
 
-def has_cholesky(M: Any) -> Any:
+def sure_cholesky(M: ArrayT, xp: Namespace) -> ArrayT:
+    """Lower Cholesky factor of matrices that have one, as I + s·G does, in a form that a tracer can follow."""
+    return xp.linalg.cholesky(M)
+
+
+def has_cholesky(M: ArrayT) -> ArrayT:
     """Whether symmetric torch matrices have a Cholesky factor, (...): decided without waiting for the values.
 
     The factor of fl(M) exists only if M + E ≥ 0 for an E with ‖E‖₂ ≤ (d + 1)u·tr M to first order (Demmel): a rigorous
@@ -72,14 +81,14 @@ def has_cholesky(M: Any) -> Any:
     return sys.modules["torch"].linalg.cholesky_ex(M).info == 0
 
 
-def _for_lapack(M: Any) -> Any:
+def _for_lapack(M: Array) -> Host | None:
     """The matrices as NumPy sees them, where SciPy's LAPACK is the fastest way to their factors."""
     if 0 in M.shape or (M.ndim > 2 and M.shape[-1] < _LAPACK_FROM):
         return None
     return host_view(M)
 
 
-def _cholesky_lapack(M: Any) -> Any:
+def _cholesky_lapack(M: Host) -> Host | None:
     """Lower factors in one LAPACK call each; None where one does not exist."""
     factor = _POTRF[M.dtype.char]
     if M.ndim == 2:
@@ -92,7 +101,7 @@ def _cholesky_lapack(M: Any) -> Any:
     return L
 
 
-def cholesky_solve(L: Any, B: Any, xp: Namespace) -> Any:
+def cholesky_solve(L: ArrayT, B: ArrayT, xp: Namespace) -> ArrayT:
     """X with L Lᴴ X = B, by the triangular solver of the library where the standard has none."""
     if is_torch(L):
         return sys.modules["torch"].cholesky_solve(B, L)
@@ -125,7 +134,7 @@ def _cholesky_solve_numpy(L: Any, B: Any) -> Any:
     return X
 
 
-def inverse_of_factor(L: Any, xp: Namespace) -> Any:
+def inverse_of_factor(L: ArrayT, xp: Namespace) -> ArrayT:
     """(L Lᴴ)⁻¹, to be multiplied with many tokens at once.
 
     A product runs at five to ten times the speed of triangular solves with as many right sides, and the factor keeps
@@ -143,7 +152,7 @@ def inverse_of_factor(L: Any, xp: Namespace) -> Any:
     return cholesky_solve(L, identity if L.ndim == 2 or is_numpy(L) else xp.broadcast_to(identity, L.shape), xp)
 
 
-def _inverse_lapack(L: Any) -> Any:
+def _inverse_lapack(L: Host) -> Any:
     """Inverses from lower factors in one LAPACK call each, which fills one triangle."""
     invert = _POTRI[L.dtype.char]
     if L.ndim == 2:
@@ -158,23 +167,23 @@ def _inverse_lapack(L: Any) -> Any:
     return X
 
 
-def logdet_of_factor(L: Any, xp: Namespace) -> Any:
+def logdet_of_factor(L: ArrayT, xp: Namespace) -> ArrayT:
     """Log-determinant of L Lᴴ, shape (...)."""
     return 2.0 * xp.sum(xp.log(_real_diagonal(L, xp)), axis=-1)
 
 
-def pivots_keep(M: Any, L: Any, rtol: float, xp: Namespace) -> Any:
+def pivots_keep(M: ArrayT, L: ArrayT, rtol: float, xp: Namespace) -> ArrayT:
     """Whether rounding in the pivots of M = L Lᴴ, u·Σ M_ii/L_ii², stays under ``rtol`` of each log-determinant."""
     return _keeps(M, L, logdet_of_factor(L, xp), rtol, xp)
 
 
-def _keeps(M: Any, L: Any, logdet: Any, rtol: float, xp: Namespace) -> Any:
+def _keeps(M: ArrayT, L: ArrayT, logdet: ArrayT, rtol: float, xp: Namespace) -> ArrayT:
     pivots = _real_diagonal(L, xp)
     lost = xp.sum(_real_diagonal(M, xp) / (pivots * pivots), axis=-1)
     return lost <= (rtol / epsilon(pivots.dtype, xp)) * logdet
 
 
-def trusted_cholesky(M: Any, rtol: float, xp: Namespace, scale: Any = None) -> tuple[Any, Any] | None:
+def trusted_cholesky(M: ArrayT, rtol: float, xp: Namespace, scale: Array | None = None) -> tuple[ArrayT, ArrayT] | None:
     """Cholesky factor of M and its log-determinant, or None where it does not exist or its pivots lost digits.
 
     While a program is traced no value can be asked, and the factor is what the library gives. Where the scale s of
@@ -187,14 +196,16 @@ def trusted_cholesky(M: Any, rtol: float, xp: Namespace, scale: Any = None) -> t
         return None
     logdet = logdet_of_factor(L, xp)
     if is_readable(M):
-        asked = (M.detach(), L.detach(), logdet.detach()) if is_torch(M) else (M, L, logdet)
-        lost = ~_keeps(*asked, rtol, xp)
+        asked: list[Any] = [M, L, logdet]
+        if is_torch(M):
+            asked = [X.detach() for X in asked]
+        lost = ~_keeps(asked[0], asked[1], asked[2], rtol, xp)
         if any_true(lost, xp) and (scale is None or any_true(lost & (scale[..., 0, 0] != 0.0), xp)):
             return None
     return L, logdet
 
 
-def _trusted_by_lapack(M: Any, rtol: float, scale: Any) -> tuple[Any, Any] | None:
+def _trusted_by_lapack(M: Host, rtol: float, scale: Any) -> tuple[Any, Any] | None:
     """The same for one matrix of NumPy, with as few calls as it takes."""
     L = _cholesky_lapack(M)
     if L is None:
@@ -207,13 +218,13 @@ def _trusted_by_lapack(M: Any, rtol: float, scale: Any) -> tuple[Any, Any] | Non
     return L, logdet
 
 
-def _real_diagonal(M: Any, xp: Namespace) -> Any:
+def _real_diagonal(M: ArrayT, xp: Namespace) -> ArrayT:
     # The method of NumPy and torch costs a fifth of the function of the standard.
     diagonal = M.diagonal(0, -2, -1) if is_numpy(M) or is_torch(M) else xp.linalg.diagonal(M)
     return diagonal if is_floating(M, xp) else xp.real(diagonal)
 
 
-def adjoint(A: Any, xp: Namespace) -> Any:
+def adjoint(A: ArrayT, xp: Namespace) -> ArrayT:
     """Conjugate transpose of the last two axes of a real or complex array."""
     return A.mT if is_floating(A, xp) else xp.conj(A).mT
 
@@ -221,7 +232,7 @@ def adjoint(A: Any, xp: Namespace) -> Any:
 # Gram matrices
 
 
-def bare_gram(A: Any, xp: Namespace) -> Any:
+def bare_gram(A: ArrayT, xp: Namespace) -> ArrayT:
     """AᴴA; by NumPy on a CPU, whose product of an array with itself computes one triangle and mirrors it."""
     if A.ndim == 2 or A.shape[-1] >= _LAPACK_FROM:
         host = host_view(A)
@@ -230,7 +241,7 @@ def bare_gram(A: Any, xp: Namespace) -> Any:
     return adjoint(A, xp) @ A
 
 
-def weighted_gram(A: Any, weights: Any, xp: Namespace) -> Any:
+def weighted_gram(A: ArrayT, weights: ArrayT | None, xp: Namespace) -> ArrayT:
     """AᴴWA for weights ≥ 0; linear in them where a derivative may be taken, which a root has not at zero."""
     if weights is None:
         return bare_gram(A, xp)
@@ -239,11 +250,11 @@ def weighted_gram(A: Any, weights: Any, xp: Namespace) -> Any:
     return bare_gram(xp.sqrt(weights)[..., None] * A, xp)
 
 
-def shifted(G: Any, scale: Any, xp: Namespace) -> Any:
+def shifted(G: ArrayT, scale: Number, xp: Namespace) -> ArrayT:
     """I + s·G, with s a number or an array that broadcasts to G."""
     n = G.shape[-1]
     if is_numpy(G):
-        M = np.ascontiguousarray(scale * G)
+        M: Any = np.ascontiguousarray(scale * G)
         M.reshape((*M.shape[:-2], n * n))[..., :: n + 1] += 1.0
         return M
     if is_torch(G) and is_readable(G) and not is_differentiated(G, scale):
@@ -253,7 +264,7 @@ def shifted(G: Any, scale: Any, xp: Namespace) -> Any:
     return eye(n, G, xp) + scale * G
 
 
-def as_column(scale: Any, A: Any, xp: Namespace) -> Any:
+def as_column(scale: Number, A: ArrayT, xp: Namespace) -> ArrayT:
     """Scale s of shape (...) as a real array that broadcasts against A of shape (..., n, d)."""
     dtype = A.dtype if is_floating(A, xp) else xp.real(A[..., :1, :1]).dtype
     if not hasattr(scale, "ndim"):
@@ -261,7 +272,7 @@ def as_column(scale: Any, A: Any, xp: Namespace) -> Any:
     return xp.astype(scale, dtype, copy=False)[..., None, None]
 
 
-def moment_logdet(G: Any, scale: Any, rtol: float, xp: Namespace) -> Any:
+def moment_logdet(G: ArrayT, scale: Number, rtol: float, xp: Namespace) -> ArrayT | None:
     """Log-determinant (...) of I + s·G where only G ≥ 0 is left of the rows; None where rounding of G took the digits.
 
     The eigenvalues of G carry u·λ_max each: enough for small s·G, where the pivots of I + s·G lose what is added to 1.
@@ -280,52 +291,52 @@ def moment_logdet(G: Any, scale: Any, rtol: float, xp: Namespace) -> Any:
 # Factors of I + s·AᴴA
 
 
-class GramFactor(Protocol):
+class GramFactor(Protocol[ArrayT]):
     """A factorization of I + s·AᴴWA: what every rate needs of it."""
 
-    def logdet(self) -> Any:
+    def logdet(self) -> ArrayT:
         """Log-determinant, shape (...)."""
 
-    def resolvent(self) -> Any:
+    def resolvent(self) -> ArrayT:
         """W A (I + s·AᴴWA)⁻¹, shape (..., n, d): the derivative of logdet/2s in A."""
 
-    def apply(self, X: Any) -> Any:
+    def apply(self, X: ArrayT) -> ArrayT:
         """X (I + s·AᴴWA)⁻¹ for rows X of shape (..., k, d)."""
 
-    def inverse(self) -> Any:
+    def inverse(self) -> ArrayT:
         """(I + s·AᴴWA)⁻¹, shape (..., d, d)."""
 
 
 @dataclass(frozen=True)
-class CholeskyFactor:
+class CholeskyFactor(Generic[ArrayT]):
     """Lower factor L of I + s·AᴴA (tall A) or I + s·AAᴴ (wide A); scale has shape (..., 1, 1).
 
     In the mixed core A is float32 and everything else float64: products with A are then taken in float32.
     """
 
-    A: Any
-    scale: Any
-    L: Any
+    A: ArrayT
+    scale: ArrayT
+    L: ArrayT
     xp: Namespace
-    known: Any = None  # the log-determinant, where the test of the pivots took it
+    known: ArrayT | None = None  # the log-determinant, where the test of the pivots took it
 
     @property
     def tall(self) -> bool:
         """Whether L is on the side of the columns."""
         return bool(self.A.shape[-2] >= self.A.shape[-1])
 
-    def logdet(self) -> Any:
+    def logdet(self) -> ArrayT:
         """See `GramFactor`."""
         return logdet_of_factor(self.L, self.xp) if self.known is None else self.known
 
-    def resolvent(self) -> Any:
+    def resolvent(self) -> ArrayT:
         """See `GramFactor`."""
         if self.A.dtype != self.L.dtype:
             return self._mixed_resolvent()
         inverse = inverse_of_factor(self.L, self.xp)
         return self.A @ inverse if self.tall else inverse @ self.A
 
-    def _mixed_resolvent(self) -> Any:
+    def _mixed_resolvent(self) -> ArrayT:
         xp, inverse = self.xp, inverse_of_factor(self.L, self.xp)
         P, lost = self.narrow(inverse)
         if product_keeps(lost, sum_of_squares(P, xp), xp):
@@ -333,24 +344,24 @@ class CholeskyFactor:
         A, rtol = xp.astype(self.A, self.L.dtype), core_rtol(self.L.dtype, xp)
         return value_factor(A, None, self.scale[..., 0, 0], rtol, xp).resolvent()
 
-    def narrow(self, inverse: Any) -> tuple[Any, Any]:
+    def narrow(self, inverse: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The resolvent in the dtype of A, and what rounding of the inverse does to it: see :func:`product_keeps`."""
         xp, S = self.xp, self.xp.astype(inverse, self.A.dtype)
         squares = (xp.sum(self.L * self.L, axis=-1) - 1.0) / self.scale[..., 0]  # of the columns of A, or of its rows
         lost = xp.sum(squares * xp.sum(inverse * inverse, axis=-1), axis=-1)
         return (self.A @ S if self.tall else S @ self.A), lost
 
-    def apply(self, X: Any) -> Any:
+    def apply(self, X: ArrayT) -> ArrayT:
         """See `GramFactor`."""
         if self.tall:
             return X @ inverse_of_factor(self.L, self.xp)
         return X - self.scale * ((X @ adjoint(self.A, self.xp)) @ self.resolvent())
 
-    def inverse(self) -> Any:
+    def inverse(self) -> ArrayT:
         """See `GramFactor`."""
         if self.tall:
             return inverse_of_factor(self.L, self.xp)
-        taken: Any = self.scale * (adjoint(self.A, self.xp) @ self.resolvent())
+        taken = self.scale * (adjoint(self.A, self.xp) @ self.resolvent())
         return eye(self.A.shape[-1], self.A, self.xp) - taken
 
 
@@ -359,7 +370,7 @@ def core_rtol(dtype: DType, xp: Namespace) -> float:
     return 64.0 * epsilon(dtype, xp)
 
 
-def sum_of_squares(X: Any, xp: Namespace, *, axes: int = 2) -> Any:
+def sum_of_squares(X: ArrayT, xp: Namespace, *, axes: int = 2) -> ArrayT:
     """‖X‖² over the last axes."""
     if is_numpy(X) and X.ndim == axes:
         flat = X.ravel(order="K")
@@ -367,33 +378,34 @@ def sum_of_squares(X: Any, xp: Namespace, *, axes: int = 2) -> Any:
     return xp.sum(X * X, axis=tuple(range(-axes, 0)))
 
 
-def product_keeps(lost: Any, size: Any, xp: Namespace) -> bool:
+def product_keeps(lost: Number, size: Number, xp: Namespace) -> bool:
     """Whether the product of tokens A with a matrix S that was rounded keeps its digits, for every item of a batch.
 
     Independent roundings u·S_ij change A S by u·(Σ_i ‖a_i‖² ‖S_i‖²)^½ in the mean of squares, with the columns a_i of
     A and the rows S_i of S: ``lost`` is that sum and ``size`` is ‖A S‖². They may be 16 roundings of the product.
     """
-    return not any_true(~(lost <= _KEPT**2 * size), xp)
+    kept: Any = lost <= _KEPT**2 * size
+    return not any_true(~kept, xp)
 
 
 @dataclass(frozen=True)
-class SpectralFactor:
+class SpectralFactor(Generic[ArrayT]):
     """The same from the singular values of A: slower, with every digit; scale has shape (..., 1, 1).
 
     ``low`` computes what rounding took from A, where A is itself a product of tokens.
     """
 
-    A: Any
-    scale: Any
+    A: ArrayT
+    scale: ArrayT
     xp: Namespace
-    low: Callable[[], Any] | None = None
+    low: Callable[[], ArrayT] | None = None
 
-    def logdet(self) -> Any:
+    def logdet(self) -> ArrayT:
         """See `GramFactor`."""
         sigma = self.xp.linalg.svdvals(self.A)
         return self.xp.sum(self.xp.log1p(self.scale[..., 0] * sigma**2), axis=-1)
 
-    def resolvent(self) -> Any:
+    def resolvent(self) -> ArrayT:
         """See `GramFactor`."""
         W, sigma, Vh = self.xp.linalg.svd(self.A, full_matrices=False)
         grown = 1.0 + self.scale[..., 0] * sigma**2
@@ -405,7 +417,7 @@ class SpectralFactor:
             return self._repaired(rough, lambda X: X - ((X @ Vh.mT) * share) @ Vh, grown[..., :1, None])
         return self._repaired(rough, lambda X: X - (W * share) @ (W.mT @ X), grown[..., :1, None])
 
-    def _repaired(self, P: Any, apply: Callable[[Any], Any], grown: Any) -> Any:
+    def _repaired(self, P: ArrayT, apply: Callable[[ArrayT], ArrayT], grown: ArrayT) -> ArrayT:
         """P less its error: rounding of σ ≈ 0 is u·σ_max, which s·σ_max² enlarges.
 
         What is left of P (I + s·AᵀA) = A, or (I + s·AAᵀ) P = A, cancels all but that, so it is computed with twice the
@@ -425,17 +437,17 @@ class SpectralFactor:
             found = exact_sum(found.high, found.low + xp.where(good, apply(left.high), xp.zeros_like(P)))
         return found.high
 
-    def apply(self, X: Any) -> Any:
+    def apply(self, X: ArrayT) -> ArrayT:
         """See `GramFactor`."""
         Vh, share = self._directions()
         return X - ((X @ adjoint(Vh, self.xp)) * share[..., None, :]) @ Vh
 
-    def inverse(self) -> Any:
+    def inverse(self) -> ArrayT:
         """See `GramFactor`."""
         Vh, share = self._directions()
         return eye(self.A.shape[-1], self.A, self.xp) - (adjoint(Vh, self.xp) * share[..., None, :]) @ Vh
 
-    def _directions(self) -> tuple[Any, Any]:
+    def _directions(self) -> tuple[ArrayT, ArrayT]:
         """Right singular vectors, and the share sσ²/(1 + sσ²) that the inverse takes from each."""
         _, sigma, Vh = self.xp.linalg.svd(self.A, full_matrices=False)
         gain = self.scale[..., 0] * sigma**2
@@ -443,93 +455,93 @@ class SpectralFactor:
 
 
 @dataclass(frozen=True)
-class WeightedFactor:
+class WeightedFactor(Generic[ArrayT]):
     """The factor of weighted rows, from that of √w A: only the resolvent differs."""
 
-    root: Any
-    inner: GramFactor
+    root: ArrayT
+    inner: GramFactor[ArrayT]
 
-    def logdet(self) -> Any:
+    def logdet(self) -> ArrayT:
         """See `GramFactor`."""
         return self.inner.logdet()
 
-    def resolvent(self) -> Any:
+    def resolvent(self) -> ArrayT:
         """See `GramFactor`."""
         return self.root * self.inner.resolvent()
 
-    def apply(self, X: Any) -> Any:
+    def apply(self, X: ArrayT) -> ArrayT:
         """See `GramFactor`."""
         return self.inner.apply(X)
 
-    def inverse(self) -> Any:
+    def inverse(self) -> ArrayT:
         """See `GramFactor`."""
         return self.inner.inverse()
 
 
 @dataclass(frozen=True)
-class ChosenFactor:
+class ChosenFactor(Generic[ArrayT]):
     """One of two factors by a flag that JAX knows only when the program runs."""
 
-    trusted: Any
-    fast: GramFactor
-    safe: GramFactor
+    trusted: ArrayT
+    fast: GramFactor[ArrayT]
+    safe: GramFactor[ArrayT]
 
     def _either(self, name: str, *arguments: Any) -> Any:
         fast, safe = getattr(self.fast, name), getattr(self.safe, name)
         return sys.modules["jax"].lax.cond(self.trusted, lambda: fast(*arguments), lambda: safe(*arguments))
 
-    def logdet(self) -> Any:
+    def logdet(self) -> ArrayT:
         """See `GramFactor`."""
         return self._either("logdet")
 
-    def resolvent(self) -> Any:
+    def resolvent(self) -> ArrayT:
         """See `GramFactor`."""
         return self._either("resolvent")
 
-    def apply(self, X: Any) -> Any:
+    def apply(self, X: ArrayT) -> ArrayT:
         """See `GramFactor`."""
         return self._either("apply", X)
 
-    def inverse(self) -> Any:
+    def inverse(self) -> ArrayT:
         """See `GramFactor`."""
         return self._either("inverse")
 
 
 @dataclass(frozen=True)
-class LinearFactor:
+class LinearFactor(Generic[ArrayT]):
     """The factor on the side of d of rows whose weights are differentiated while a program is traced."""
 
-    A: Any
-    weights: Any
-    L: Any
+    A: ArrayT
+    weights: ArrayT
+    L: ArrayT
     xp: Namespace
 
-    def logdet(self) -> Any:
+    def logdet(self) -> ArrayT:
         """See `GramFactor`."""
         return logdet_of_factor(self.L, self.xp)
 
-    def resolvent(self) -> Any:
+    def resolvent(self) -> ArrayT:
         """See `GramFactor`."""
         return self.weights[..., None] * (self.A @ self.inverse())
 
-    def apply(self, X: Any) -> Any:
+    def apply(self, X: ArrayT) -> ArrayT:
         """See `GramFactor`."""
         return X @ self.inverse()
 
-    def inverse(self) -> Any:
+    def inverse(self) -> ArrayT:
         """See `GramFactor`."""
         return inverse_of_factor(self.L, self.xp)
 
 
 def value_factor(
-    A: Any,
-    weights: Any,
-    scale: Any,
+    A: ArrayT,
+    weights: ArrayT | None,
+    scale: Number,
     rtol: float,
     xp: Namespace,
-    low: Callable[[], Any] | None = None,
+    low: Callable[[], ArrayT] | None = None,
     core: DType = None,
-) -> GramFactor:
+) -> GramFactor[ArrayT]:
     """Factor of I + s·AᴴWA for its values: no derivative should be taken through it.
 
     Args:
@@ -545,7 +557,7 @@ def value_factor(
     if weights is not None:
         root = xp.sqrt(weights)[..., None]
 
-        def rest() -> Any:  # what rounding took from √w A
+        def rest() -> ArrayT:  # what rounding took from √w A
             product = times(root + xp.zeros_like(A), A + xp.zeros_like(root), xp).low
             return product if low is None else product + root * low()
 
@@ -553,7 +565,7 @@ def value_factor(
     column = as_column(scale, A, xp)
     M = shifted(bare_gram(A if A.shape[-2] >= A.shape[-1] else adjoint(A, xp), xp), column, xp)
     if is_jax(A) and not is_readable(M):
-        L = cholesky(M, xp)
+        L = sure_cholesky(M, xp)
         safe = SpectralFactor(A, column, xp, low)
         kept = xp.all(pivots_keep(M, L, rtol, xp) | (column[..., 0, 0] == 0.0))
         return ChosenFactor(kept, CholeskyFactor(A, column, L, xp), safe)
@@ -563,11 +575,11 @@ def value_factor(
     )
 
 
-def traced_factor(A: Any, weights: Any, scale: Any, xp: Namespace) -> GramFactor:
+def traced_factor(A: Any, weights: Any, scale: Any, xp: Namespace) -> GramFactor[ArrayT]:
     """Cholesky factor of I + s·AᴴWA as a program that a tracer can follow and differentiate."""
     column = as_column(scale, A, xp)
     if weights is not None:
-        L = cholesky(shifted(weighted_gram(A, weights, xp), column, xp), xp)
+        L = sure_cholesky(shifted(weighted_gram(A, weights, xp), column, xp), xp)
         return LinearFactor(A, weights, L, xp)
     M = shifted(bare_gram(A if A.shape[-2] >= A.shape[-1] else adjoint(A, xp), xp), column, xp)
-    return CholeskyFactor(A, column, cholesky(M, xp), xp)
+    return CholeskyFactor(A, column, sure_cholesky(M, xp), xp)

@@ -74,6 +74,10 @@ class Array(Protocol):  # noqa: PLW1641
 NUMPY: Namespace = array_api_compat.numpy
 """NumPy as the standard has it."""
 ArrayT = TypeVar("ArrayT", bound=Array)
+Number: TypeAlias = float | Array
+"""A number, or an array of numbers: one for each item."""
+Host: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+"""An array of NumPy."""
 _NUMPY = {np.ndarray}
 _NUMPY_KINDS = (np.ndarray, np.generic)  # as a tuple, which torch.compile can follow
 
@@ -217,12 +221,12 @@ def is_compiling(x: Array) -> bool:
     return torch is not None and is_torch(x) and (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
-def is_differentiated(*arrays: Array | None) -> bool:
+def is_differentiated(*arrays: Number | None) -> bool:
     """Whether a derivative of what is computed from the arrays may be taken, by torch or by JAX."""
     return any(a is not None and _is_differentiated(a) for a in arrays)
 
 
-def _is_differentiated(x: Array) -> bool:
+def _is_differentiated(x: Number) -> bool:
     if is_torch(x):
         torch = sys.modules["torch"]
         if x.requires_grad and torch.is_grad_enabled():

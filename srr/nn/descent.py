@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from srr._array.checks import check_count, check_nonnegative
 from srr._array.derivatives import gram_factor
-from srr._array.linalg import bare_gram, cholesky, has_cholesky, inverse_of_factor, trusted_cholesky
+from srr._array.linalg import bare_gram, has_cholesky, inverse_of_factor, sure_cholesky, trusted_cholesky
 from srr._array.namespace import is_readable
 from srr.nn.kept import Kept, irregular
 from srr.nn.layers import TORCH, Heads, add_product, column_gram, uniform
@@ -455,7 +455,7 @@ def resolvent(V: Tensor, scale: Tensor) -> Tensor:
     """
     M = torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) + scale[..., None, None] * column_gram(V)
     if not is_readable(V):
-        return inverse_of_factor(cholesky(M, TORCH), TORCH)
+        return inverse_of_factor(sure_cholesky(M, TORCH), TORCH)
     factor = trusted_cholesky(M.detach(), LOOSE, TORCH)
     if factor is None:
         return gram_factor(V, scale.expand(V.shape[:-2]), rtol=LOOSE, xp=TORCH).inverse()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, Generic, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -48,7 +48,9 @@ from srr._array.namespace import (
     Array,
     ArrayT,
     DType,
+    Host,
     Namespace,
+    Number,
     any_true,
     asarray_like,
     cast_like,
@@ -115,13 +117,22 @@ def rate_scale(n: ArrayT | float, p: int, *, eps: float) -> ArrayT | float:
     return scale
 
 
-def bare_rate_scale(n: Any, p: int, eps: Any) -> Any:
+@overload
+def bare_rate_scale(n: float, p: int, eps: float) -> float: ...
+@overload
+def bare_rate_scale(n: ArrayT, p: int, eps: float) -> ArrayT: ...
+@overload
+def bare_rate_scale(n: float, p: int, eps: ArrayT) -> ArrayT: ...
+@overload
+def bare_rate_scale(n: float, p: int, eps: Number) -> Any: ...
+def bare_rate_scale(n: ArrayT | float, p: int, eps: ArrayT | float) -> ArrayT | float:
     """Formula of :func:`rate_scale`; ε may be an array, one for each head, where n is a number."""
     if not hasattr(n, "ndim"):
         return p / (n * eps**2)
-    xp = namespace(n)
-    some = n > 0
-    return xp.where(some, p / eps**2 / xp.where(some, n, xp.ones_like(n)), xp.zeros_like(n))
+    count: Any = n
+    xp = namespace(count)
+    some = count > 0
+    return xp.where(some, p / eps**2 / xp.where(some, count, xp.ones_like(count)), xp.zeros_like(count))
 
 
 def core_tolerance(Z: Array, A: Array, xp: Namespace) -> float:
@@ -137,7 +148,9 @@ class Core(NamedTuple):
     xp: Namespace
 
 
-def core_of(Z: Any, core_dtype: DType, xp: Namespace, second: Any = None, *, mixed: bool = True) -> tuple[Any, ...]:
+def core_of(
+    Z: Array, core_dtype: DType, xp: Namespace, second: Array | None = None, *, mixed: bool = True
+) -> tuple[Any, Any, Core]:
     """Tokens (..., n, d), and weights, bases or memberships beside them, as the bare formulas take them; and `Core`.
 
     Float32 (and lower) tokens stay float32 in the mixed core, the default; with ``core_dtype``, with weights, while a
@@ -155,21 +168,25 @@ def core_of(Z: Any, core_dtype: DType, xp: Namespace, second: Any = None, *, mix
     if second is not None:
         second = xp.astype(second, A.dtype, copy=False)
     if Z.ndim == 2:
-        host = [host_view(X) for X in (A, second) if X is not None]
-        if all(X is not None for X in host):
-            found = Core(rtol, None if wide is None else np.float64, NUMPY)
-            return (*host, found) if second is not None else (host[0], None, found)
+        host = [None if X is None else host_view(X) for X in (A, second)]
+        if host[0] is not None and (host[1] is None) == (second is None):
+            return host[0], host[1], Core(rtol, None if wide is None else np.float64, NUMPY)
     return A, second, Core(rtol, wide, xp)
 
 
-def _may_mix(arrays: tuple[Any, ...], xp: Namespace) -> bool:
+def _may_mix(arrays: tuple[Array, ...], xp: Namespace) -> bool:
     A = arrays[0]
     return A.dtype == xp.float32 and has_float64(A, xp) and is_readable(A) and not is_differentiated(*arrays)
 
 
-def _column(scale: Any) -> Any:
+@overload
+def _column(scale: float) -> float: ...
+@overload
+def _column(scale: ArrayT) -> ArrayT: ...
+def _column(scale: ArrayT | float) -> ArrayT | float:
     """Per-item scale, shaped to multiply (..., n, d)."""
-    return scale[..., None, None] if hasattr(scale, "ndim") else scale
+    given: Any = scale
+    return given[..., None, None] if hasattr(scale, "ndim") else given
 
 
 def _like(Z: ArrayT, value: Any) -> ArrayT:
@@ -253,7 +270,7 @@ def gram_resolvent(A: ArrayT, scale: ArrayT | float, *, xp: Namespace = None) ->
     return cast_like(_checked_factor(A, scale, xp).resolvent(), A, xp)
 
 
-def _checked_factor(A: Array, scale: Any, xp: Namespace) -> GramFactor:
+def _checked_factor(A: ArrayT, scale: Any, xp: Namespace) -> GramFactor[ArrayT]:
     check_array(A, "A", finite=False, xp=xp)
     if getattr(scale, "ndim", 0) == 0:
         scale = check_nonnegative(scale, "scale")
@@ -339,34 +356,38 @@ def coding_rate_value_and_grad(
     return _like(Z, value), _like(Z, grad)
 
 
-def core_coding_rate(Z: Any, weights: Any, eps: float, core_dtype: DType, xp: Namespace) -> Any:
+def core_coding_rate(Z: Array, weights: Array | None, eps: float, core_dtype: DType, xp: Namespace) -> Any:
     """R of checked tokens, in the dtype and library of their core."""
     A, w, core = core_of(Z, core_dtype, xp, weights, mixed=weights is None)
     return bare_coding_rate(A, w, eps, core.rtol, core.xp, core.wide)
 
 
 def core_coding_rate_value_and_grad(
-    Z: Any, weights: Any, eps: float, core_dtype: DType, xp: Namespace
+    Z: Array, weights: Array | None, eps: float, core_dtype: DType, xp: Namespace
 ) -> tuple[Any, Any]:
     """R of checked tokens, and ∇R, in the library of their core."""
     A, w, core = core_of(Z, core_dtype, xp, weights, mixed=weights is None)
     return bare_coding_rate_value_and_grad(A, w, eps, core.rtol, core.xp, core.wide)
 
 
-def bare_coding_rate(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+def bare_coding_rate(
+    A: ArrayT, weights: ArrayT | None, eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> ArrayT:
     """R of core tokens; ``wide`` as in `Core`."""
     return 0.5 * _factor(A, weights, eps, rtol, xp, wide)[0].logdet()
 
 
 def bare_coding_rate_value_and_grad(
-    A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
-) -> tuple[Any, Any]:
+    A: ArrayT, weights: ArrayT | None, eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[ArrayT, ArrayT]:
     """R of core tokens, and ∇R; ``wide`` as in `Core`."""
     factor, scale = _factor(A, weights, eps, rtol, xp, wide)
     return 0.5 * factor.logdet(), _column(scale) * factor.resolvent()
 
 
-def _factor(A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, wide: DType) -> tuple[GramFactor, Any]:
+def _factor(
+    A: ArrayT, weights: ArrayT | None, eps: float, rtol: float, xp: Namespace, wide: DType
+) -> tuple[GramFactor[ArrayT], float | ArrayT]:
     """Factor of I + α ZᵀWZ, and α."""
     n, d = A.shape[-2:]
     scale = bare_rate_scale(n if weights is None else xp.sum(weights, axis=-1), d, eps)
@@ -448,14 +469,16 @@ def _check_bases_of(Z: Array, U: Array, xp: Namespace) -> None:
 
 
 def core_subspace_coding_rate_value_and_grad(
-    Z: Any, U: Any, eps: Any, core_dtype: DType, xp: Namespace
+    Z: Array, U: Array, eps: Number, core_dtype: DType, xp: Namespace
 ) -> tuple[Any, Any]:
     """R^c(·; U) of checked tokens, and ∇R^c, in the library of their core."""
     A, bases, core = core_of(Z, core_dtype, xp, U)
     return bare_subspace_coding_rate_value_and_grad(A, bases, eps, core.rtol, core.xp, core.wide)
 
 
-def bare_subspace_coding_rate(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+def bare_subspace_coding_rate(
+    A: ArrayT, U: ArrayT, eps: Number, rtol: float, xp: Namespace, wide: DType = None
+) -> ArrayT:
     """R^c(·; U) of core tokens; ε is a number, or one for each head, (..., K); ``wide`` as in `Core`."""
     if wide is not None:
         found = _mixed_heads(A, U, eps, rtol, xp, wide)
@@ -466,8 +489,8 @@ def bare_subspace_coding_rate(A: Any, U: Any, eps: Any, rtol: float, xp: Namespa
 
 
 def bare_subspace_coding_rate_value_and_grad(
-    A: Any, U: Any, eps: Any, rtol: float, xp: Namespace, wide: DType = None
-) -> tuple[Any, Any]:
+    A: ArrayT, U: ArrayT, eps: Number, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[ArrayT, ArrayT]:
     """R^c(·; U) of core tokens, and ∇R^c; ε is a number, or one for each head, (..., K); ``wide`` as in `Core`."""
     if wide is not None:
         found = _mixed_heads(A, U, eps, rtol, xp, wide)
@@ -480,15 +503,15 @@ def bare_subspace_coding_rate_value_and_grad(
     return 0.5 * xp.sum(factor.logdet(), axis=-1), grad
 
 
-class _Heads(NamedTuple):
+class _Heads(NamedTuple, Generic[ArrayT]):
     """Factors of all heads in the mixed core, and the sum of their log-determinants (...)."""
 
-    factor: CholeskyFactor
-    logdet: Any
-    noise: Any  # (...): ‖Z‖² ‖U‖²/(d K p), the square of what one coordinate answers for the rounding of a product
+    factor: CholeskyFactor[ArrayT]
+    logdet: ArrayT
+    noise: ArrayT  # (...): ‖Z‖² ‖U‖²/(d K p), the square of what one coordinate answers for the rounding of a product
 
 
-def _mixed_heads(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace, wide: DType) -> _Heads | None:
+def _mixed_heads(A: ArrayT, U: ArrayT, eps: Number, rtol: float, xp: Namespace, wide: DType) -> _Heads[ArrayT] | None:
     """Projections in float32, their Gram matrices and factors in float64; None where the value may lose digits.
 
     Rounding of V = ZU changes log-determinants by 2β⟨V(I + βVᵀV)⁻¹, δV⟩. The first factor is at most the smaller of
@@ -509,7 +532,7 @@ def _mixed_heads(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace, wide: DTy
     return _Heads(factor, logdet, noise / (K * p))
 
 
-def _mixed_rows(heads: _Heads, xp: Namespace) -> Any:
+def _mixed_rows(heads: _Heads[ArrayT], xp: Namespace) -> ArrayT | None:
     """β V (I + βVᵀV)⁻¹ in float32, (..., K, n, p); None where rounding of V or of the inverses may take digits."""
     factor = heads.factor
     S = factor.scale * inverse_of_factor(factor.L, xp)
@@ -520,11 +543,11 @@ def _mixed_rows(heads: _Heads, xp: Namespace) -> Any:
     return rows if product_keeps(xp.sum(lost, axis=-1), sum_of_squares(rows, xp, axes=3), xp) else None
 
 
-def _subspace_factor(A: Any, U: Any, eps: Any, rtol: float, xp: Namespace) -> tuple[GramFactor, Any]:
+def _subspace_factor(A: ArrayT, U: ArrayT, eps: Number, rtol: float, xp: Namespace) -> tuple[GramFactor[ArrayT], Any]:
     """Factors of I + β VₖᵀVₖ for every head, and β."""
     V = bare_project(A, U, xp)  # (..., K, n, p)
 
-    def low() -> Any:  # what rounding took from the projections
+    def low() -> ArrayT:  # what rounding took from the projections
         rows, bases = A[..., None, :, :], U
         exact = matmul(Pair(rows, xp.zeros_like(rows)), Pair(bases, xp.zeros_like(bases)), xp)
         return (exact.high - V) + exact.low
@@ -603,14 +626,14 @@ def sparse_rate_reduction_value_and_grad(
     return _like(Z, smooth - lam * _l1(A, wide, xp)), _like(Z, grad)
 
 
-def _l1(A: Any, wide: DType, xp: Namespace) -> Any:
+def _l1(A: ArrayT, wide: DType, xp: Namespace) -> ArrayT:
     """‖Z‖₁, summed in the dtype of the core."""
     return xp.sum(xp.abs(A if wide is None else xp.astype(A, wide)), axis=(-2, -1))
 
 
 def bare_sparse_rate_reduction_value_and_grad(
-    A: Any, U: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
-) -> tuple[Any, Any]:
+    A: ArrayT, U: ArrayT, eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[ArrayT, ArrayT]:
     """R − R^c(·; U) of core tokens, and its gradient; ``wide`` as in `Core`."""
     compressed, compress = bare_subspace_coding_rate_value_and_grad(A, U, eps, rtol, xp, wide)
     expanded, expand = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp, wide)
@@ -619,7 +642,9 @@ def bare_sparse_rate_reduction_value_and_grad(
     ) or bare_sparse_rate_reduction_value_and_grad(xp.astype(A, wide), xp.astype(U, wide), eps, rtol, xp)
 
 
-def _difference(first: tuple[Any, Any], second: tuple[Any, Any], wide: DType, xp: Namespace) -> tuple[Any, Any] | None:
+def _difference(
+    first: tuple[ArrayT, ArrayT], second: tuple[ArrayT, ArrayT], wide: DType, xp: Namespace
+) -> tuple[ArrayT, ArrayT] | None:
     """Value and gradient of a difference; None where two gradients of the mixed core cancel more than four bits."""
     grad = first[1] - second[1]
     if wide is not None and not product_keeps(
@@ -722,7 +747,7 @@ class Segments:
             rows, place = rows + index.size, place + len(chosen)
         return cls(batch, positions, table.reshape(items, K), tuple(members), tuple(counts))
 
-    def buckets(self, A: Array, xp: Namespace) -> Iterator[tuple[Array, Array]]:
+    def buckets(self, A: ArrayT, xp: Namespace) -> Iterator[tuple[ArrayT, ArrayT]]:
         """Padded tokens (S, m, d) and token counts (S,) of each batch of classes of similar size."""
         flat = xp.reshape(A, (-1, A.shape[-1]))
         for index, size in zip(self.members, self.counts, strict=True):
@@ -734,13 +759,13 @@ class Segments:
             real = A.dtype if is_floating(A, xp) else xp.real(flat[:1, :1]).dtype
             yield tokens, asarray_like(size.astype(np.float64), A, dtype=real, xp=xp)
 
-    def sum_by_item(self, terms: list[Array], xp: Namespace) -> Array:
+    def sum_by_item(self, terms: list[ArrayT], xp: Namespace) -> ArrayT:
         """Add per-segment terms, one array (S,) per bucket, into one number per batch item."""
         flat = xp.concat([*terms, xp.zeros_like(terms[0][:1])])
         chosen = xp.take(flat, index_like(self.table.ravel(), flat, xp), axis=0)
         return xp.reshape(xp.sum(xp.reshape(chosen, self.table.shape), axis=-1), self.batch)
 
-    def restore(self, rows: list[Array], xp: Namespace) -> Array:
+    def restore(self, rows: list[ArrayT], xp: Namespace) -> ArrayT:
         """Bring padded rows, one array (S, m, d) per bucket, back to the order of the tokens."""
         d = rows[0].shape[-1]
         flat = xp.concat([xp.reshape(r, (-1, d)) for r in rows], axis=0)
@@ -860,7 +885,9 @@ class Masks(NamedTuple):
 
     mask: np.ndarray[Any, np.dtype[np.float64]]  # (1 + K, n) of zeros and ones
 
-    def factor(self, A: Any, eps: float, rtol: float, xp: Namespace, *, whole: bool) -> tuple[GramFactor, Any, float]:
+    def factor(
+        self, A: ArrayT, eps: float, rtol: float, xp: Namespace, *, whole: bool
+    ) -> tuple[GramFactor[ArrayT], ArrayT, float]:
         """Factors of I + α_k Z_kᵀZ_k, the shares n_k/n, and α, the product of α_k and the share of every class."""
         mask = self.mask if whole else self.mask[1:]
         alpha = bare_rate_scale(A.shape[-2], A.shape[-1], eps)
@@ -905,10 +932,17 @@ def parts_of(labels: Array, A: Array) -> Masks | Slices | Segments:
     return Segments.of(labels, A)
 
 
-def bare_partition_coding_rate(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+Parts: TypeAlias = Masks | Slices | Segments | ArrayT
+"""Classes as the bare formulas take them; memberships are (..., n, K)."""
+
+
+def bare_partition_coding_rate(
+    A: ArrayT, parts: Parts[ArrayT], eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> ArrayT:
     """R^c(·|Π) of core tokens, from `Slices`, `Segments`, `Masks` or memberships (..., n, K)."""
     if isinstance(parts, Slices):
-        return 0.5 * sum(share * factor.logdet() for _, share, factor in _class_factors(A, parts, eps, rtol, xp, wide))
+        total: Any = sum(share * factor.logdet() for _, share, factor in _class_factors(A, parts, eps, rtol, xp, wide))
+        return 0.5 * total
     A = A if wide is None else xp.astype(A, wide)
     if isinstance(parts, Masks):
         factor, share, _ = parts.factor(A, eps, rtol, xp, whole=False)
@@ -921,17 +955,18 @@ def bare_partition_coding_rate(A: Any, parts: Any, eps: float, rtol: float, xp: 
 
 
 def bare_partition_coding_rate_value_and_grad(
-    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
-) -> tuple[Any, Any]:
+    A: ArrayT, parts: Parts[ArrayT], eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[ArrayT, ArrayT]:
     """R^c(·|Π) of core tokens, and its gradient; share · α_k = α for every class."""
     n, d = A.shape[-2:]
     if isinstance(parts, Slices):
-        value, rows = 0.0, np.empty_like(A)
-        for span, share, factor in _class_factors(A, parts, eps, rtol, xp, wide):
-            value = value + 0.5 * share * factor.logdet()
-            rows[parts.order[span]] = factor.resolvent()
-        rows *= bare_rate_scale(n, d, eps)
-        return value, rows
+        value: Any = 0.0
+        sorted_rows: Any = np.empty_like(A)
+        for span, part, inner in _class_factors(A, parts, eps, rtol, xp, wide):
+            value = value + 0.5 * part * inner.logdet()
+            sorted_rows[parts.order[span]] = inner.resolvent()
+        sorted_rows *= bare_rate_scale(n, d, eps)
+        return value, sorted_rows
     if wide is not None and not isinstance(parts, Segments):
         A, wide = xp.astype(A, wide), None
     if isinstance(parts, Masks):
@@ -951,8 +986,8 @@ def bare_partition_coding_rate_value_and_grad(
 
 
 def _class_factors(
-    A: Any, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType
-) -> Iterator[tuple[slice, float, GramFactor]]:
+    A: ArrayT, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType
+) -> Iterator[tuple[slice, float, GramFactor[ArrayT]]]:
     """Place, share and factor of I + α_k Z_kᵀZ_k of every class."""
     n, d = A.shape
     for span in parts.spans():
@@ -961,8 +996,8 @@ def _class_factors(
 
 
 def _membership_factor(
-    A: Any, weights: Any, eps: float, rtol: float, xp: Namespace, whole: bool = False
-) -> tuple[GramFactor, Any, Any]:
+    A: ArrayT, weights: ArrayT, eps: float, rtol: float, xp: Namespace, whole: bool = False
+) -> tuple[GramFactor[ArrayT], ArrayT, ArrayT]:
     """Factors of I + α_k ZᵀΠ_kZ for weights (..., K, n), Σ tr Π_k, and the shares of the classes.
 
     With ``whole`` the total weights come first, as a class of share one.
@@ -978,8 +1013,8 @@ def _membership_factor(
 
 
 def _segment_factors(
-    A: Any, segments: Segments, eps: float, rtol: float, xp: Namespace, wide: DType = None
-) -> Iterator[tuple[GramFactor, Any]]:
+    A: ArrayT, segments: Segments, eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> Iterator[tuple[GramFactor[ArrayT], ArrayT]]:
     """Factors of I + α_k Z_kᵀZ_k and token counts, for classes of similar size at once."""
     for tokens, count in segments.buckets(A, xp):
         count = count if wide is None else xp.astype(count, wide)
@@ -1054,7 +1089,9 @@ def rate_reduction_value_and_grad(
     return _like(Z, value), _like(Z, grad)
 
 
-def bare_rate_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None) -> Any:
+def bare_rate_reduction(
+    A: ArrayT, parts: Parts[ArrayT], eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> ArrayT:
     """ΔR of core tokens, from `Slices`, `Segments`, `Masks` or memberships (..., n, K)."""
     A = A if wide is None else xp.astype(A, wide)
     if isinstance(parts, Slices):
@@ -1073,8 +1110,8 @@ def bare_rate_reduction(A: Any, parts: Any, eps: float, rtol: float, xp: Namespa
 
 
 def bare_rate_reduction_value_and_grad(
-    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
-) -> tuple[Any, Any]:
+    A: ArrayT, parts: Parts[ArrayT], eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[ArrayT, ArrayT]:
     """ΔR of core tokens, and its gradient; ``wide`` as in `Core`."""
     found = None
     if isinstance(parts, Slices):
@@ -1098,12 +1135,12 @@ def bare_rate_reduction_value_and_grad(
         factor, total, share = _membership_factor(A, parts.mT, eps, rtol, xp, whole=True)
         grad = _column(bare_rate_scale(total, A.shape[-1], eps)) * _first_less_others(factor.resolvent(), -3, xp)
         return 0.5 * _first_less_others(share * factor.logdet(), -1, xp), grad
-    compressed, compress = bare_partition_coding_rate_value_and_grad(A, parts, eps, rtol, xp)
-    expanded, expand = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp)
-    return expanded - compressed, expand - compress
+    compressed = bare_partition_coding_rate_value_and_grad(A, parts, eps, rtol, xp)
+    expanded = bare_coding_rate_value_and_grad(A, None, eps, rtol, xp)
+    return expanded[0] - compressed[0], expanded[1] - compressed[1]
 
 
-def _first_less_others(x: Any, axis: int, xp: Namespace) -> Any:
+def _first_less_others(x: ArrayT, axis: int, xp: Namespace) -> ArrayT:
     """The first entry along an axis less the sum of the others."""
     rest = (slice(None),) * (-axis - 1)
     return x[(..., 0, *rest)] - xp.sum(x[(..., slice(1, None), *rest)], axis=axis)
@@ -1142,7 +1179,7 @@ def _sliced_reduction(
 
 
 def _one_gram(
-    A: Any, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType, *, slopes: bool
+    A: Host, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType, *, slopes: bool
 ) -> tuple[Any, Any] | None:
     """For n ≤ d: the Gram matrix of all tokens holds those of the classes as blocks."""
     n, d = A.shape
@@ -1174,7 +1211,7 @@ def _one_gram(
 
 
 def _one_product(
-    A: Any, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType, *, slopes: bool
+    A: Host, parts: Slices, eps: float, rtol: float, xp: Namespace, wide: DType, *, slopes: bool
 ) -> tuple[Any, Any] | None:
     """For n > d and classes of about d tokens or more: the mean of their matrices is that of the whole."""
     n, d = A.shape
@@ -1211,19 +1248,19 @@ def _one_product(
     return value, np.take(rows, parts.places, axis=0)
 
 
-class _Part(NamedTuple):
+class _Part(NamedTuple, Generic[ArrayT]):
     """Classes of similar size: padded tokens (S, m, d), shares (S,), M = I + α_k Z_kᵀZ_k, factors, log-determinants."""
 
-    tokens: Any
-    share: Any
-    M: Any
-    L: Any
-    logdet: Any
+    tokens: ArrayT
+    share: ArrayT
+    M: ArrayT
+    L: ArrayT
+    logdet: ArrayT
 
 
 def shared_reduction(
-    A: Any, parts: Any, eps: float, rtol: float, xp: Namespace, wide: DType = None
-) -> tuple[Any, Any] | None:
+    A: ArrayT, parts: Parts[ArrayT], eps: float, rtol: float, xp: Namespace, wide: DType = None
+) -> tuple[ArrayT, ArrayT] | None:
     """ΔR of core tokens (n, d) and its gradient, or None where the general form is the better or the safer one.
 
     That is: memberships instead of labels, a batch of token sets, classes of fewer than 3d/4 tokens on average,
@@ -1254,7 +1291,7 @@ def shared_reduction(
     return None if slopes is None else (0.5 * (logdet - compressed), parts.restore(slopes, xp))
 
 
-def _slopes(L: Any, parts: list[_Part], alpha: float, xp: Namespace) -> list[Any] | None:
+def _slopes(L: ArrayT, parts: list[_Part[ArrayT]], alpha: float, xp: Namespace) -> list[ArrayT] | None:
     """Gradient at the padded tokens of every part; parts are used up so that their memory can go."""
     expand, rows = alpha * inverse_of_factor(L, xp), []
     lost, size = 0.0, 0.0
@@ -1324,7 +1361,7 @@ def subspace_coding_rate_smoothness(Z: ArrayT, U: ArrayT, *, eps: float, xp: Nam
     return bare_subspace_coding_rate_smoothness(Z.shape[-2], U, check_distortion(eps), xp)
 
 
-def bare_subspace_coding_rate_smoothness(n: int, U: ArrayT, eps: Any, xp: Namespace) -> ArrayT:
+def bare_subspace_coding_rate_smoothness(n: int, U: ArrayT, eps: Number, xp: Namespace) -> ArrayT:
     """Formula of :func:`subspace_coding_rate_smoothness` for n tokens."""
     wide = merge_heads(U, xp)  # (d, K·p): Σ U_kU_kᵀ is its Gram matrix of rows
     beta = bare_rate_scale(n, U.shape[-1], eps)
@@ -1408,7 +1445,7 @@ def _check_direction(Z: Array, V: Array, xp: Namespace) -> None:
         raise ValueError(f"V must have the shape of Z, {tuple(Z.shape)}; got {tuple(V.shape)}")
 
 
-def _hvp(A: Any, dA: Any, scale: Any, rtol: float, xp: Namespace) -> Any:
+def _hvp(A: ArrayT, dA: ArrayT, scale: Number, rtol: float, xp: Namespace) -> ArrayT:
     """Hessian of ½ logdet(I + s·AᵀA) applied to dA, with n×n products where n < d."""
     factor = gram_factor(A, scale, rtol=rtol, xp=xp)
     P = factor.resolvent()  # A S

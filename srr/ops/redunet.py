@@ -213,8 +213,8 @@ def _from_grams(V: Any, parts: Any, eps: float, rtol: float, xp: Namespace) -> A
     whole = rate_scale(xp.sum(counts, axis=-1), d, eps=eps)[..., None, None, None]
     each = rate_scale(counts, d, eps=eps)[..., None, :, None, None]
     some = shifted(xp.sum(grams, axis=-3), whole, xp), shifted(grams, each, xp)
-    factors = [cholesky(M, xp) for M in some]
-    if any(L is None for L in factors):
+    factors = [L for M in some if (L := cholesky(M, xp)) is not None]
+    if len(factors) < len(some):
         return None
     if any_true(~pivots_keep(some[0], factors[0], rtol, xp), xp):
         return None

@@ -1,4 +1,4 @@
-"""The networks beside CRATE: standard transformers from ``torch.nn.TransformerEncoder``, CRATE with signed features."""
+"""The networks beside CRATE, as large as it is: standard transformers, other layers, signed features."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from changed import CHANGED, rebuilt
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from srr.nn import ClassifierHead, PatchEmbedding, TokenEmbedding
+from srr.nn import BLOCKS, ClassifierHead, PatchEmbedding, TokenEmbedding, create_model
 
 Shape = tuple[int, int]
 
@@ -86,16 +87,22 @@ def parameters(model: nn.Module) -> int:
 
 
 def flops(model: nn.Module, sample: Tensor) -> int:
-    """Floating-point operations of the matrix products for one sample at inference (a multiply-add counts two)."""
+    """Floating-point operations of the matrix products of one sample at inference (a multiply-add counts two).
+
+    It is what a second sample adds to a batch: what is worked out once for a batch, however large, is left out.
+    """
     was_training = model.training
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is invisible to the counter
+    found = []
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(sample)  # whatever is cached for inference is cached now
-        with FlopCounterMode(display=False) as counter:
-            model(sample)
+        for count in (1, 2):
+            with FlopCounterMode(display=False) as counter:
+                model(sample.expand(count, *sample.shape[1:]))
+            found.append(counter.get_total_flops())
     model.train(was_training)
-    return counter.get_total_flops()
+    return found[1] - found[0]
 
 
 def closest(values: range, cost: Callable[[int], int], target: int) -> int:
@@ -112,10 +119,24 @@ def matched(build: Callable[[int, int], nn.Module], cost: Callable[[nn.Module], 
 
 
 def build_baseline(kind: str, crate: nn.Module, sample: Tensor, *, seed: int) -> nn.Module:
-    """``crate_features``, ``vit_parameters``, ``vit_flops``, ``vit_width`` or ``gpt_parameters`` beside a CRATE."""
+    """The network of a name beside a CRATE: its layers replaced, or a standard transformer.
+
+    Args:
+        kind: a row of :data:`srr.nn.BLOCKS`, of :data:`changed.CHANGED`, ``crate_features``, or ``vit_`` or ``gpt_``
+            followed by what is equal: ``parameters``, ``flops`` or ``width``.
+        crate: the network it is compared with.
+        sample: one input, by which operations are counted.
+        seed: seed of the weights.
+    """
     if kind == "crate_features":
         return Featured(crate)
     config: Any = crate.config
+    if kind in BLOCKS or kind in CHANGED:
+        with torch.device("meta"):
+            widths = range(config.heads * 2, config.heads * 65, config.heads)
+            dim = closest(widths, lambda d: parameters(other_layers(kind, config, d)), parameters(crate))
+        torch.manual_seed(seed)
+        return other_layers(kind, config, dim)
     family: Any = GPT if kind.startswith("gpt") else ViT
     costs: dict[str, Callable[[nn.Module], int]] = {"parameters": parameters, "flops": lambda m: flops(m, sample)}
     rule = kind.partition("_")[2]
@@ -129,3 +150,11 @@ def build_baseline(kind: str, crate: nn.Module, sample: Tensor, *, seed: int) ->
     torch.manual_seed(seed)
     model: nn.Module = family(crate, dim=dim, hidden=hidden)
     return model
+
+
+def other_layers(kind: str, config: Any, dim: int) -> nn.Module:
+    """The network of a config with other layers, so wide."""
+    sizes = {"dim": dim, "head_dim": dim // config.heads}
+    if kind in BLOCKS:
+        return create_model(config, block=kind, **sizes)
+    return rebuilt(create_model(config, **sizes), CHANGED[kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +27,28 @@ def layers(module: TrainingModule, untrained: nn.Module, source: Source) -> dict
     x = inputs(module, source.val, 256)
     traces = {"trained": module.model, "untrained": untrained.to(x.device)}
     return {
-        name: {
-            k: np.asarray(v).tolist() for k, v in srr.diagnostics.layer_trace(m.eval(), x, eps=EPS)._asdict().items()
-        }
+        name: {k: np.asarray(v).tolist() for k, v in srr.layer_trace(m.eval(), x, eps=EPS)._asdict().items()}
         for name, m in traces.items()
     }
+
+
+def halves(module: TrainingModule, untrained: nn.Module, source: Source) -> dict[str, Any]:
+    """Layer traces, and what every half of the trained network did to its own objective, in float64."""
+    certificate = srr.certify(copy.deepcopy(module.model).eval(), inputs(module, source.val, 256))
+    found = [
+        {
+            "layer": half.layer,
+            "half": half.half,
+            "proved": half.proved,
+            "before": float(half.before.mean()),
+            "after": float(half.after.mean()),
+            "rises": half.rises,
+            "violations": half.violations,
+            "inputs": len(half.before),
+        }
+        for half in certificate.half_steps
+    ]
+    return {**layers(module, untrained, source), "halves": found}
 
 
 def probe(module: TrainingModule, untrained: nn.Module, source: Source) -> dict[str, Any]:
@@ -110,4 +128,4 @@ def inputs(module: TrainingModule, samples: Any, count: int) -> Tensor:
     return module.normalize(module.prepare(samples.__getitems__(list(range(count)))["x"].to(module.device)))
 
 
-MEASURES = {"layers": layers, "probe": probe, "subspaces": subspaces}
+MEASURES = {"layers": layers, "halves": halves, "probe": probe, "subspaces": subspaces}

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from tables import named
 
 Rows = dict[str, dict[str, Any]]
 
 PANELS = {
-    "compression_raw": "raw R^c (nats)",
-    "compression_normalized": "R^c, unit tokens and\northonormal bases (nats)",
+    "compression_normalized": "R^c under the layer's own\northonormal bases (nats)",
+    "compression_common": "R^c under the bases\nof the first layer (nats)",
     "sparsity": "share of non-zeros",
 }
 
@@ -25,30 +26,51 @@ CURVES = {
 
 
 def layers(rows: Rows) -> Figure:
-    """A row for each measure, a column for each size; bands are one standard deviation over seeds."""
-    figure = Figure(figsize=(3.0 * len(rows), 6.6), layout="constrained")
-    axes = figure.subplots(len(PANELS), len(rows), squeeze=False)
-    for column, (name, row) in enumerate(rows.items()):
+    """A row for each measure, a column for each network; bands are one standard deviation over seeds."""
+    own = {name.rpartition("/")[2]: row for name, row in rows.items() if "trained" in row}
+    figure = Figure(figsize=(2.6 * len(own), 6.6), layout="constrained")
+    axes = figure.subplots(len(PANELS), len(own), squeeze=False, sharey="row")
+    for column, (name, row) in enumerate(own.items()):
         for line, (field, title) in enumerate(PANELS.items()):
             axis = axes[line][column]
             for color, state in (("C7", "untrained"), ("C0", "trained")):
-                draw(axis, np.asarray(row[state][field]), state, color)
-            axis.set(ylabel=title if column == 0 else "", title=name if line == 0 else "")
+                draw(axis, np.asarray(row[state][field]), state, color, joined=line > 0)
+            axis.set(ylabel=title if column == 0 else "", title=named(name).replace(", ", ",\n") if line == 0 else "")
             if field == "sparsity":
                 axis.set(ylim=(0, 1.05), xlabel="layer")
-    axes[0][0].legend()
+    axes[0][0].legend(fontsize=8)
     return figure
 
 
-def draw(axis: Any, trace: np.ndarray, label: str, color: str) -> None:
-    """Layer inputs and outputs as dots, the places between the two halves as crosses: (seeds, L, 3)."""
-    path = np.concatenate([trace[:, :, :2].reshape(len(trace), -1), trace[:, -1:, 2]], axis=1)
-    mean, at = path.mean(axis=0), np.arange(path.shape[1]) / 2
-    deviation = path.std(axis=0, ddof=1) if len(path) > 1 else np.zeros_like(mean)
-    axis.plot(at, mean, ":", color=color, linewidth=0.7)
-    axis.plot(at[::2], mean[::2], "o-", color=color, markersize=4, label=label)
-    axis.plot(at[1::2], mean[1::2], "x", color=color, markersize=4)
-    axis.fill_between(at, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
+def draw(axis: Any, trace: np.ndarray, label: str, color: str, *, joined: bool) -> None:
+    """Three places of each layer, (seeds, L, 3); a gap between layers where each has a measure of its own."""
+    mean = trace.mean(axis=0)
+    deviation = trace.std(axis=0, ddof=1) if len(trace) > 1 else np.zeros_like(mean)
+    for layer, (values, spread) in enumerate(zip(mean, deviation, strict=True)):
+        at = layer + np.asarray([0.0, 0.5, 1.0] if joined else [0.1, 0.5, 0.9])
+        axis.plot(at, values, "-", color=color, linewidth=1, label=label if layer == 0 else None)
+        axis.plot(at[[0, 2]], values[[0, 2]], "o", color=color, markersize=3)
+        axis.plot(at[1], values[1], "x", color=color, markersize=4)
+        axis.fill_between(at, values - spread, values + spread, color=color, alpha=0.2, linewidth=0)
+
+
+def depth(rows: Rows) -> Figure:
+    """Accuracy against the number of layers; bars are one standard deviation over seeds."""
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for network in dict.fromkeys(name.partition("/")[0] for name in rows):
+        own = sorted(
+            (int(n.partition("/")[2]), row["val_accuracy"]) for n, row in rows.items() if n.startswith(f"{network}/")
+        )
+        at, values = zip(*own, strict=True)
+        deviation = [100 * np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
+        axis.errorbar(
+            at, [100 * np.mean(v) for v in values], deviation, fmt="o-", markersize=4, capsize=2, label=named(network)
+        )
+    axis.set(xlabel="layers", ylabel="test accuracy (%)", xscale="log", xticks=at, xticklabels=map(str, at))
+    axis.minorticks_off()
+    axis.legend(fontsize=8)
+    return figure
 
 
 def masked(rows: Rows) -> Figure:
@@ -85,7 +107,7 @@ def labels(rows: Rows) -> Figure:
     return figure
 
 
-PICTURES = {f.__name__: f for f in (layers, masked, labels)}
+PICTURES = {f.__name__: f for f in (layers, depth, masked, labels)}
 
 
 def save(figure: Figure, path: Path) -> None:

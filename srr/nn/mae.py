@@ -34,9 +34,11 @@ class MaeConfig(NetworkConfig):
         decoder_depth: number of decoder layers.
         mask_ratio: share of patches hidden by :meth:`srr.nn.CrateMAE.draw_mask`.
         normalize_targets: compare with patches of zero mean and unit variance.
+        code: width of a code of unit norm, the only thing that the decoder sees of an image; 0 passes all tokens on.
 
     Raises:
-        ValueError: a count below one, an image that is no whole number of patches, a ratio outside (0, 1).
+        ValueError: a count below one, an image that is no whole number of patches, a ratio outside (0, 1), a code of
+            negative width.
 
     Example:
         >>> MaeConfig(image_size=32, patch_size=4).grid
@@ -50,6 +52,7 @@ class MaeConfig(NetworkConfig):
     decoder_depth: int = 12
     mask_ratio: float = 0.75
     normalize_targets: bool = False
+    code: int = 0
 
     counts: ClassVar[tuple[str, ...]] = (*NetworkConfig.counts, "channels", "decoder_depth")
 
@@ -58,6 +61,7 @@ class MaeConfig(NetworkConfig):
         patch_grid(self.image_size, self.patch_size)
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1; got {self.mask_ratio}")
+        check_count(self.code, "code", least=0)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -122,6 +126,9 @@ class CrateMAE(PretrainedModel):
 
     The training loss is the mean squared error of hidden patches.
 
+    With ``code`` in the config the tokens meet in one vector of unit norm, a linear map of all of them, and the decoder
+    begins from a linear map of that: an autoencoder in the usual sense, as :func:`srr.nn.ctrl_loss` needs one.
+
     Args:
         config: sizes and choices, see :class:`srr.nn.MaeConfig`.
 
@@ -167,6 +174,9 @@ class CrateMAE(PretrainedModel):
         )
         self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
         self.predict = nn.Linear(dim, patch_dim)
+        if config.code:
+            width = table[0].numel()  # (1 + n) d
+            self.gather, self.scatter = nn.Linear(width, config.code), nn.Linear(config.code, width)
         self._start_linear_maps()
         unread = {"positions": table.clone(), "weight": torch.zeros(dim, dim), "bias": torch.zeros(dim)}
         self.unread = nn.ParameterDict(
@@ -191,14 +201,28 @@ class CrateMAE(PretrainedModel):
         Z = self.embed(images, hidden)
         return self.norm(unroll(self._steps(self.blocks, mask), Z))
 
+    def encode_one(self, images: Tensor, hidden: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The code of unit norm of each image: (B, C, H, W) to (B, code).
+
+        Raises:
+            ValueError: the config has no code.
+        """
+        if not self.config.code:
+            raise ValueError("a code of unit norm needs a network with code in its config; got code=0")
+        tokens = self.encode(images, hidden, mask)  # (B, 1 + n, d)
+        return nn.functional.normalize(self.gather(tokens.flatten(1)), dim=-1)
+
     def decode(self, Z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Predicted patches from features: (B, 1 + n, d) to (B, n, patch_dim)."""
+        """Predicted patches from features (B, 1 + n, d), or from codes (B, code): (B, n, patch_dim)."""
+        if Z.ndim == 2:
+            Z = self.scatter(Z).unflatten(-1, (-1, self.config.dim))  # (B, code) -> (B, 1 + n, d)
         Z = self.decoder_norm(unroll(self._steps(self.decoder_blocks, mask), Z))
         return self.predict(Z)[:, 1:]  # (B, 1 + n, d) -> (B, n, patch_dim)
 
     def forward(self, images: Tensor, hidden: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Predicted patches of the images, some of them hidden."""
-        return self.decode(self.encode(images, hidden, mask), mask)
+        encode = self.encode_one if self.config.code else self.encode
+        return self.decode(encode(images, hidden, mask), mask)
 
     def draw_mask(self, batch: int, *, seed: int | torch.Generator) -> Tensor:
         """Patches to hide, (batch, patches), at the ratio of the config."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-__all__ = ["plot_atoms", "plot_coherence", "plot_confusion", "plot_curves", "plot_features"]
+__all__ = ["plot_atoms", "plot_coherence", "plot_confusion", "plot_curves", "plot_features", "plot_reconstructions"]
 
 MOST_ATOMS = 64
 
@@ -115,6 +115,31 @@ def plot_atoms(atoms: Array, *, title: str, figure: Figure | None = None) -> Fig
     for axis, atom in zip(axes, values, strict=False):
         scale = max(np.abs(atom).max(), 1e-12)
         axis.imshow((atom / scale + 1) / 2, cmap="RdBu_r", vmin=0, vmax=1, interpolation="nearest")
+    return figure
+
+
+def plot_reconstructions(images: Array, decoded: Array, *, figure: Figure | None = None) -> Figure:
+    """Draw images in pairs of rows, each above what was decoded for it.
+
+    Args:
+        images: (N, height, width) or (N, height, width, 3), in [0, 1]; at most 48 are drawn.
+        decoded: of the same shape; what leaves [0, 1] is cut off.
+        figure: matplotlib figure to draw into, a new one by default.
+
+    Returns:
+        The figure.
+    """
+    pair = [to_numpy(x).astype(float)[:48].clip(0, 1) for x in (images, decoded)]
+    columns = min(12, len(pair[0]))
+    rows = math.ceil(len(pair[0]) / columns)
+    figure = canvas(figure, (0.6 * columns, 1.25 * rows))
+    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for at, (above, below) in enumerate(zip(*pair, strict=True)):
+        row, column = divmod(at, columns)
+        for axis, image in ((axes[2 * row, column], above), (axes[2 * row + 1, column], below)):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     return figure
 
 

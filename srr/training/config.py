@@ -79,11 +79,15 @@ class ObjectiveConfig:
     the width and ε). ``local_views`` more are cropped to ``local_scale`` of the area. ``projection`` names the widths
     of a perceptron between features and loss, ``teacher`` the decay of an averaged network whose features of the first
     ``views`` are the targets (0: their mean is), ``patches_weight`` the weight of ``patches_hidden`` of the patches,
-    hidden from the student. ``gamma1`` and ``gamma2`` are those of MCR².
+    hidden from the student. ``gamma1`` and ``gamma2`` are those of MCR². In closed-loop transcription, ``ctrl``,
+    ``ctrl_classes`` chooses the form with a subspace for each class, ``pixel_weight`` adds the error of the decoded
+    pixels to what the decoder lowers.
     ``srr_scope`` is ``image`` (the tokens of one image form one set) or ``batch`` (one set across all ranks).
     """
 
-    name: Literal["cross_entropy", "mcr2", "views", "manifold", "nmce", "masked", "next_token"] = "cross_entropy"
+    name: Literal["cross_entropy", "mcr2", "views", "manifold", "nmce", "ctrl", "masked", "next_token"] = (
+        "cross_entropy"
+    )
     label_smoothing: BelowOne = 0.0
     eps: Positive = 0.5
     views: Annotated[int, Meta(ge=2, le=256)] = 2
@@ -96,6 +100,8 @@ class ObjectiveConfig:
     patches_hidden: OpenShare = 0.3
     gamma1: Positive = 1.0
     gamma2: NonNegative = 1.0
+    ctrl_classes: bool = True
+    pixel_weight: NonNegative = 0.0
     srr_weight: NonNegative = 0.0
     srr_layers: tuple[Annotated[int, Meta(ge=-1024, le=1023)], ...] = (-1,)
     srr_scope: Literal["image", "batch"] = "image"
@@ -243,6 +249,8 @@ MEANINGS = {
     "objective.views_weight": "weight of their rate; null: from batch, width and ε",
     "objective.gamma1": "weight γ₁ of the expansion in MCR²",
     "objective.gamma2": "weight γ₂ of the compression in MCR²",
+    "objective.ctrl_classes": "closed loop with a subspace for each class (LDR-multi), or one for all (LDR-binary)",
+    "objective.pixel_weight": "weight of the squared error of decoded pixels in a closed loop, for the decoder alone",
     "objective.teacher": "decay of the averaged teacher of the views; 0: none",
     "objective.local_views": "small crops beside the views",
     "objective.local_scale": "smallest and largest share of an image that a small crop takes",
@@ -595,6 +603,19 @@ def _check_objective(config: RunConfig) -> None:
         raise ValueError("config objective.local_scale must be two numbers 0 < low <= high <= 1")
     if objective.name in OF_VIEWS:
         _check_views(config)
+    if objective.name == "ctrl":
+        _check_loop(config)
+    elif objective.pixel_weight:
+        raise ValueError("config objective.pixel_weight needs objective.name=ctrl")
+
+
+def _check_loop(config: RunConfig) -> None:
+    if config.trainer.strategy == "fsdp2":
+        raise ValueError("config objective.name=ctrl needs trainer.strategy auto or ddp; got fsdp2")
+    if config.objective.srr_weight:
+        raise ValueError("config objective.srr_weight goes with one pass through the layers; ctrl makes two")
+    if config.augment.mixup or config.augment.cutmix:
+        raise ValueError("config objective.name=ctrl has no mixed labels; set augment.mixup and cutmix to 0")
 
 
 def _check_views(config: RunConfig) -> None:

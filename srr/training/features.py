@@ -101,11 +101,14 @@ def features_of(model: nn.Module, x: Tensor, batch_size: int = 256, *, read: str
     """
     if read not in READS:
         raise ValueError(f"read must be one of {READS}; got {read!r}")
+    coded = bool(getattr(cast("Any", model).config, "code", 0))
     encode: Any = getattr(model, "encode", None)
     parts = torch.split(x, batch_size)
     with evaluating(model):
         if read == "tokens":
             return torch.cat([_tokens(model, part).flatten(1) for part in parts])
+        if coded:
+            return torch.cat([cast("Any", model).encode_one(part) for part in parts])
         if encode is not None:
             return torch.cat([encode(part).mean(1) for part in parts])
         with head_inputs(model) as found:

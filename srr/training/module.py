@@ -65,10 +65,17 @@ class TrainingModule(pl.LightningModule):
         """Images with the mean and standard deviation of the training set taken out, channel by channel."""
         if self.spec.kind != "image":
             return x
-        mean, std = (
-            torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in (self.spec.mean, self.spec.std)
-        )
+        mean, std = self._statistics(x)
         return (x - mean) / std
+
+    def as_seen(self, x: Tensor) -> Tensor:
+        """Images in [0, 1], or about that, from normalized ones."""
+        mean, std = self._statistics(x)
+        return x * std + mean
+
+    def _statistics(self, like: Tensor) -> list[Tensor]:
+        both = self.spec.mean, self.spec.std
+        return [torch.tensor(v, dtype=like.dtype, device=like.device)[:, None, None] for v in both]
 
     def losses(self, batch: dict[str, Any], *, augment: bool) -> Losses:
         """Objective on a batch as it comes from the loader."""

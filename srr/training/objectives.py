@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -14,13 +15,17 @@ from torch import Tensor, nn
 from srr.nn.losses import (
     IGNORE,
     cross_entropy,
+    ctrl_loss,
     manifold_loss,
     mcr2_loss,
     nmce_loss,
     patch_loss,
+    reconstruction_loss,
     srr_regularizer,
     views_loss,
 )
+from srr.nn.mae import unpatchify
+from srr.nn.network import patchify
 from srr.nn.probe import blocks_of, head_inputs, layer_states
 from srr.training.config import ObjectiveConfig
 from srr.training.optim import move_average
@@ -276,6 +281,49 @@ class Clusters:
         return {"loss": loss, "cluster_entropy": torch.special.entr(Pi.detach().mean(0)).sum()}
 
 
+class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient changes its sign."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    r"""Closed-loop transcription: one step of the game in which the encoder descends a loss that the decoder climbs.
+
+    .. math:: Z = f(X), \quad \hat X = g(\mathrm{const}\,Z), \quad \hat Z = f(\hat X)
+
+    The encoder moves with the decoded images held fixed, the decoder with the codes held fixed: the gradient changes
+    its sign on the way from :math:`\hat X` into g, so one optimizer moves both at once. The squared error of the pixels
+    reaches the decoder alone.
+
+    Source: [CTRL]; see :func:`srr.nn.ctrl_loss`.
+    """
+
+    config: ObjectiveConfig
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Losses:
+        """Loss of the encoder + pixel error as ``loss``; what the encoder raises as ``utility``, in nats."""
+        config, autoencoder, real = self.config, cast("CrateMAE", model), y != IGNORE
+        sizes = autoencoder.config
+        targets = patchify(x, sizes.patch_size)  # (B, C, H, W) -> (B, n, patch_dim)
+        nothing = torch.zeros(targets.shape[:2], dtype=torch.bool, device=x.device)  # DDP wants the mask token in use
+        Z = autoencoder.encode_one(x, nothing)
+        patches = autoencoder.decode(Z.detach())
+        error = reconstruction_loss(patches, targets, real[:, None] | nothing)
+        reverse: Callable[[Tensor], Tensor] = _Reversed.apply
+        decoded = autoencoder.encode_one(reverse(unpatchify(patches, sizes.image_size, sizes.patch_size)), nothing)
+        loss = ctrl_loss(Z[real], decoded[real], y[real] if config.ctrl_classes else None, eps=config.eps)
+        whole = loss + config.pixel_weight * error
+        return {"loss": whole, "utility": -loss.detach(), "pixel_error": error.detach()}
+
+
 @dataclass(frozen=True)
 class MaskedAutoencoding:
     """Mean squared error of hidden patches, drawn from torch's stream in training and from a fixed one otherwise."""
@@ -317,6 +365,7 @@ def build_objective(
         "views": Views(config, projection, teacher),
         "manifold": Manifold(config, projection),
         "nmce": Clusters(config, projection),
+        "ctrl": ClosedLoop(config),
         "masked": MaskedAutoencoding(),
         "next_token": NextToken(CrossEntropy(config.label_smoothing)),
     }
@@ -334,11 +383,17 @@ def check_objective(config: ObjectiveConfig, model: nn.Module) -> None:
     Raises:
         ValueError: the model has no such output, or not so many layers.
     """
-    named = {"masked": "draw_mask", "next_token": "head"}
+    named = {"masked": "draw_mask", "ctrl": "draw_mask", "next_token": "head"}
     needs = named.get(config.name, "pool")
     if not hasattr(model, needs) or (config.name == "next_token" and hasattr(model, "pool")):
         raise ValueError(f"objective {config.name!r} does not go with a {type(model).__name__}")
-    if config.patches_weight and not hasattr(cast("Any", model).config, "grid"):
+    sizes = cast("Any", model).config
+    if config.name == "ctrl" and (not sizes.code or sizes.normalize_targets):
+        raise ValueError(
+            "objective 'ctrl' needs one code between encoder and decoder, and pixels as they are: model.code=64 and "
+            f"model.normalize_targets=false; got code={sizes.code}, normalize_targets={sizes.normalize_targets}"
+        )
+    if config.patches_weight and not hasattr(sizes, "grid"):
         raise ValueError(f"objective.patches_weight needs a network that sees patches; got a {type(model).__name__}")
     depth = len(blocks_of(model))
     for layer in config.srr_layers if config.srr_weight else ():

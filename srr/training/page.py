@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -16,15 +16,23 @@ from torch import Tensor
 
 from srr._array.files import printable, write_atomically
 from srr.diagnostics import LayerTrace
-from srr.nn import TSSA, patch_maps, patch_tokens
+from srr.nn import TSSA, patch_maps, patch_tokens, unpatchify
 from srr.ops.subspaces import orthonormalize
 from srr.plots.attention import plot_attention
-from srr.plots.networks import plot_atoms, plot_coherence, plot_confusion, plot_curves, plot_features
+from srr.plots.networks import (
+    plot_atoms,
+    plot_coherence,
+    plot_confusion,
+    plot_curves,
+    plot_features,
+    plot_reconstructions,
+)
 from srr.plots.traces import plot_layer_objective, plot_layer_trace
 from srr.training.callbacks import curve, read_table
 from srr.training.config import dump_config
 from srr.training.features import feature_spread, features_of
-from srr.training.report import TrainedRun, head_input, held_out, open_run, scores, trace_run
+from srr.training.module import TrainingModule
+from srr.training.report import TrainedRun, held_out, open_run, scores, trace_run
 from srr.training.run import METRICS, headline
 
 STYLE = """
@@ -94,6 +102,10 @@ def write_report(runs: Sequence[str | Path], path: str | Path, *, eps: float = 0
             lambda _, run: _wrong(run),
         ),
         "Confusion": ("A row is a true class; what lies off the diagonal is wrong.", lambda _, run: _confusion(run)),
+        "Reconstructions": (
+            "Held-out images, and below each what the decoder makes of it: of its code, or of its visible patches.",
+            lambda _, run: _reconstructions(run),
+        ),
         "Spread of the features": (
             "How many directions the features use: an effective rank near 1 is a network that says one thing.",
             lambda _, run: _spread(run, count),
@@ -222,7 +234,7 @@ def _result(runs: Sequence[TrainedRun], names: Sequence[str]) -> str:
             return str(value)
 
     shares = {"val_accuracy": "held-out accuracy", "val_knn": "held-out accuracy of 20 neighbors"}
-    what = shares.get(metric, "held-out loss")
+    what = {**shares, "val_pixel_error": "held-out squared error of a pixel"}.get(metric, "held-out loss")
 
     def number(value: Any) -> str:
         return f"{float(value):.1%}" if metric in shares else f"{float(value):.3g}"
@@ -347,10 +359,29 @@ def _confusion(run: TrainedRun) -> str:
     return f"{picture}<p>{_escape(text)}</p>"
 
 
+@torch.no_grad()
+def _reconstructions(run: TrainedRun) -> str:
+    model: Any = run.model
+    if not hasattr(model, "decode"):
+        raise Missing("this model decodes nothing")
+    if model.config.normalize_targets:
+        raise Missing("this model predicts standardized patches, not pixels")
+    x, shown, _ = held_out(run, 24)
+    sizes = model.config.image_size, model.config.patch_size
+    decoded = (
+        unpatchify(model(x), *sizes) if model.config.code else model.reconstruct(x, model.draw_mask(len(x), seed=0))
+    )
+    module = TrainingModule(run.model, run.source.spec, run.config)
+    pictures = [y.permute(0, 2, 3, 1) for y in (shown, module.as_seen(decoded))]
+    pictures = pictures if pictures[0].shape[-1] == 3 else [y[..., 0] for y in pictures]
+    return _picture(plot_reconstructions(*pictures), f"reconstructions of {run.folder.name}")
+
+
 def _features(run: TrainedRun, count: int) -> str:
-    _classified(run)
+    if not getattr(cast("Any", run.model).config, "code", 0):
+        _classified(run)
     x, _, y = held_out(run, count)
-    features = {"untrained": head_input(run.untrained, x), "trained": head_input(run.model, x)}
+    features = {"untrained": features_of(run.untrained, x), "trained": features_of(run.model, x)}
     return _picture(plot_features(features, y), f"cosines of features of {run.folder.name}")
 
 

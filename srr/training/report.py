@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from srr.diagnostics import LayerTrace, layer_trace
 from srr.nn.losses import IGNORE
-from srr.nn.probe import head_inputs
 from srr.training.checkpoint import BEST, FOLDER, LAST, PREVIOUS, network_weights, read_checkpoint
 from srr.training.config import RunConfig
 from srr.training.module import TrainingModule
@@ -109,10 +108,3 @@ def trace_run(run: TrainedRun, *, eps: float, count: int = 256) -> dict[str, Lay
 def scores(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
     """Class scores of prepared samples."""
     return torch.cat([model(part) for part in torch.split(x, batch_size)])
-
-
-def head_input(model: nn.Module, x: Tensor) -> Tensor:
-    """What reaches the head of a classifier: the pooled tokens (N, d)."""
-    with head_inputs(model) as pooled:
-        scores(model, x)
-    return torch.cat(pooled)

@@ -274,7 +274,8 @@ def _callbacks(config: RunConfig, run: Path, console: Console) -> tuple[Parts, l
         if config.trainer.trace_every
         else None
     )
-    watch = WatchFeatures(console, eps=config.objective.eps, neighbors=config.objective.name in OF_VIEWS)
+    learned = {*OF_VIEWS, "ctrl"}  # features that a probe reads
+    watch = WatchFeatures(console, eps=config.objective.eps, neighbors=config.objective.name in learned)
     optional = [average, tracer, watch, watcher(config.trainer.progress, console)]
     chosen = [c for c in optional if c is not None]
     return parts, [*chosen, parts.throughput, StopOnSignal(checkpoints), checkpoints]
@@ -284,6 +285,8 @@ def headline(config: RunConfig) -> tuple[str, bool]:
     """The held-out metric that says how good a run is, and whether larger is better."""
     if config.objective.name in OF_VIEWS:
         return "val_knn", True
+    if config.objective.name == "ctrl":
+        return "val_pixel_error", False
     accuracy = config.objective.name in {"cross_entropy", "mcr2"}
     return ("val_accuracy", True) if accuracy else ("val_loss", False)
 
@@ -298,7 +301,9 @@ def _finish(
     for name, text in source.files.items():  # a tokenizer, say: what is shared carries what it needs
         write_atomically(run / MODEL / name, partial(_write_text, text))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "val_" in name}
-    baseline = nearest_subspace(source) if config.objective.name in {"cross_entropy", "mcr2", *OF_VIEWS} else None
+    baseline = (
+        nearest_subspace(source) if config.objective.name in {"cross_entropy", "mcr2", "ctrl", *OF_VIEWS} else None
+    )
     result = {
         **metrics,
         f"best_{parts.checkpoints.metric}": parts.checkpoints.best,

@@ -19,6 +19,8 @@ from srr.nn.losses import (
     total_coding_rate_regularizer,
     views_loss,
 )
+from srr.training.config import ObjectiveConfig
+from srr.training.objectives import build_objective
 
 N = 14
 PARTS = {0: slice(0, 4), 1: slice(4, N), None: slice(0, N)}
@@ -33,6 +35,18 @@ class Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x)
+
+
+class Loop(nn.Module):
+    """An autoencoder with a code, and the objective that closes its loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = create_model("crate_mae_micro", dim=8, heads=2, head_dim=4, depth=1, decoder_depth=1, code=6)
+        self.objective = build_objective(ObjectiveConfig(name="ctrl", pixel_weight=2.0))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.objective(self.model, x, y)["loss"]
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -119,6 +133,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
     "nmce": (Features, clusters),
     "ctrl_binary": (Features, partial(closed_loop, labeled=False)),
     "ctrl_multi": (Features, partial(closed_loop, labeled=True)),
+    "ctrl_objective": (Loop, lambda m, w, part: w(IMAGES[part], IGNORED[part])),
     "srr_image": (classifier, regularized("image")),
     "srr_batch": (classifier, regularized("batch")),
     "masked": (

@@ -26,7 +26,7 @@ ANYTHING = {
     r"own_source (train|val)": "whatever has a length and items",
     r"Lab\.numpy ": "NumPy arrays, numbers and tuples of them come back as nested as they were given",
     r"(Result(\.__init__)?(\.statement| statement)|(ledger|load(_package)?|verify) \w+)": "statements of all kinds",
-    r"(Result|Proof)\.as_dict return|Proof\.of found": "JSON",
+    r"(Result|Proof)\.as_dict return|Proof\.of found|Result\.of (plain|entry)": "JSON",
     r"(Enclosed|Equal|Limit|Nonnegative)\.|Statement\.claims": "SymPy and python-flint have no types",
     r"plot_objective solution": "points of any kind: only the history is drawn",
     r"(create_model|load_model|load_classifier|PretrainedModel\.from_pretrained) overrides": "fields of a config",

@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 import srr
-from srr.theory import Finding, Lab, Proof, Result, ledger, verify
+from srr.theory import Lab, Proof, Result, ledger, verify
 from srr.theory.page import measured_text, pieces, plot_svg
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def measure(app: Sphinx) -> None:
         stored = {"digest": digest, "results": found}
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(stored), encoding="utf-8")
-    app.env.srr_found = {item["label"]: revive(item) for item in stored["results"]}
+    app.env.srr_found = {item["label"]: item for item in stored["results"]}
     for result in results(app.env):
         if not result.passed:
             log.warning("statement %s fails: %s", result.statement.label, result.finding.note)
@@ -70,19 +70,7 @@ def measure(app: Sphinx) -> None:
 
 def results(env) -> list[Result]:
     """All results in reading order; the environment is pickled and keeps the numbers only."""
-    return [Result(entry, *env.srr_found[entry.label]) for entry in ledger()]
-
-
-def revive(item: dict) -> tuple[Finding, int, float, Proof | None]:
-    """Finding, samples, seconds and proof from the JSON form of a result."""
-    kept = {name: item[name] for name in Finding._fields}
-    for name in ("measured", "outside"):
-        kept[name] = None if kept[name] is None else float(kept[name])
-    for name in ("bound", "interval"):
-        value = kept[name]
-        kept[name] = tuple(float(end) for end in value) if isinstance(value, list) else value
-    proof = None if item["proof"] is None else Proof.of(item["proof"])
-    return Finding(**kept), item["samples"], item["seconds"], proof
+    return [Result.of(entry, env.srr_found[entry.label]) for entry in ledger()]
 
 
 class StatementDirective(Directive):

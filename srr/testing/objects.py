@@ -12,7 +12,7 @@ from srr._array.namespace import Array, asarray_like
 from srr.penalties import Penalty
 from srr.problems import Problem
 from srr.solvers.driver import S, Solver, minimize
-from srr.testing.gradient import check_gradient, coarser
+from srr.testing.gradient import STEPS, check_gradient, coarser, quotients
 from srr.testing.report import Report, finish, host
 from srr.testing.steps import check_prox
 
@@ -59,16 +59,18 @@ def check_hessian(
     for count in range(directions):
         V = rng.standard_normal(point.shape)
         got = host(hvp(Z, asarray_like(V, Z)))
-        values = [host(grad(asarray_like(point + k * h * V, Z))) for k in (-2, -1, 1, 2)]
-        want = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
-        size = max(float(np.max(np.abs(want))), np.finfo(float).tiny)
-        gap = float(np.max(np.abs(got - want))) / size
-        bound = max(bound, 8 * precision * float(np.max(np.abs(values))) / (h * size))
-        if not gap <= worst:
-            worst, message = gap, f"direction {count}: worst error {gap:.3g} of the largest entry"
+        values = np.array([[host(grad(asarray_like(point + k * h * V, Z))) for k in STEPS]])
+        want, noise = (found[0] for found in quotients(values, np.array([h]), precision))
+        floor = float(np.min(noise))
+        size = max(float(np.max(np.abs(want))), floor)
+        over = float(np.max(np.abs(got - want) * np.minimum(1.0, floor / noise))) / size  # less where two steps differ
+        bound = max(bound, floor / size)
+        if not over <= worst:
+            worst, message = over, f"direction {count}: worst error {over:.3g} of the largest entry"
         if last is not None:
             left, right = float(np.sum(last[0] * got)), float(np.sum(V * last[1]))
-            skew = abs(left - right) / (np.linalg.norm(last[0]) * np.linalg.norm(got) + np.finfo(float).tiny)
+            seen = float(np.sum(np.abs(last[0]) + np.abs(V))) * floor / bound  # what the errors of both may add up to
+            skew = abs(left - right) / (np.linalg.norm(last[0]) * np.linalg.norm(got) + seen + np.finfo(float).tiny)
             if not skew <= worst:
                 worst, message = skew, f"not symmetric: ⟨W, HV⟩ = {left:.8g}, ⟨V, HW⟩ = {right:.8g}"
         last = (V, got)

@@ -126,7 +126,8 @@ def measured_text(result: Result) -> str:
     if found.interval is not None and isinstance(found.bound, tuple):
         half = (found.interval[1] - found.interval[0]) / 2
         return f"{found.measured:.3f} ± {half:.3f} (95 %), within {found.bound[0]:g} … {found.bound[1]:g}"
-    text = f"{found.measured:.2g}, bound {found.bound:.2g}"
+    ends = found.bound if isinstance(found.bound, tuple) else (found.bound,)
+    text = f"{found.measured:.2g}, bound {' … '.join(f'{end:.2g}' for end in ends)}"
     if found.outside is None:
         return text
     name = "form as stated" if isinstance(result.statement, counterexample) else "outside the assumptions"

@@ -47,6 +47,19 @@ class Result:
         spent = {"samples": self.samples, "seconds": self.seconds}
         return about | {"passed": self.passed} | found | spent | {"proof": proof}
 
+    @classmethod
+    def of(cls, entry: Statement[Any], plain: dict[str, Any]) -> Result:
+        """The result that :meth:`as_dict` made plain, also after a round trip through JSON.
+
+        Args:
+            entry: the statement it belongs to.
+            plain: what ``as_dict`` returned.
+        """
+        found = {name: plain[name] for name in Finding._fields}
+        numbers = {name: _numbers(value) for name, value in found.items() if name not in ("verdict", "note")}
+        proof = None if plain["proof"] is None else Proof.of(plain["proof"])
+        return cls(entry, Finding(**(found | numbers)), plain["samples"], plain["seconds"], proof)
+
 
 def verify(
     statements: Iterable[Statement[Any]],
@@ -106,6 +119,13 @@ def _settled(finding: Finding, proof: Proof | None) -> Finding:
         gap = next(step for step in proof.steps if not step.ok)
         return finding._replace(verdict=FAILS, note=f"a step of its proof does not hold: {gap}")
     return finding._replace(verdict=PROVED) if finding.verdict in (HOLDS, ASSUMED) else finding
+
+
+def _numbers(value: Any) -> Any:
+    """The inverse of :func:`_plain` for numbers: lists become tuples, strings floats."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_numbers(item) for item in value)
+    return None if value is None else float(value)
 
 
 def _plain(value: Any) -> Any:

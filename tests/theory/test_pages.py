@@ -1,13 +1,15 @@
 """The theory pages: every statement on exactly one of them, and a build that fails when that is not so."""
 
 import io
+import json
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from srr.theory import ledger
+from srr.theory import Finding, Result, ledger, verify
+from srr.theory.page import measured_text, plot_svg
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [*sorted((DOCS / "theory").glob("section-*.md")), DOCS / "errata.md"]
@@ -83,3 +85,22 @@ def test_a_failing_statement_is_a_warning(tmp_path, small, monkeypatch):
     monkeypatch.setattr(ops, "coding_rate", lambda *args, **options: 2 * right(*args, **options))
     text = "# Theory\n\n```{statement} crate-7\n```\n\n```{statement} neumann-order\n```\n"
     assert "statement crate-7 fails" in build(tmp_path, text)
+
+
+@pytest.mark.parametrize("label", ["crate-7", "neumann-order"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_results_come_back_from_json_and_can_be_shown(label, broken, monkeypatch):
+    (entry,) = ledger(labels=[label])
+    if broken:
+        monkeypatch.setattr(type(entry), "judge", lambda *args: 1 / 0)
+    (result,) = verify([entry], samples=1)
+    back = type(result).of(entry, json.loads(json.dumps(result.as_dict(), allow_nan=False)))
+    assert back.as_dict() == result.as_dict()
+    assert measured_text(back) == measured_text(result)
+    assert plot_svg(back) == plot_svg(result)
+    assert (measured_text(back) == "nan, bound nan") == broken
+
+
+def test_an_interval_that_no_slope_was_measured_against_is_written_out():
+    (entry,) = ledger(labels=["neumann-order"])
+    assert measured_text(Result(entry, Finding("fails", float("nan"), (1.9, 2.1)))) == "nan, bound 1.9 … 2.1"

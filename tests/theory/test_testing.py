@@ -154,6 +154,59 @@ def test_layer_norm_is_torchs():
     assert_close(srr.ops.layer_norm(np.ones((2, 3))), np.zeros((2, 3)))
 
 
+# --- A gradient that is zero everywhere, or at the point: quotients are rounding, and errors are still seen
+
+
+def constant_problem(size, turned):
+    """One subspace that is the whole space: R^c(Z; U) = R(Z) for every Z."""
+    rng = np.random.default_rng(size)
+    U = np.linalg.qr(rng.standard_normal((size, size)))[0] if turned else np.eye(size)
+    return srr.SparseRateReduction(U[None], 0.5, srr.UnitL1(0.01)), rng.standard_normal((size + 2, size))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_gradient_that_is_zero_everywhere_holds_and_errors_beside_it_are_seen(size, turned):
+    problem, Z = constant_problem(size, turned)
+    assert srr.testing.check_problem(problem, Z, pairs=3).passed
+    for factor, passes in ((1e-3, False), (-1e-6, False)):
+        report = check_gradient(
+            problem.value, lambda Z, by=factor: problem.grad(Z) + by * srr.coding_rate_grad(Z, eps=0.5), Z, throw=False
+        )
+        assert report.passed == passes, report
+    one = np.zeros_like(Z)
+    one[1, 1] = 1e-6
+    assert "(1, 1)" in check_gradient(problem.value, lambda Z: problem.grad(Z) + one, Z, throw=False).message
+    steady = srr.testing.check_hessian(problem.grad, lambda Z, V: 0 * V, Z)
+    assert steady.passed
+    assert not srr.testing.check_hessian(problem.grad, lambda Z, V: 1e-6 * V, Z, throw=False).passed
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_zero_gradients_of_functions_that_cancel_and_of_flat_points(scale):
+    Z = RNG.standard_normal((4, 3))
+
+    def cancels(Z):
+        return scale * (np.sum(Z**2) - np.trace(Z @ Z.T))
+
+    assert check_gradient(cancels, lambda Z: scale * (2 * Z - 2 * Z), Z).passed
+    assert not check_gradient(cancels, lambda Z: scale * 2e-3 * Z, Z, throw=False).passed
+    flat = check_gradient(lambda Z: scale * np.sum(Z**5), lambda Z: 5 * scale * Z**4, np.zeros((3, 2)))
+    assert "the quotients are rounding" in flat.message
+    assert not check_gradient(lambda Z: scale * np.sum(Z**5), lambda Z: Z + 1e-3 * scale, 0 * Z, throw=False).passed
+
+
+def test_kinks_are_named_and_excuse_nothing_else():
+    Z = np.abs(RNG.standard_normal((5, 4))) + 1
+    Z[0, 0], Z[1], Z[2] = 1e-4, 2e-4, 3e-4  # within reach of the differences, in nine entries of twenty
+    for factor in (1, 1 + 1e-3):
+        report = check_gradient(lambda Z: np.sum(np.abs(Z)), lambda Z, by=factor: by * np.sign(Z), Z, throw=False)
+        assert not report.passed
+        assert "9 of 20 entries have another quotient at twice the step" in report.message
+    with pytest.raises(ValueError, match="f must be a function of Z"):
+        check_gradient(lambda Z: RNG.standard_normal(), lambda Z: Z, Z)
+
+
 # --- Power, precision, and checks of inequalities, Hessians, penalties, problems and solvers
 
 
